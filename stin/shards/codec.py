@@ -1,0 +1,75 @@
+"""Frames and flow fields to image bytes and back.
+
+Shapes: H height, W width. RGB frames are (H, W, 3) uint8; flow is (H, W, 2) float32, x then y, in pixels
+a frame; a stored field is one grey image of (2H, W) uint8 with x above y.
+"""
+
+import cv2
+import numpy as np
+
+from stin.shards.errors import ShardError
+from stin.shards.schema import FlowCoding, ImageCodec
+
+JPEG_QUALITY = 95
+
+
+def encode_image(image: np.ndarray, *, codec: ImageCodec = "jpeg") -> bytes:
+    """Encode an RGB (H, W, 3) or grey (H, W) uint8 image: JPEG of quality 95, or lossless PNG."""
+    if image.dtype != np.uint8 or image.ndim not in (2, 3):
+        raise ValueError(f"image must be uint8 of (H, W) or (H, W, 3), got {image.dtype} {image.shape}")
+    if image.ndim == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    if codec == "jpeg":
+        options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+        extension = ".jpg"
+    elif codec == "png":
+        options = [cv2.IMWRITE_PNG_COMPRESSION, 3]
+        extension = ".png"
+    else:
+        raise ValueError(f"codec must be jpeg or png, got {codec!r}")
+    done, encoded = cv2.imencode(extension, image, options)
+    assert done, "imencode failed on a valid array"
+    return encoded.tobytes()
+
+
+def decode_rgb(content: np.ndarray | bytes) -> np.ndarray:
+    """Decode stored bytes to an RGB frame (H, W, 3) uint8."""
+    return cv2.cvtColor(_decode(content, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def decode_field(content: np.ndarray | bytes) -> np.ndarray:
+    """Decode stored bytes to a quantised field (2, H, W) uint8: x, then y."""
+    stacked = _decode(content, cv2.IMREAD_GRAYSCALE)
+    if stacked.shape[0] % 2:
+        raise ShardError(f"a flow field must have an even number of rows, got {stacked.shape[0]}")
+    return stacked.reshape(2, stacked.shape[0] // 2, stacked.shape[1])
+
+
+def quantise_flow(flow: np.ndarray, *, bound_px: float) -> np.ndarray:
+    """Quantise flow (..., H, W, 2) to stacked bytes (..., 2H, W) that keep zero exact.
+
+    `q = round(v * 127 / bound_px) + 128`, clipped to 1..255, so that 128 is no motion, 1 is -bound_px
+    and 255 is +bound_px. Differs: the usual `255 (v + b) / (2 b)` decodes zero motion as +0.08 px.
+    """
+    if not bound_px > 0:
+        raise ValueError(f"bound_px must be > 0, got {bound_px}")
+    scaled = np.rint(flow * np.float32(127.0 / bound_px))
+    levels = np.clip(scaled + 128.0, 1, 255).astype(np.uint8)
+    planes = np.moveaxis(levels, -1, -3)
+    return np.ascontiguousarray(planes).reshape(*planes.shape[:-3], -1, planes.shape[-1])
+
+
+def dequantise_flow(field: np.ndarray, coding: FlowCoding) -> np.ndarray:
+    """Turn quantised planes (..., 2, H, W) uint8 into float32 pixels a frame, same shape."""
+    return (field.astype(np.float32) - np.float32(coding.zero)) * np.float32(coding.scale)
+
+
+def _decode(content: np.ndarray | bytes, flags: int) -> np.ndarray:
+    buffer = np.frombuffer(content, np.uint8) if isinstance(content, bytes) else content
+    try:
+        image = cv2.imdecode(buffer, flags) if buffer.size else None
+    except cv2.error:
+        image = None
+    if image is None:
+        raise ShardError("stored image bytes cannot be decoded")
+    return image

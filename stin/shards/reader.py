@@ -1,0 +1,218 @@
+"""Read frames and fields of any video of a run, checking every byte that is returned.
+
+Files are opened lazily and once in each process (HDF5 has one global lock, so read in processes, not
+threads), without locks, which network file systems refuse.
+"""
+
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from stin.shards.codec import decode_field, decode_rgb
+from stin.shards.errors import ShardError, StinPipeError
+from stin.shards.schema import FORMAT_VERSION, FlowCoding, Manifest, Stream, attributes_crc
+from stin.shards.writer import item_crc
+
+MAX_OPEN_FILES = 64
+
+# What h5py raises on damaged files, beside OSError.
+_HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredVideo:
+    """One video of an open shard: its checked attributes and its group."""
+
+    id: str
+    attributes: dict[str, Any]
+    group: h5py.Group
+    offsets: dict[Stream, np.ndarray]
+    crcs: dict[Stream, np.ndarray]
+
+
+class ShardFile:
+    """One open shard; attributes and offsets of a video are read and checked once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._videos: dict[str, StoredVideo] = {}
+        if not path.exists():
+            raise ShardError(f"{path}: the shard is missing; run extract again to rebuild it")
+        with _as_shard_error(path, "the file"):
+            self._file = h5py.File(path, "r", locking=False)
+            self.attributes = _checked_attributes(self._file.attrs, path, "the file")
+        found = self.attributes.get("format_version")
+        if found != FORMAT_VERSION:
+            raise ShardError(f"{path}: format version {found}, but this program reads {FORMAT_VERSION}")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    @property
+    def flow_coding(self) -> FlowCoding:
+        """How this shard's flow bytes become pixels a frame."""
+        return FlowCoding(
+            zero=float(self.attributes["flow_zero"]), scale=float(self.attributes["flow_scale"])
+        )
+
+    def group_names(self) -> list[str]:
+        """Return the names of the videos' groups."""
+        with _as_shard_error(self.path, "the list of videos"):
+            return sorted(self._file["videos"])
+
+    def video(self, name: str) -> StoredVideo:
+        """Open the group `name`, checking its attributes.
+
+        Raises:
+            ShardError: the group is missing or differs from its checksums.
+        """
+        if name not in self._videos:
+            with _as_shard_error(self.path, f"video {name}"):
+                group = self._file["videos"][name]
+                attributes = _checked_attributes(group.attrs, self.path, f"video {name}")
+                count = int(attributes["num_frames"])
+                offsets: dict[Stream, np.ndarray] = {}
+                crcs: dict[Stream, np.ndarray] = {}
+                for stream, number in (("rgb", count), ("flow", count - 1)):
+                    offsets[stream] = group[stream]["offsets"][...]
+                    crcs[stream] = group[stream]["crc32"][...]
+                    if offsets[stream].shape != (number + 1,) or crcs[stream].shape != (number,):
+                        raise ShardError(f"the {stream} tables do not have {number} entries")
+            self._videos[name] = StoredVideo(
+                id=attributes["id"], attributes=attributes, group=group, offsets=offsets, crcs=crcs
+            )
+        return self._videos[name]
+
+    def read_bytes(self, name: str, stream: Stream, index: int) -> np.ndarray:
+        """Return the encoded image `index` of a stream, checked against its crc32.
+
+        Raises:
+            ShardError: the bytes differ from their checksum.
+        """
+        video = self.video(name)
+        if not 0 <= index < len(video.crcs[stream]):
+            raise IndexError(
+                f"{video.id}: {stream} index must be in 0..{len(video.crcs[stream]) - 1}, got {index}"
+            )
+        where = f"video {video.id}, {stream} {index}"
+        start, end = (int(value) for value in video.offsets[stream][index : index + 2])
+        with _as_shard_error(self.path, where):
+            dataset = video.group[stream]["bytes"]
+            if not 0 <= start < end <= dataset.shape[0]:
+                raise ShardError(f"offsets {start}..{end} lie outside the stored {dataset.shape[0]} bytes")
+            content = dataset[start:end]
+            if item_crc(video.id, stream, index, content) != int(video.crcs[stream][index]):
+                raise ShardError("the bytes differ from their crc32")
+        return content
+
+
+class ShardReader:
+    """Random access to the videos of a run by id; cheap to pickle, safe to fork.
+
+    Args:
+        extract_dir: the run's `extract` folder, which holds `shards/`.
+        manifest: says in which shard and group each video is.
+    """
+
+    def __init__(self, extract_dir: Path, manifest: Manifest) -> None:
+        self._shards = Path(extract_dir) / "shards"
+        self._places = {video.id: (video.shard, video.group) for video in manifest.videos.values()}
+        self._open: OrderedDict[str, ShardFile] = OrderedDict()
+        self._process = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_shards": self._shards, "_places": self._places}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open = OrderedDict()
+        self._process = os.getpid()
+
+    def read_rgb(self, video_id: str, indices: Sequence[int]) -> np.ndarray:
+        """Return frames (n, H, W, 3) uint8 RGB in the order of `indices`."""
+        shard, group = self._locate(video_id)
+        return np.stack([_decoded(shard, group, video_id, "rgb", int(index)) for index in indices])
+
+    def read_flow(self, video_id: str, indices: Sequence[int]) -> np.ndarray:
+        """Return quantised fields (n, 2, H, W) uint8, x then y; field i is the motion from frame i to i+1."""
+        shard, group = self._locate(video_id)
+        return np.stack([_decoded(shard, group, video_id, "flow", int(index)) for index in indices])
+
+    def flow_coding(self, video_id: str) -> FlowCoding:
+        """Return how the flow bytes of this video become pixels a frame."""
+        return self._locate(video_id)[0].flow_coding
+
+    def close(self) -> None:
+        """Close all files of this process."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def _locate(self, video_id: str) -> tuple[ShardFile, str]:
+        if self._process != os.getpid():  # after a fork the parent's HDF5 handles are not ours
+            self._open = OrderedDict()
+            self._process = os.getpid()
+        try:
+            shard, group = self._places[video_id]
+        except KeyError:
+            raise StinPipeError(
+                f"video {video_id!r} is not in the manifest of {self._shards.parent}"
+            ) from None
+        if shard not in self._open:
+            self._open[shard] = ShardFile(self._shards / f"{shard}.h5")
+            if len(self._open) > MAX_OPEN_FILES:
+                self._open.popitem(last=False)[1].close()
+        self._open.move_to_end(shard)
+        opened = self._open[shard]
+        if opened.video(group).id != video_id:
+            raise ShardError(
+                f"{opened.path}: group {group} holds {opened.video(group).id!r}, but the manifest says {video_id!r}; "
+                "run extract again to rebuild the manifest"
+            )
+        return opened, group
+
+
+def _decoded(shard: ShardFile, group: str, video_id: str, stream: Stream, index: int) -> np.ndarray:
+    content = shard.read_bytes(group, stream, index)
+    try:
+        return decode_rgb(content) if stream == "rgb" else decode_field(content)
+    except ShardError as error:
+        raise ShardError(f"{shard.path}: video {video_id}, {stream} {index}: {error}") from error
+
+
+def _checked_attributes(source: h5py.AttributeManager, path: Path, what: str) -> dict[str, Any]:
+    values = {name: _plain(value) for name, value in source.items()}
+    if values.get("attrs_crc32") != attributes_crc(values):
+        raise ShardError(f"the attributes of {what} differ from their crc32")
+    values.pop("attrs_crc32")
+    if "notes" in values:
+        values["notes"] = json.loads(values["notes"])
+    return values
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+@contextmanager
+def _as_shard_error(path: Path, where: str):
+    """Turn whatever HDF5 makes of damage into one error that names the shard and the place."""
+    try:
+        yield
+    except _HDF5_ERRORS as error:
+        raise ShardError(_damage(path, where, error)) from error
+    except ShardError as error:
+        raise ShardError(_damage(path, where, error)) from error
+
+
+def _damage(path: Path, where: str, error: Exception) -> str:
+    mark = path.with_suffix(".json").name
+    return f"{path}: {where}: {error}; delete {mark} and run extract again to rebuild this shard"

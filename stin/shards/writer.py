@@ -1,0 +1,183 @@
+"""Write one shard: videos stream in frame by frame, and the file is published whole at the end.
+
+The file under construction has a temporary name; a killed writer leaves nothing a reader would open.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+
+from stin.shards.publish import canonical_json, publish_file, temporary_name
+from stin.shards.schema import FORMAT_VERSION, Stream, VideoMeta, attributes_crc
+
+CHUNK_BYTES = 64 * 1024
+OFFSETS_PER_CHUNK = 1024
+BUFFER_BYTES = 4 * 1024 * 1024
+
+
+def item_crc(video_id: str, stream: Stream, index: int, content: bytes | np.ndarray) -> int:
+    """Return the crc32 that ties image bytes to their video, stream and index."""
+    return zlib.crc32(content, zlib.crc32(f"{video_id}:{stream}:{index}:".encode()))
+
+
+class ShardWriter:
+    """A shard under construction; use as a context manager.
+
+    Leaving the block normally publishes the file under `path`; leaving it by an exception removes it.
+
+    Args:
+        path: final name of the shard, `NNNNN.h5`.
+        attributes: file attributes beside the format version (plain JSON values).
+    """
+
+    def __init__(self, path: Path, *, attributes: Mapping[str, Any]) -> None:
+        self._path = path
+        self._temporary = temporary_name(path)
+        self._file = h5py.File(self._temporary, "w", locking=False)
+        self._num_videos = 0
+        _set_attributes(self._file.attrs, {"format_version": FORMAT_VERSION, **attributes})
+        self._file.create_group("videos")
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._file.close()
+            if kind is None:
+                publish_file(self._temporary, self._path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+    def begin_video(self, video_id: str) -> "VideoWriter":
+        """Open the next group; close it with `finish` or `abandon` before the next one."""
+        name = f"{self._num_videos:06d}"
+        self._num_videos += 1
+        return VideoWriter(self._file["videos"].create_group(name), video_id)
+
+
+class VideoWriter:
+    """Streams the encoded frames and fields of one video into its group."""
+
+    def __init__(self, group: h5py.Group, video_id: str) -> None:
+        self._group = group
+        self._id = video_id
+        self._rgb = _ByteStream(group.create_group("rgb"), video_id, "rgb")
+        self._flow = _ByteStream(group.create_group("flow"), video_id, "flow")
+
+    def append_frame(self, content: bytes) -> None:
+        """Add the next encoded RGB frame."""
+        self._rgb.append(content)
+
+    def append_field(self, content: bytes) -> None:
+        """Add the next encoded flow field (motion from frame i to i+1)."""
+        self._flow.append(content)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames so far."""
+        return self._rgb.count
+
+    @property
+    def num_fields(self) -> int:
+        """Flow fields so far."""
+        return self._flow.count
+
+    def finish(
+        self,
+        *,
+        label: int,
+        class_name: str,
+        height: int,
+        width: int,
+        fps: float,
+        source_sha256: str,
+        notes: Mapping[str, Any],
+    ) -> tuple[str, VideoMeta]:
+        """Close the group and return its name and what it holds."""
+        assert self.num_fields == self.num_frames - 1, (self.num_fields, self.num_frames)
+        self._rgb.close()
+        self._flow.close()
+        described = {
+            "id": self._id,
+            "label": label,
+            "class_name": class_name,
+            "num_frames": self.num_frames,
+            "height": height,
+            "width": width,
+            "fps": fps,
+            "source_sha256": source_sha256,
+        }
+        digest = hashlib.sha256(canonical_json(described))
+        digest.update(self._rgb.digest.digest())
+        digest.update(self._flow.digest.digest())
+        meta = VideoMeta(**described, notes=dict(notes), digest=digest.hexdigest())
+        stored = {**described, "notes": canonical_json(dict(notes)).decode(), "digest": meta.digest}
+        _set_attributes(self._group.attrs, stored)
+        return self._group.name.rsplit("/", 1)[-1], meta
+
+    def abandon(self) -> None:
+        """Remove what was written of a video that failed; HDF5 reuses its room."""
+        del self._group.parent[self._group.name]
+
+
+class _ByteStream:
+    """Encoded images end to end, with offsets and checksums; written in blocks of a few MiB."""
+
+    def __init__(self, group: h5py.Group, video_id: str, stream: Stream) -> None:
+        self._id, self._stream = video_id, stream
+        options: dict[str, Any] = {"maxshape": (None,), "fletcher32": True}
+        self._bytes = group.create_dataset("bytes", (0,), np.uint8, chunks=(CHUNK_BYTES,), **options)
+        self._offsets = group.create_dataset(
+            "offsets", (0,), np.int64, chunks=(OFFSETS_PER_CHUNK,), **options
+        )
+        self._crcs = group.create_dataset("crc32", (0,), np.uint32, chunks=(OFFSETS_PER_CHUNK,), **options)
+        self._buffer = bytearray()
+        self._ends: list[int] = [0]
+        self._values: list[int] = []
+        self._written = 0
+        self.digest = hashlib.sha256()
+
+    @property
+    def count(self) -> int:
+        return len(self._values)
+
+    def append(self, content: bytes) -> None:
+        self._values.append(item_crc(self._id, self._stream, self.count, content))
+        self._buffer += content
+        self._ends.append(self._written + len(self._buffer))
+        self.digest.update(len(content).to_bytes(8, "little"))
+        self.digest.update(content)
+        if len(self._buffer) >= BUFFER_BYTES:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        _fill(self._offsets, np.asarray(self._ends, np.int64))
+        _fill(self._crcs, np.asarray(self._values, np.uint32))
+
+    def _flush(self) -> None:
+        end = self._written + len(self._buffer)
+        self._bytes.resize((end,))
+        self._bytes[self._written : end] = np.frombuffer(bytes(self._buffer), np.uint8)
+        self._written = end
+        self._buffer.clear()
+
+
+def _fill(dataset: h5py.Dataset, values: np.ndarray) -> None:
+    dataset.resize(values.shape)
+    dataset[...] = values
+
+
+def _set_attributes(target: h5py.AttributeManager, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        target[name] = value
+    target["attrs_crc32"] = attributes_crc(values)
