@@ -44,7 +44,11 @@ def publish_bytes(path: Path, content: bytes) -> None:
 
 def publish_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON to `path` as one atomic step."""
-    publish_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+    try:
+        content = json.dumps(value, indent=1, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # a file name that is not UTF-8 carries surrogates, which JSON can only escape
+        content = json.dumps(value, indent=1).encode()
+    publish_bytes(path, content + b"\n")
 
 
 def canonical_json(value: Any) -> bytes:

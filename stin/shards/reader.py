@@ -172,9 +172,10 @@ class ShardReader:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(shard)
         opened = self._open[shard]
-        if opened.video(group).id != video_id:
+        found = opened.video(group).id
+        if found != video_id:
             raise ShardError(
-                f"{opened.path}: group {group} holds {opened.video(group).id!r}, but the manifest says {video_id!r}; "
+                f"{opened.path}: group {group} holds {found!r}, but the manifest says {video_id!r}; "
                 "run extract again to rebuild the manifest"
             )
         return opened, group
