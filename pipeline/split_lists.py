@@ -1,0 +1,220 @@
+"""Read split lists: the official UCF101 and HMDB51 formats, and our CSV.
+
+UCF style: `classInd.txt` (`1 ApplyEyeMakeup`), `trainlist01.txt` (`Class/name.avi 1`), `testlist01.txt`
+(`Class/name.avi`), lines often CRLF. HMDB style: `<class>_test_split1.txt` with `name.avi 1` (1 train,
+2 test, 0 unused), lines often ending in a blank.
+"""
+
+import csv
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from stin.shards.errors import StinPipeError
+from stin.shards.schema import Subset
+
+ListStyle = Literal["ucf101", "hmdb51"]
+
+_UCF_LIST = re.compile(r"(train|test)list0*(\d+)\.txt", re.IGNORECASE)
+_HMDB_LIST = re.compile(r"(.+)_test_split(\d+)\.txt", re.IGNORECASE)
+_HMDB_SUBSETS: dict[str, Subset | None] = {"0": None, "1": "train", "2": "test"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListEntry:
+    """A video that the lists name: its class, file name, and side in each split that uses it."""
+
+    class_name: str
+    file_name: str
+    splits: dict[str, Subset]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitLists:
+    """All lists of a folder together; `classes` in label order."""
+
+    style: ListStyle
+    classes: tuple[str, ...]
+    split_names: tuple[str, ...]
+    entries: tuple[ListEntry, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CsvRow:
+    """One row of a CSV list: a file, or the part `start_s` to `end_s` of it."""
+
+    path: str
+    class_name: str
+    subset: Subset | None
+    start_s: float | None
+    end_s: float | None
+
+
+def recognise(folder: Path) -> ListStyle | None:
+    """Tell which style the lists in `folder` have, None when there are none."""
+    names = [path.name for path in folder.iterdir() if path.is_file()]
+    if any(_UCF_LIST.fullmatch(name) for name in names):
+        return "ucf101"
+    if any(_HMDB_LIST.fullmatch(name) for name in names):
+        return "hmdb51"
+    return None
+
+
+def read_lists(folder: Path, style: ListStyle) -> SplitLists:
+    """Read all splits that `folder` holds.
+
+    Raises:
+        StinPipeError: no such lists, a malformed line (named), or a video on both sides of a split.
+    """
+    return _read_ucf(folder) if style == "ucf101" else _read_hmdb(folder)
+
+
+def read_csv(path: Path) -> list[CsvRow]:
+    """Read a CSV list with a header: path,label[,split,start_s,end_s].
+
+    Raises:
+        StinPipeError: missing columns or a malformed row (named by line).
+    """
+    rows = []
+    with _open_text(path) as handle:
+        table = csv.DictReader(handle, strict=True)
+        columns = {name.strip().lower() for name in table.fieldnames or () if name}
+        if not {"path", "label"} <= columns:
+            found = ", ".join(sorted(columns)) or "none"
+            wanted = "path,label[,split,start_s,end_s]"
+            raise StinPipeError(f"{path}: the first line must name the columns {wanted}; found: {found}")
+        try:
+            for raw in table:
+                row = {(key or "").strip().lower(): _text(value) for key, value in raw.items()}
+                rows.append(_csv_row(row, f"{path}:{table.line_num}"))
+        except csv.Error as error:
+            raise StinPipeError(f"{path}:{table.line_num}: not CSV: {error}") from error
+    return rows
+
+
+def _csv_row(row: dict[str, str], place: str) -> CsvRow:
+    if not row["path"] or not row["label"]:
+        raise StinPipeError(f"{place}: path and label must not be empty")
+    side = row.get("split", "").lower()
+    sides: dict[str, Subset | None] = {"": None, "train": "train", "test": "test"}
+    if side not in sides:
+        raise StinPipeError(f"{place}: split must be train, test or empty, got {side!r}")
+    start_s, end_s = (_seconds(row.get(name, ""), name, place) for name in ("start_s", "end_s"))
+    if end_s is not None and end_s <= (start_s or 0.0):
+        raise StinPipeError(f"{place}: end_s must be > start_s, got {start_s or 0.0:g} to {end_s:g}")
+    return CsvRow(path=row["path"], class_name=row["label"], subset=sides[side], start_s=start_s, end_s=end_s)
+
+
+def _seconds(text: str, name: str, place: str) -> float | None:
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 <= value < float("inf"):
+        raise StinPipeError(f"{place}: {name} must be seconds >= 0, got {text!r}")
+    return value
+
+
+def _text(value: object) -> str:
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _read_ucf(folder: Path) -> SplitLists:
+    lists = sorted(path for path in folder.iterdir() if _UCF_LIST.fullmatch(path.name))
+    if not lists:
+        raise StinPipeError(f"{folder}: no trainlistNN.txt or testlistNN.txt (UCF style)")
+    classes = _read_class_index(folder / "classInd.txt")
+    sides: dict[tuple[str, str], dict[str, Subset]] = {}
+    for path in lists:
+        match = _UCF_LIST.fullmatch(path.name)
+        assert match is not None
+        subset: Subset = "train" if match[1].lower() == "train" else "test"
+        for place, line in _lines(path):
+            name = re.sub(r"\s+\d+$", "", line)
+            class_name, _, file_name = name.rpartition("/")
+            if not class_name or "/" in class_name:
+                raise StinPipeError(f"{place}: expected Class/video, got {line!r}")
+            if classes and class_name not in classes:
+                raise StinPipeError(f"{place}: class {class_name!r} is not in {folder / 'classInd.txt'}")
+            _assign(sides.setdefault((class_name, file_name), {}), str(int(match[2])), subset, place)
+    return _collect("ucf101", classes, sides)
+
+
+def _read_class_index(path: Path) -> tuple[str, ...]:
+    """Return class names in the order of their numbers; empty when there is no classInd.txt."""
+    if not path.exists():
+        return ()
+    numbered: dict[int, str] = {}
+    for place, line in _lines(path):
+        number, _, name = line.partition(" ")
+        if not number.isdigit() or not name.strip():
+            raise StinPipeError(f"{place}: expected a number and a class name, got {line!r}")
+        if int(number) in numbered or name.strip() in numbered.values():
+            raise StinPipeError(f"{place}: class number or name given twice: {line!r}")
+        numbered[int(number)] = name.strip()
+    return tuple(numbered[number] for number in sorted(numbered))
+
+
+def _read_hmdb(folder: Path) -> SplitLists:
+    lists = sorted(path for path in folder.iterdir() if _HMDB_LIST.fullmatch(path.name))
+    if not lists:
+        raise StinPipeError(f"{folder}: no <class>_test_splitN.txt (HMDB style)")
+    sides: dict[tuple[str, str], dict[str, Subset]] = {}
+    classes = set()
+    for path in lists:
+        match = _HMDB_LIST.fullmatch(path.name)
+        assert match is not None
+        classes.add(match[1])
+        for place, line in _lines(path):
+            file_name, _, code = line.rpartition(" ")
+            if not file_name.strip() or code not in _HMDB_SUBSETS:
+                raise StinPipeError(
+                    f"{place}: expected `name 0`, `name 1` (train) or `name 2` (test), got {line!r}"
+                )
+            known = sides.setdefault((match[1], file_name.strip()), {})
+            subset = _HMDB_SUBSETS[code]
+            if subset is not None:
+                _assign(known, match[2], subset, place)
+    return _collect("hmdb51", tuple(sorted(classes)), sides)
+
+
+def _assign(known: dict[str, Subset], split: str, subset: Subset, place: str) -> None:
+    if known.get(split, subset) != subset:
+        raise StinPipeError(f"{place}: the video is in both train and test of split {split}")
+    known[split] = subset
+
+
+def _collect(
+    style: ListStyle, classes: tuple[str, ...], sides: dict[tuple[str, str], dict[str, Subset]]
+) -> SplitLists:
+    entries = tuple(
+        ListEntry(class_name=class_name, file_name=file_name, splits=splits)
+        for (class_name, file_name), splits in sides.items()
+    )
+    names = {split for entry in entries for split in entry.splits}
+    return SplitLists(
+        style=style,
+        classes=classes or tuple(sorted({entry.class_name for entry in entries})),
+        split_names=tuple(sorted(names, key=lambda name: (len(name), name))),
+        entries=entries,
+    )
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield (file:line, text) of the lines that are not blank, without CRLF and outer blanks."""
+    with _open_text(path) as handle:
+        for number, line in enumerate(handle, start=1):
+            if line.strip():
+                yield f"{path}:{number}", line.strip()
+
+
+def _open_text(path: Path):
+    """Open a list; a byte-order mark is dropped and bytes that are not UTF-8 are kept as file names are."""
+    try:
+        return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+    except OSError as error:
+        raise StinPipeError(f"{path}: cannot be read: {error.strerror}") from error

@@ -1,0 +1,72 @@
+"""Look into the videos folder: which video files are there, and which one a list means."""
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from pipeline.split_lists import ListEntry
+from stin.shards.errors import StinPipeError
+
+VIDEO_SUFFIXES = frozenset(
+    [".avi", ".mp4", ".mkv", ".webm", ".mov", ".mpg", ".mpeg", ".m4v", ".wmv", ".asf", ".flv"]
+    + [".3gp", ".ts", ".mts", ".m2ts", ".ogv", ".vob"]
+)
+MAX_DEPTH = 8
+
+
+def scan(root: Path) -> list[PurePosixPath]:
+    """Return all video files under `root`, relative to it, sorted; hidden ones are left out."""
+    found = []
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_raise_unreadable):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        if len(Path(folder).relative_to(root).parts) > MAX_DEPTH:  # also ends loops of links
+            subfolders.clear()
+        found += [
+            PurePosixPath(Path(folder, name).relative_to(root))
+            for name in names
+            if Path(name).suffix.lower() in VIDEO_SUFFIXES and not name.startswith(".")
+        ]
+    return sorted(found)
+
+
+def require_folder(path: Path, what: str) -> None:
+    """Raise StinPipeError unless `path` is a folder."""
+    if not path.is_dir():
+        state = "is not a folder" if path.exists() else "does not exist"
+        raise StinPipeError(f"{what} {path} {state}")
+
+
+def inside(root: Path, path: str, *, source: Path) -> PurePosixPath:
+    """Return a listed path relative to `root`; refuse one that leaves it."""
+    normal = os.path.normpath(root.absolute() / path)
+    relative = os.path.relpath(normal, os.path.normpath(root.absolute()))
+    if relative == ".." or relative.startswith("../") or "\0" in path:
+        raise StinPipeError(f"{source}: path {path!r} leaves the videos folder {root}; move the file inside")
+    return PurePosixPath(relative)
+
+
+class FileFinder:
+    """Finds a listed video: exactly, else without regard to case, class folder or extension."""
+
+    def __init__(self, files: Sequence[PurePosixPath]) -> None:
+        self._files = set(files)
+        self._by_stem: dict[str, list[PurePosixPath]] = defaultdict(list)
+        for file in files:
+            self._by_stem[file.stem.lower()].append(file)
+
+    def __call__(self, entry: ListEntry) -> PurePosixPath | None:
+        exact = PurePosixPath(entry.class_name, entry.file_name)
+        if exact in self._files:
+            return exact
+        same = self._by_stem.get(PurePosixPath(entry.file_name).stem.lower(), [])
+        in_class = [file for file in same if file.parent.name.lower() == entry.class_name.lower()]
+        candidates = in_class or [file for file in same if len(file.parts) == 1]
+        if len(candidates) > 1:
+            names = " and ".join(str(file) for file in candidates)
+            raise StinPipeError(f"{exact}: the list could mean {names}; keep one of them")
+        return candidates[0] if candidates else None
+
+
+def _raise_unreadable(error: OSError) -> None:
+    raise StinPipeError(f"{error.filename}: the folder cannot be read: {error.strerror}") from error
