@@ -1,0 +1,278 @@
+"""Decode one video to RGB frames with ffmpeg, as a stream, whatever the file is.
+
+Why PPM through a pipe: each frame carries its own size, so rotation metadata and odd sizes need no probing.
+Hostile files: only plain containers are opened (a playlist named .avi is refused before it reads anything),
+only local files, only through ffmpeg's own limits, under a watchdog.
+"""
+
+import math
+import os
+import re
+import select
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import ffmpeg
+import numpy as np
+
+from pipeline.ffmpeg import find_ffmpeg
+from stin.shards.errors import StinPipeError
+
+CONTAINERS = "avi,mov,mp4,matroska,webm,mpeg,mpegts,mpegvideo,flv,ogg,asf,3gp,m4v,mxf,ivf"
+"""ffmpeg's names of the containers that are opened; none of them can point at another file."""
+
+MAX_PIXELS = 1 << 26
+STALL_S = 60.0
+_PIPE_BYTES = 1 << 20
+_MAX_MESSAGES = 8
+_MESSAGE_CHARS = 200
+
+
+class DecodeError(StinPipeError):
+    """A video gives no usable frames; `reason` is the key of failures.jsonl."""
+
+    def __init__(self, reason: str, message: str, *, retry: bool = False) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.retry = retry
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remade, (self.reason, str(self), self.retry)
+
+
+def _remade(reason: str, message: str, retry: bool) -> DecodeError:
+    return DecodeError(reason, message, retry=retry)
+
+
+@dataclass(kw_only=True)
+class DecodeNotes:
+    """What decoding had to say; complete once the frames are used up.
+
+    Attributes:
+        announced: frames that the header promises (duration x rate), None when it says nothing.
+        decoded: frames that came out.
+        fps: average rate of the file, 0 when unknown.
+        messages: first errors and warnings of the decoder, without addresses.
+        num_errors: how many error messages there were in all.
+    """
+
+    announced: int | None = None
+    decoded: int = 0
+    fps: float = 0.0
+    messages: list[str] = field(default_factory=list)
+    num_errors: int = 0
+
+    @property
+    def damaged(self) -> bool:
+        """Whether the decoder reported errors."""
+        return self.num_errors > 0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the notes as plain values for the ledger."""
+        return {
+            "announced": self.announced,
+            "decoded": self.decoded,
+            "damaged": self.damaged,
+            "num_errors": self.num_errors,
+            "messages": list(self.messages),
+        }
+
+
+def decode_frames(
+    path: Path,
+    notes: DecodeNotes,
+    *,
+    fps: float | None = None,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    deadline: float = math.inf,
+    stall_s: float = STALL_S,
+) -> Iterator[np.ndarray]:
+    """Yield every frame of the first video stream, as displayed (rotation applied).
+
+    Args:
+        path: the file; never a URL.
+        notes: filled while frames are read.
+        fps: resample to this rate; None keeps every frame, also of variable frame rates.
+        start_s, end_s: part of the file to decode, in seconds.
+        deadline: value of `time.monotonic()` after which the video is given up.
+        stall_s: longest wait for the next frame.
+
+    Yields:
+        Frames (H, W, 3) uint8 RGB, all of one size.
+
+    Raises:
+        DecodeError: the file is missing, unreadable, not a video, or decoding hangs.
+    """
+    _require_readable(path)
+    command = _command(path, fps=fps, start_s=start_s, end_s=end_s)
+    process = subprocess.Popen(  # ffmpeg-python compiles the command; its own run() would hide stderr
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None and process.stderr is not None
+    listener = threading.Thread(target=_listen, args=(process.stderr, notes), daemon=True)
+    listener.start()
+    try:
+        pipe = _FramePipe(process.stdout, path=path, deadline=deadline, stall_s=stall_s)
+        while (frame := pipe.read_frame()) is not None:
+            notes.decoded += 1
+            yield frame
+        code = process.wait(timeout=stall_s)
+        listener.join(timeout=stall_s)
+        if notes.decoded == 0:
+            raise _no_frames(path, notes, code)
+    finally:
+        process.kill()
+        process.wait()
+        listener.join(timeout=stall_s)
+        process.stdout.close()
+        process.stderr.close()
+
+
+def _command(path: Path, *, fps: float | None, start_s: float | None, end_s: float | None) -> list[str]:
+    program = find_ffmpeg()
+    before: dict[str, Any] = {
+        "threads": 1,
+        "protocol_whitelist": "file",
+        "format_whitelist": CONTAINERS,
+        "max_pixels": MAX_PIXELS,
+    }
+    if start_s is not None:
+        before["ss"] = start_s
+    if end_s is not None:
+        before["t"] = end_s - (start_s or 0.0)
+    stream = ffmpeg.input(f"file:{path.absolute()}", **before)
+    after: dict[str, Any] = {
+        "map": "0:V:0",
+        "f": "image2pipe",
+        "c:v": "ppm",
+        "pix_fmt": "rgb24",
+        "threads": 1,
+    }
+    if fps is None:
+        after |= program.frame_timing_options
+    else:
+        after["filter:v"] = f"fps={fps:g}"
+    quiet = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info")
+    return ffmpeg.output(stream, "pipe:1", **after).global_args(*quiet).compile(cmd=program.path)
+
+
+class _FramePipe:
+    """Reads PPM frames from ffmpeg's output under a time limit."""
+
+    def __init__(self, pipe: IO[bytes], *, path: Path, deadline: float, stall_s: float) -> None:
+        self._descriptor = pipe.fileno()
+        self._path, self._deadline, self._stall_s = path, deadline, stall_s
+        self._rest = b""
+        _enlarge_pipe(self._descriptor)
+
+    def read_frame(self) -> np.ndarray | None:
+        """Return the next frame, None at the end (a last, incomplete frame is dropped)."""
+        header = self._read_header()
+        if header is None:
+            return None
+        width, height = header
+        frame = np.empty((height, width, 3), np.uint8)
+        view = memoryview(frame).cast("B")
+        filled = min(len(self._rest), len(view))
+        view[:filled] = self._rest[:filled]
+        self._rest = self._rest[filled:]
+        while filled < len(view):
+            self._wait()
+            count = os.readv(self._descriptor, [view[filled:]])
+            if count == 0:
+                return None
+            filled += count
+        return frame
+
+    def _read_header(self) -> tuple[int, int] | None:
+        """Parse `P6\\n<width> <height>\\n255\\n`."""
+        while (match := re.match(rb"P6\n(\d+) (\d+)\n255\n", self._rest)) is None:
+            if len(self._rest) > 64:
+                raise DecodeError("undecodable", f"{self._path}: ffmpeg's output is not a row of PPM images")
+            self._wait()
+            block = os.read(self._descriptor, 64)
+            if not block:
+                return None
+            self._rest += block
+        self._rest = self._rest[match.end() :]
+        return int(match[1]), int(match[2])
+
+    def _wait(self) -> None:
+        """Wait for more output, at most to the stall limit and the deadline."""
+        limit = min(self._stall_s, self._deadline - time.monotonic())
+        if limit > 0 and select.select([self._descriptor], [], [], limit)[0]:
+            return
+        if limit < self._stall_s:
+            raise DecodeError(
+                "timeout",
+                f"{self._path}: not finished within the time limit a video; raise --timeout if it is a long one",
+                retry=True,
+            )
+        raise DecodeError(
+            "stalled", f"{self._path}: the decoder gave no frame for {self._stall_s:g} s", retry=True
+        )
+
+
+def _enlarge_pipe(descriptor: int) -> None:
+    import fcntl
+
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    except (AttributeError, PermissionError):
+        return  # not Linux, or over the user's quota of pipe memory: smaller reads, same frames
+
+
+def _listen(stderr: IO[bytes], notes: DecodeNotes) -> None:
+    """Drain ffmpeg's messages (it would block on a full pipe) and keep what matters."""
+    duration_s = 0.0
+    for raw in stderr:
+        line = raw.decode("utf-8", "replace").strip()
+        if match := re.search(r"Duration: (\d+):(\d+):(\d+\.\d+)", line):
+            duration_s = int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
+        elif "Stream #0:" in line and " Video:" in line and not notes.fps:
+            if rate := re.search(r"([\d.]+)(k?) fps", line):
+                notes.fps = float(rate[1]) * (1000 if rate[2] else 1)
+            if notes.fps and duration_s:
+                notes.announced = round(duration_s * notes.fps)
+        elif match := re.search(r"\[(error|fatal|panic|warning)\] ?(.*)", line):
+            serious = match[1] != "warning"
+            notes.num_errors += serious
+            text = re.sub(r"\s*@ 0x[0-9a-f]+", "", line)
+            if len(notes.messages) < _MAX_MESSAGES and text[:_MESSAGE_CHARS] not in notes.messages:
+                notes.messages.append(text[:_MESSAGE_CHARS])
+
+
+def _no_frames(path: Path, notes: DecodeNotes, code: int) -> DecodeError:
+    """Say in a person's words why nothing came out."""
+    said = " ".join(notes.messages)
+    if "matches no streams" in said or "does not contain any stream" in said:
+        return DecodeError("no_video", f"{path}: the file holds no video stream (sound alone?)")
+    if "not on whitelist" in said or "not in whitelist" in said or "whitelist" in said.lower():
+        return DecodeError(
+            "refused", f"{path}: not a plain video container (playlists and the like are never opened)"
+        )
+    if "moov atom not found" in said:
+        return DecodeError(
+            "truncated", f"{path}: cut off before its index (moov atom) was written; copy it again"
+        )
+    if "Invalid data found" in said:
+        return DecodeError("not_a_video", f"{path}: ffmpeg does not recognise it as a video; is it whole?")
+    detail = notes.messages[0] if notes.messages else f"exit code {code}, no message"
+    return DecodeError("undecodable", f"{path}: ffmpeg gets no frame out of it ({detail})")
+
+
+def _require_readable(path: Path) -> None:
+    try:
+        with path.open("rb") as handle:
+            if not handle.read(1):
+                raise DecodeError("empty", f"{path}: the file has no content (0 bytes)")
+    except FileNotFoundError as error:
+        raise DecodeError("missing", f"{path}: the file is gone", retry=True) from error
+    except OSError as error:
+        raise DecodeError("unreadable", f"{path}: cannot be read: {error.strerror}", retry=True) from error
