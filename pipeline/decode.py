@@ -211,7 +211,7 @@ class _FramePipe:
         if limit < self._stall_s:
             raise DecodeError(
                 "timeout",
-                f"{self._path}: not finished within the time limit a video; raise --timeout if it is a long one",
+                f"{self._path}: not finished within the time limit a video; raise --timeout for a long one",
                 retry=True,
             )
         raise DecodeError(
@@ -240,6 +240,8 @@ def _listen(stderr: IO[bytes], notes: DecodeNotes) -> None:
                 notes.fps = float(rate[1]) * (1000 if rate[2] else 1)
             if notes.fps and duration_s:
                 notes.announced = round(duration_s * notes.fps)
+        elif "input file" in line:
+            continue  # repeats the message before it, with the whole path
         elif match := re.search(r"\[(error|fatal|panic|warning)\] ?(.*)", line):
             serious = match[1] != "warning"
             notes.num_errors += serious
@@ -253,7 +255,7 @@ def _no_frames(path: Path, notes: DecodeNotes, code: int) -> DecodeError:
     said = " ".join(notes.messages)
     if "matches no streams" in said or "does not contain any stream" in said:
         return DecodeError("no_video", f"{path}: the file holds no video stream (sound alone?)")
-    if "not on whitelist" in said or "not in whitelist" in said or "whitelist" in said.lower():
+    if "whitelist" in said or "Not detecting" in said:
         return DecodeError(
             "refused", f"{path}: not a plain video container (playlists and the like are never opened)"
         )

@@ -1,0 +1,188 @@
+"""One video from its file into a shard: decode, resize, flow, encode, in chunks of bounded memory."""
+
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from pipeline.decode import DecodeError, DecodeNotes, decode_frames
+from pipeline.flow import TVL1Params, tvl1_clip
+from pipeline.listing import ListedVideo
+from pipeline.plan import ExtractParams
+from stin.shards.codec import encode_image, quantise_flow
+from stin.shards.schema import VideoOutcome
+from stin.shards.writer import ShardWriter, VideoWriter
+
+CHUNK_PIXELS = 64 * 340 * 256
+"""Pixels of one chunk: 64 frames at 340x256, so that memory does not depend on a video's length."""
+
+MAX_ASPECT = 8.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedFrame:
+    """A frame at its stored size: `rgb` (H, W, 3) uint8 to keep, `grey` (H, W) uint8 for flow."""
+
+    rgb: np.ndarray
+    grey: np.ndarray
+
+
+def extract_video(
+    video: ListedVideo, *, root: Path, params: ExtractParams, writer: ShardWriter, timeout_s: float
+) -> VideoOutcome:
+    """Extract one video into the open shard.
+
+    Whatever is wrong with the video becomes a failed outcome with a reason; trouble with the shard itself
+    (a full disk, say) is raised.
+
+    Args:
+        video: what to extract; its path is relative to `root`.
+        root: the videos folder.
+        params: what decides the bytes.
+        writer: the open shard.
+        timeout_s: the video is given up after this many seconds.
+
+    Raises:
+        OSError: the shard cannot be written.
+    """
+    started = time.monotonic()
+    notes = DecodeNotes()
+    target = writer.begin_video(video.id)
+    try:
+        frames = prepared_frames(video, root, params, notes, deadline=started + timeout_s)
+        shape = _write_frames(frames, target, params)
+        _check_complete(root / video.path, target, notes, params)
+        group, meta = target.finish(
+            label=video.label,
+            class_name=video.class_name,
+            height=shape[0],
+            width=shape[1],
+            fps=stored_fps(params, notes),
+            source_sha256=file_sha256(root / video.path),
+            notes=notes.as_json(),
+        )
+    except (DecodeError, cv2.error, ValueError, MemoryError) as error:
+        target.abandon()
+        known = isinstance(error, DecodeError)
+        return VideoOutcome(
+            id=video.id,
+            state="failed",
+            reason=error.reason if known else "internal",
+            message=str(error) if known else f"{video.path}: {type(error).__name__}: {error}",
+            retry=error.retry if known else True,
+            notes=notes.as_json(),
+            seconds=time.monotonic() - started,
+        )
+    return VideoOutcome(
+        id=video.id,
+        state="done",
+        group=group,
+        meta=meta,
+        notes=notes.as_json(),
+        seconds=time.monotonic() - started,
+    )
+
+
+def prepared_frames(
+    video: ListedVideo, root: Path, params: ExtractParams, notes: DecodeNotes, *, deadline: float
+) -> Iterator[PreparedFrame]:
+    """Yield the frames to store, at their stored size, with the grey pictures that flow is made from.
+
+    Raises:
+        DecodeError: as `decode_frames`, or a shape outside of what is supported.
+    """
+    frames = decode_frames(
+        root / video.path,
+        notes,
+        fps=params.fps,
+        start_s=video.start_s,
+        end_s=video.end_s,
+        deadline=deadline,
+    )
+    for index, frame in enumerate(frames):
+        if index % params.stride == 0:
+            yield prepare_frame(frame, params, name=video.path)
+
+
+def prepare_frame(frame: np.ndarray, params: ExtractParams, *, name: str) -> PreparedFrame:
+    """Resize one decoded frame (H, W, 3) uint8 RGB; grey comes from the full frame, then is resized."""
+    height, width = frame.shape[:2]
+    size = params.size or _keep_aspect(width, height, params.short_side or 0, name)
+    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    if size == (width, height):
+        return PreparedFrame(rgb=frame, grey=grey)
+    how = cv2.INTER_AREA if size[0] <= width and size[1] <= height else cv2.INTER_LINEAR
+    return PreparedFrame(
+        rgb=cv2.resize(frame, size, interpolation=how), grey=cv2.resize(grey, size, interpolation=how)
+    )
+
+
+def stored_fps(params: ExtractParams, notes: DecodeNotes) -> float:
+    """Return the rate of the stored frames, 0 when the file does not tell."""
+    return (params.fps or notes.fps) / params.stride
+
+
+def file_sha256(path: Path) -> str:
+    """Return the digest of a source file.
+
+    Raises:
+        DecodeError: the file vanished while it was worked on.
+    """
+    try:
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise DecodeError("missing", f"{path}: the file went away while it was read", retry=True) from error
+
+
+def _write_frames(
+    frames: Iterator[PreparedFrame], target: VideoWriter, params: ExtractParams
+) -> tuple[int, int]:
+    """Encode frames and fields chunk by chunk; the last frame of a chunk starts the next one's flow."""
+    flow_params = TVL1Params(**params.flow)
+    first = next(frames, None)
+    assert first is not None, "decode_frames raises rather than yield nothing"
+    shape = first.grey.shape
+    per_chunk = max(2, CHUNK_PIXELS // (shape[0] * shape[1]))
+    target.append_frame(encode_image(first.rgb, codec=params.codec))
+    last = first.grey
+    while chunk := list(islice(frames, per_chunk)):
+        greys = np.stack([last, *(frame.grey for frame in chunk)])
+        flow = tvl1_clip(greys, params=flow_params, backend=params.flow_backend, num_threads=1)
+        for frame, field in zip(chunk, quantise_flow(flow, bound_px=params.bound_px), strict=True):
+            target.append_frame(encode_image(frame.rgb, codec=params.codec))
+            target.append_field(encode_image(field, codec=params.codec))
+        last = greys[-1]
+    return shape[0], shape[1]
+
+
+def _check_complete(path: Path, target: VideoWriter, notes: DecodeNotes, params: ExtractParams) -> None:
+    if target.num_frames < 2:
+        raise DecodeError(
+            "too_short",
+            f"{path}: {target.num_frames} frame; motion needs at least 2 (see --stride and --fps)",
+        )
+    if notes.damaged and params.partial == "refuse":
+        announced = "unknown" if notes.announced is None else notes.announced
+        raise DecodeError(
+            "damaged",
+            f"{path}: {notes.num_errors} decoder errors, {notes.decoded} of {announced} frames decoded; "
+            "--partial keep would keep what there is",
+        )
+
+
+def _keep_aspect(width: int, height: int, short_side: int, name: str) -> tuple[int, int]:
+    aspect = max(width, height) / min(width, height)
+    if aspect > MAX_ASPECT:
+        raise DecodeError(
+            "odd_shape",
+            f"{name}: {width}x{height} is longer than {MAX_ASPECT:g}:1; give --size WxH to force a size",
+        )
+    if width <= height:
+        return short_side, round(height * short_side / width)
+    return round(width * short_side / height), short_side

@@ -1,0 +1,122 @@
+"""One extract at a time in a run: a lock file that names its holder and knows a dead one.
+
+Network file systems refuse or fake `flock`, so the lock is a file made exclusively; a holder on this host
+is checked by process id, start time and boot id.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from stin.shards.errors import StinPipeError
+from stin.shards.publish import temporary_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """The process that holds a lock."""
+
+    host: str
+    process_id: int
+    start_ticks: int
+    boot_id: str
+
+
+@contextmanager
+def run_lock(path: Path, *, break_lock: bool = False) -> Iterator[None]:
+    """Hold the lock file `path` for the length of the block.
+
+    Args:
+        path: the lock file.
+        break_lock: take the lock even if a holder on another host may be alive.
+
+    Raises:
+        StinPipeError: another process holds it; the message names that process.
+    """
+    own = _own_identity()
+    temporary = temporary_name(path)
+    temporary.write_text(json.dumps(asdict(own)), encoding="utf-8")
+    try:
+        _take(temporary, path, own, break_lock)
+    finally:
+        temporary.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        if read_holder(path) == own:
+            path.unlink(missing_ok=True)
+
+
+def read_holder(path: Path) -> Holder | None:
+    """Return who holds the lock, None when nobody does."""
+    try:
+        return Holder(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise StinPipeError(
+            f"{path}: the lock cannot be read ({error}); delete it if no extract runs"
+        ) from error
+
+
+def is_alive(holder: Holder) -> bool | None:
+    """Tell whether the holder still runs; None when it is on another host and nobody here can know."""
+    own = _own_identity()
+    if holder.host != own.host:
+        return None
+    if holder.boot_id != own.boot_id:
+        return False
+    return _start_ticks(holder.process_id) == holder.start_ticks
+
+
+def _take(temporary: Path, path: Path, own: Holder, break_lock: bool) -> None:
+    for _ in range(2):
+        try:
+            os.link(temporary, path)  # atomic, and fails when the lock exists, also over NFS
+            return
+        except FileExistsError:
+            holder = read_holder(path)
+        if holder is None:
+            continue
+        alive = is_alive(holder)
+        if alive or (alive is None and not break_lock):
+            advice = (
+                "wait for it, or stop it"
+                if alive
+                else "if it no longer runs there, give --break-lock to take over"
+            )
+            raise StinPipeError(
+                f"{path.parent}: another extract works on this run: process {holder.process_id} on host "
+                f"{holder.host}; {advice}"
+            )
+        path.unlink(missing_ok=True)
+    raise StinPipeError(f"{path}: the lock changes hands while it is taken; try again")
+
+
+def _own_identity() -> Holder:
+    return Holder(
+        host=socket.gethostname(),
+        process_id=os.getpid(),
+        start_ticks=_start_ticks(os.getpid()) or 0,
+        boot_id=_boot_id(),
+    )
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return "unknown"
+
+
+def _start_ticks(process_id: int) -> int | None:
+    """Return when a process started, in ticks since boot; None when there is no such process."""
+    try:
+        text = Path(f"/proc/{process_id}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return int(text.rpartition(")")[2].split()[19])

@@ -1,0 +1,82 @@
+"""Run shard tasks in processes of this machine, without ray."""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+
+from pipeline.shard_task import ShardReport, ShardTask, make_shard
+from stin.shards.errors import StinPipeError
+
+MAX_TRIES = 3
+"""Times that a shard is started when its worker process dies."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+def run_local(
+    tasks: Sequence[ShardTask], *, num_workers: int, poll_s: float = 1.0
+) -> Iterator[ShardReport | None]:
+    """Yield a report for each shard as it is finished, and None every `poll_s` seconds in between.
+
+    Raises:
+        StinPipeError: a worker process died again and again on the same shard.
+    """
+    waiting = list(tasks)
+    tries = dict.fromkeys((task.shard.name for task in tasks), 0)
+    while waiting:
+        with _pool(num_workers) as pool:
+            futures: dict[Future[ShardReport], ShardTask] = {}
+            try:
+                for task in waiting:
+                    futures[pool.submit(make_shard, task)] = task
+                while futures:
+                    finished, _ = wait(futures, timeout=poll_s, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        report = future.result()
+                        waiting.remove(futures.pop(future))
+                        yield report
+                    if not finished:
+                        yield None
+            except BrokenProcessPool:
+                _count_tries(futures.values(), tries, num_workers)
+            finally:
+                for process in list((pool._processes or {}).values()):  # no public way to stop work in hand
+                    process.kill()
+                pool.shutdown(wait=True, cancel_futures=True)
+
+
+def worker_environment() -> None:
+    """Keep every library of this worker process at one thread: a worker is one CPU slot."""
+    import cv2
+
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = "1"
+    cv2.setNumThreads(1)
+
+
+def _pool(num_workers: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(
+        num_workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
+    )
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides; Ctrl-C reaches the whole group
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # never outlive a killed driver
+    worker_environment()
+
+
+def _count_tries(unfinished, tries: dict[str, int], num_workers: int) -> None:
+    """Charge a try to the shards that may have been in hand when a worker died."""
+    in_hand = sorted(task.shard.name for task in unfinished)[:num_workers]
+    for name in in_hand:
+        tries[name] += 1
+        if tries[name] >= MAX_TRIES:
+            raise StinPipeError(
+                f"shard {name}: its worker process died {MAX_TRIES} times (out of memory?); "
+                "try fewer --workers; what is finished is kept, the same command resumes"
+            )

@@ -1,0 +1,171 @@
+"""One unit of distributed work: make one shard, publish it, then publish its mark.
+
+Runs in any process on any node; everything it needs travels in the task, everything it makes goes through
+files on the shared path. A killed task leaves nothing that counts; the same task again gives the same bytes.
+"""
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.extract import extract_video
+from pipeline.ffmpeg import find_ffmpeg
+from pipeline.plan import ExtractParams, PlannedShard
+from stin.shards.publish import is_temporary
+from stin.shards.schema import FlowCoding, Mark, VideoOutcome
+from stin.shards.writer import ShardWriter
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTask:
+    """Everything that a worker needs to make one shard."""
+
+    extract_dir: Path
+    root: Path
+    shard: PlannedShard
+    params: ExtractParams
+    fingerprint: str
+    timeout_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardReport:
+    """What the driver learns of one finished shard; small, since it goes through Ray's object store."""
+
+    shard: str
+    num_done: int
+    num_failed: int
+    num_frames: int
+    seconds: float
+
+
+def make_shard(task: ShardTask) -> ShardReport:
+    """Extract the videos of one shard and publish shard and mark.
+
+    Raises:
+        OSError: the run directory cannot be written.
+    """
+    started = time.monotonic()
+    folder = task.extract_dir / "shards"
+    path = folder / f"{task.shard.name}.h5"
+    _remove_leftovers(folder, task.shard.name)
+    path.with_suffix(".json").unlink(missing_ok=True)
+    outcomes: list[VideoOutcome] = []
+    with _Progress(folder, task.shard.name) as progress:
+        with ShardWriter(path, attributes=_file_attributes(task)) as writer:
+            for video in task.shard.videos:
+                outcome = extract_video(
+                    video, root=task.root, params=task.params, writer=writer, timeout_s=task.timeout_s
+                )
+                outcomes.append(outcome)
+                progress.add(outcome)
+        Mark(
+            shard=task.shard.name,
+            fingerprint=task.fingerprint,
+            outcomes=tuple(outcomes),
+            digest=shard_digest(outcomes),
+            num_bytes=path.stat().st_size,
+        ).save(path.with_suffix(".json"))
+    done = [outcome for outcome in outcomes if outcome.meta]
+    return ShardReport(
+        shard=task.shard.name,
+        num_done=len(done),
+        num_failed=len(outcomes) - len(done),
+        num_frames=sum(outcome.meta.num_frames for outcome in done if outcome.meta),
+        seconds=time.monotonic() - started,
+    )
+
+
+def shard_digest(outcomes: list[VideoOutcome]) -> str:
+    """Return the content digest of a shard: its videos in order, or why one is not in it."""
+    digest = hashlib.sha256()
+    for outcome in outcomes:
+        content = outcome.meta.digest if outcome.meta else f"failed:{outcome.reason}"
+        digest.update(f"{outcome.id}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningShard:
+    """Progress of a shard that is being made, as its worker last said."""
+
+    shard: str
+    num_videos: int
+    num_frames: int
+
+
+def running_shards(extract_dir: Path) -> list[RunningShard]:
+    """Return what the workers of a run, on whatever node, have in hand."""
+    found = []
+    for path in sorted((extract_dir / "shards").glob(".*.progress")):
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+            found.append(RunningShard(**value))
+        except (OSError, ValueError, TypeError):
+            continue  # finished or half written at this instant; the next look sees it
+    return found
+
+
+class _Progress:
+    """A small file beside the shard that says how far its worker is; gone when the shard is done."""
+
+    def __init__(self, folder: Path, shard: str) -> None:
+        self._path = folder / f".{shard}.progress"
+        self._shard, self._num_videos, self._num_frames = shard, 0, 0
+
+    def __enter__(self) -> "_Progress":
+        self._save()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._path.unlink(missing_ok=True)
+
+    def add(self, outcome: VideoOutcome) -> None:
+        self._num_videos += 1
+        self._num_frames += outcome.meta.num_frames if outcome.meta else 0
+        self._save()
+
+    def _save(self) -> None:
+        value = {"shard": self._shard, "num_videos": self._num_videos, "num_frames": self._num_frames}
+        self._path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def _file_attributes(task: ShardTask) -> dict[str, str | float]:
+    import cv2
+    import h5py
+    import numpy
+
+    coding = FlowCoding.from_bound(task.params.bound_px)
+    versions = {
+        "numpy": numpy.__version__,
+        "opencv": cv2.__version__,
+        "h5py": h5py.__version__,
+        "ffmpeg": find_ffmpeg().version,
+    }
+    return {
+        "shard": task.shard.name,
+        "fingerprint": task.fingerprint,
+        "flow_zero": coding.zero,
+        "flow_scale": coding.scale,
+        "flow_bound_px": float(task.params.bound_px),
+        "flow_backend": task.params.flow_backend,
+        "flow_params": json.dumps(dict(task.params.flow), sort_keys=True),
+        "codec": task.params.codec,
+        "versions": json.dumps(versions, sort_keys=True),
+    }
+
+
+def _remove_leftovers(folder: Path, shard: str) -> None:
+    """Delete what killed workers left of this shard."""
+    for path in folder.glob(f".{shard}.*"):
+        if is_temporary(path) and not _alive(path):
+            path.unlink(missing_ok=True)
+
+
+def _alive(path: Path) -> bool:
+    """Tell whether the process that a temporary name carries may still be at work on this machine."""
+    number = path.name.rsplit(".", 2)[-2].split("-")[0]
+    return number.isdigit() and int(number) != os.getpid() and Path(f"/proc/{number}").exists()
