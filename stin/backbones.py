@@ -193,8 +193,8 @@ def build_backbone(name: str, *, in_channels: int) -> ResNet | TimmBackbone:
     match = re.fullmatch(r"(resnet\d+)(?:-w(\d{1,4}))?", name)
     if match is None or match[1] not in _BLOCKS or match[2] == "0":
         raise ValueError(
-            f"unknown backbone {name!r}; known: {', '.join(KNOWN_BACKBONES)}, each also with a first-stage width "
-            f"as in resnet18-w32, and timm:NAME where timm is installed"
+            f"unknown backbone {name!r}; known: {', '.join(KNOWN_BACKBONES)}, each also with a first-stage "
+            f"width as in resnet18-w32, and timm:NAME where timm is installed"
         )
     return ResNet(match[1], in_channels=in_channels, width=int(match[2] or 64))
 

@@ -29,7 +29,7 @@ def sample_generator(*, seed: int, epoch: int, sample_id: str, view: int = 0) ->
     It depends on its arguments alone: not on the process, the worker, the batch or what was drawn before.
     That is what lets a resumed training see the very same clips and crops.
     """
-    key = f"{seed}\n{epoch}\n{view}\n{sample_id}".encode()
+    key = f"{seed}\n{epoch}\n{view}\n{sample_id}".encode("utf-8", "surrogateescape")
     return np.random.default_rng(int.from_bytes(hashlib.blake2b(key, digest_size=16).digest(), "little"))
 
 

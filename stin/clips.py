@@ -1,0 +1,101 @@
+"""The clips of one video: chosen frames or flow stacks, cut to the crops asked for.
+
+One code path serves training, scoring a shard and scoring a clip in memory, so that they cannot differ.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from stin.sampling import flow_stacks
+from stin.shards.schema import FlowCoding, ManifestVideo
+from stin.streams import SpatialConfig, StreamConfig
+from stin.transforms import Crop, crop_fields, crop_frames
+
+
+class ClipSource(Protocol):
+    """Whatever gives frames and fields by video id: a shard reader, or one clip in memory."""
+
+    def read_rgb(self, video_id: str, indices: Sequence[int]) -> np.ndarray:
+        """Return RGB frames, uint8 (n, H, W, 3)."""
+        ...
+
+    def read_flow(self, video_id: str, indices: Sequence[int]) -> np.ndarray:
+        """Return quantised fields, uint8 (n, 2, H, W)."""
+        ...
+
+    def flow_coding(self, video_id: str) -> FlowCoding:
+        """Return what the quantised values mean."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipShape:
+    """What must be known of a video to choose its clips."""
+
+    id: str
+    label: int
+    num_frames: int
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, video: ManifestVideo) -> "ClipShape":
+        """Take what is needed from a manifest's entry."""
+        return cls(
+            id=video.id,
+            label=video.label,
+            num_frames=video.num_frames,
+            height=video.height,
+            width=video.width,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutClips:
+    """The clips of one video in one or more crops."""
+
+    clips: np.ndarray
+    """uint8 (crops, K, C, crop_px, crop_px)."""
+    coding: FlowCoding | None
+    num_repeated: int
+
+
+def read_clips(
+    source: ClipSource,
+    video: ClipShape,
+    *,
+    starts: np.ndarray,
+    crops: Sequence[Crop],
+    stream: StreamConfig,
+    crop_px: int,
+) -> CutClips:
+    """Read the clips that begin at ``starts`` and cut every crop from them; each frame or field is decoded
+    once."""
+    num_segments = len(starts)
+    if isinstance(stream, SpatialConfig):
+        indices, place = np.unique(starts, return_inverse=True)
+        frames_NHWC = source.read_rgb(video.id, indices.tolist())[place]
+        cut = [crop_frames(frames_NHWC, crop=crop, size_px=crop_px) for crop in crops]
+        return CutClips(clips=np.stack(cut), coding=None, num_repeated=0)
+    stacks = flow_stacks(starts=starts, stack_len=stream.stack_len, num_fields=video.num_frames - 1)
+    indices, place = np.unique(stacks.indices, return_inverse=True)
+    fields_N2HW = source.read_flow(video.id, indices.tolist())
+    coding = source.flow_coding(video.id)
+    cut = []
+    for crop in crops:
+        cut_N2HW = crop_fields(fields_N2HW, crop=crop, size_px=crop_px, zero=coding.zero)
+        cut.append(cut_N2HW[place.reshape(-1)].reshape(num_segments, -1, crop_px, crop_px))
+    return CutClips(clips=np.stack(cut), coding=coding, num_repeated=stacks.num_repeated)
+
+
+def item_count(video: ClipShape, stream: StreamConfig) -> int:
+    """Return how many frames or flow fields the stream can choose from."""
+    return video.num_frames if isinstance(stream, SpatialConfig) else video.num_frames - 1
+
+
+def clip_length(stream: StreamConfig) -> int:
+    """Return how many of them one clip takes."""
+    return 1 if isinstance(stream, SpatialConfig) else stream.stack_len

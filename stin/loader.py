@@ -1,0 +1,93 @@
+"""Batches in the order of a training, from any of its steps on.
+
+A training item is asked for as (epoch, index): with the seed, these decide clips and crop, whichever process
+answers. That makes one loader serve a whole training, over all its epochs, without a pause between them.
+"""
+
+import signal
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from stin.dataset import Batch, ScoringClips, TrainingClips, join_samples
+from stin.sampling import epoch_order
+
+
+class StepSampler(Sampler[list[tuple[int, int]]]):
+    """The (epoch, index) pairs of every step from ``first_step`` to ``total_steps``.
+
+    The last samples of an epoch that do not fill a batch are left out (each epoch has another order), unless
+    the list is shorter than one batch.
+    """
+
+    def __init__(
+        self, *, num_samples: int, batch_size: int, seed: int, first_step: int, total_steps: int
+    ) -> None:
+        self.num_samples = num_samples
+        self.batch_size = min(batch_size, num_samples)
+        self.seed = seed
+        self.first_step = first_step
+        self.total_steps = total_steps
+
+    def __len__(self) -> int:
+        return self.total_steps - self.first_step
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        per_epoch = steps_per_epoch(num_samples=self.num_samples, batch_size=self.batch_size)
+        order_epoch, order = -1, np.empty(0, np.int64)
+        for step in range(self.first_step, self.total_steps):
+            epoch, place = divmod(step, per_epoch)
+            if epoch != order_epoch:
+                order_epoch, order = (
+                    epoch,
+                    epoch_order(num_samples=self.num_samples, seed=self.seed, epoch=epoch),
+                )
+            chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
+            yield [(epoch, int(index)) for index in chosen]
+
+
+def steps_per_epoch(*, num_samples: int, batch_size: int) -> int:
+    """Return how many whole batches a list gives; one if it is shorter than a batch."""
+    return max(1, num_samples // batch_size)
+
+
+def training_loader(
+    clips: TrainingClips, steps: StepSampler, *, num_workers: int, pin_memory: bool
+) -> DataLoader[Batch]:
+    """Build the one loader of a training."""
+    return DataLoader(
+        clips,
+        batch_sampler=steps,  # pyright: ignore[reportArgumentType] - items are asked for by (epoch, index)
+        collate_fn=join_samples,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_begin_worker,
+        # Its own generator: creating a loader must not draw from the one that dropout uses.
+        generator=torch.Generator(),
+        prefetch_factor=4 if num_workers else None,
+    )
+
+
+def scoring_loader(
+    clips: ScoringClips, *, batch_size: int, num_workers: int, pin_memory: bool
+) -> DataLoader[Batch]:
+    """Build a loader that visits the videos in order."""
+    return DataLoader(
+        clips,
+        batch_size=batch_size,
+        collate_fn=join_samples,
+        num_workers=min(num_workers, len(clips)),
+        pin_memory=pin_memory,
+        worker_init_fn=_begin_worker,
+        generator=torch.Generator(),
+    )
+
+
+def _begin_worker(_worker: int) -> None:
+    # A signal for the whole process group is answered by the main process, which ends its workers itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    cv2.setNumThreads(0)
