@@ -112,12 +112,15 @@ def hash_split(ids: Iterable[str]) -> dict[str, Subset]:
     A class of two or more has at least one video on each side.
     """
     ranked = sorted(ids, key=_hash_share)
-    sides: dict[str, Subset] = {
-        video_id: "test" if _hash_share(video_id) < TEST_SHARE else "train" for video_id in ranked
-    }
+    sides = {video_id: hash_side(video_id) for video_id in ranked}
     if len(ranked) >= 2:
         sides[ranked[0]], sides[ranked[-1]] = "test", "train"
     return sides
+
+
+def hash_side(video_id: str) -> Subset:
+    """Return the side of the split that a video's hash says, whatever other videos there are."""
+    return "test" if _hash_share(video_id) < TEST_SHARE else "train"
 
 
 def group_key(class_name: str, file_name: str) -> str | None:

@@ -93,8 +93,22 @@ def _take(temporary: Path, path: Path, own: Holder, break_lock: bool) -> None:
                 f"{path.parent}: another extract works on this run: process {holder.process_id} on host "
                 f"{holder.host}; {advice}"
             )
-        path.unlink(missing_ok=True)
+        _set_aside(path, holder)
     raise StinPipeError(f"{path}: the lock changes hands while it is taken; try again")
+
+
+def _set_aside(path: Path, stale: Holder) -> None:
+    """Remove a dead holder's lock, and put it back if another process took it at this instant."""
+    aside = temporary_name(path)
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return
+    try:
+        if read_holder(aside) != stale:
+            os.link(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _own_identity() -> Holder:

@@ -109,6 +109,12 @@ def running_shards(extract_dir: Path) -> list[RunningShard]:
     return found
 
 
+def forget_progress(extract_dir: Path) -> None:
+    """Remove what workers of a killed run last said; the caller holds the run's lock."""
+    for path in (extract_dir / "shards").glob(".*.progress"):
+        path.unlink(missing_ok=True)
+
+
 class _Progress:
     """A small file beside the shard that says how far its worker is; gone when the shard is done."""
 

@@ -1,0 +1,137 @@
+"""Decide what an extract has to do: freeze the first plan, or take up a run where it was left.
+
+The same command again resumes. Videos that came into the folder since join as new shards of a later plan, as
+do failed ones that are tried again; nothing that is done is touched.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipeline.ledger import Ledger, next_plan_path, plan_paths, read_ledger
+from pipeline.listing import ListedVideo, Listing, hash_side
+from pipeline.plan import ExtractParams, Plan, PlanKind, make_plan, require_same_params
+from pipeline.shard_task import ShardTask
+from stin.shards.errors import StinPipeError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What there is to do.
+
+    Attributes:
+        ledger: state of the run before the work.
+        tasks: one for each shard without a valid mark.
+        num_added: videos that joined an existing run now.
+        num_retried: failed videos that are tried again.
+        removed: ids of planned videos that the folder or the lists no longer have.
+    """
+
+    ledger: Ledger
+    tasks: tuple[ShardTask, ...]
+    num_added: int
+    num_retried: int
+    removed: tuple[str, ...]
+
+
+def prepare_work(
+    extract_dir: Path, listing: Listing, params: ExtractParams, *, retry_failed: bool, timeout_s: float
+) -> Work:
+    """Freeze what is not yet planned and list the shards to make.
+
+    Args:
+        extract_dir: the run's `extract` folder; the caller holds its lock.
+        listing: what the folder and the lists hold now.
+        params: what decides the bytes of a shard.
+        retry_failed: plan the failed videos again.
+        timeout_s: time limit a video.
+
+    Raises:
+        StinPipeError: the run was planned with other parameters, classes or splits.
+    """
+    num_added = num_retried = 0
+    removed: tuple[str, ...] = ()
+    if not plan_paths(extract_dir):
+        make_plan(listing, params).save(extract_dir / "plan.json")
+    else:
+        ledger = read_ledger(extract_dir)
+        _require_same_data(ledger.plans[0], listing, extract_dir / "plan.json")
+        require_same_params(ledger.plans[0], params, path=extract_dir / "plan.json")
+        listed = {video.id: video for video in listing.videos}
+        _require_same_splits(ledger, listed, listing)
+        removed = tuple(sorted(set(ledger.entries) - set(listed)))
+        added = [
+            _with_stable_side(video, listing) for video in listing.videos if video.id not in ledger.entries
+        ]
+        retried = [entry.video for entry in ledger.failed] if retry_failed else []
+        _append_plan(extract_dir, listing, params, "added", added)
+        _append_plan(extract_dir, listing, params, "retry", retried)
+        num_added, num_retried = len(added), len(retried)
+    ledger = read_ledger(extract_dir)
+    tasks = tuple(
+        ShardTask(
+            extract_dir=extract_dir,
+            root=listing.root.absolute(),
+            shard=shard,
+            params=params,
+            fingerprint=params.fingerprint(),
+            timeout_s=timeout_s,
+        )
+        for shard in ledger.pending
+    )
+    return Work(ledger=ledger, tasks=tasks, num_added=num_added, num_retried=num_retried, removed=removed)
+
+
+def _append_plan(
+    extract_dir: Path, listing: Listing, params: ExtractParams, kind: PlanKind, videos: list[ListedVideo]
+) -> None:
+    if not videos:
+        return
+    first_shard = read_ledger(extract_dir).num_shards
+    plan = make_plan(listing, params, kind=kind, first_shard=first_shard, videos=videos)
+    plan.save(next_plan_path(extract_dir))
+
+
+def _require_same_data(plan: Plan, listing: Listing, path: Path) -> None:
+    if plan.dataset != listing.dataset:
+        raise StinPipeError(
+            f"{path}: the run was planned for {plan.dataset} lists, now the source is {listing.dataset}; "
+            "give the same --splits or --list, or another --run"
+        )
+    if plan.classes != listing.classes:
+        gone = sorted(set(plan.classes) - set(listing.classes))
+        new = sorted(set(listing.classes) - set(plan.classes))
+        what = "; ".join(
+            text
+            for text in (
+                f"new: {', '.join(new[:5])}" * bool(new),
+                f"gone: {', '.join(gone[:5])}" * bool(gone),
+            )
+            if text
+        )
+        raise StinPipeError(
+            f"{path}: the run was planned with {len(plan.classes)} classes, now there are "
+            f"{len(listing.classes)} ({what}); labels would change: use another --run"
+        )
+
+
+def _require_same_splits(ledger: Ledger, listed: dict[str, ListedVideo], listing: Listing) -> None:
+    """Official lists may not move a video between train and test under a run; our hash may not either."""
+    if listing.dataset == "folder":
+        return  # sides were frozen with the plan
+    moved = [
+        entry.video.id
+        for entry in ledger.entries.values()
+        if entry.video.id in listed and dict(listed[entry.video.id].splits) != dict(entry.video.splits)
+    ]
+    if moved:
+        raise StinPipeError(
+            f"the split lists changed for {len(moved)} videos of this run (first: {moved[0]}); "
+            "restore the lists, or use another --run"
+        )
+
+
+def _with_stable_side(video: ListedVideo, listing: Listing) -> ListedVideo:
+    """Give a video that joins a hash-split run the side that its own hash says."""
+    if listing.dataset != "folder":
+        return video
+    return replace(video, splits={"1": hash_side(video.path)})

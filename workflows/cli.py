@@ -1,0 +1,144 @@
+"""The command `stin-pipe`: loads a stage when it is called, and turns a failure into one clear line."""
+
+import errno
+import json
+import signal
+import sys
+from importlib import import_module
+from types import FrameType
+from typing import Any
+
+import click
+
+from stin.shards.errors import StinPipeError
+
+PROGRAM = "stin-pipe"
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_MANY_FAILURES = 3
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+# name -> (module, function, one line of help); kept here so that --help imports no stage
+COMMANDS = {
+    "extract": ("workflows.extract", "extract", "Extract frames and optical flow of videos into shards."),
+    "train-spatial": ("workflows.train", "train_spatial", "Train the spatial stream (RGB frames)."),
+    "train-temporal": ("workflows.train", "train_temporal", "Train the temporal stream (optical flow)."),
+    "fuse-eval": (
+        "workflows.fuse_eval",
+        "fuse_eval",
+        "Score the test videos, fuse the streams, write the report.",
+    ),
+    "predict": ("workflows.predict", "predict", "Classify videos with trained streams."),
+    "status": ("workflows.status", "status", "Show how far a run is."),
+    "verify": ("workflows.verify", "verify", "Re-read every shard of a run and check it."),
+    "doctor": ("workflows.doctor", "doctor", "Check what works on this machine."),
+    "demo": ("workflows.demo", "demo", "Run the whole pipeline on videos that it makes itself."),
+}
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end by SIGTERM."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is needed; its help needs none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order in which a user meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, function, _ = COMMANDS[cmd_name]
+        return getattr(import_module(module), function)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands from the table above."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "auto_envvar_prefix": "STIN_PIPE",
+        "max_content_width": 100,
+        "show_default": True,
+    },
+)
+@click.version_option(package_name="stin-pipe", prog_name=PROGRAM)
+def cli() -> None:
+    """From folders of videos to a trained two-stream action recogniser.
+
+    \b
+    The way of a video:
+      stin-pipe extract        --run RUN --videos DIR    frames + TV-L1 flow -> HDF5 shards
+      stin-pipe train-spatial  --run RUN                 RGB stream of STIN
+      stin-pipe train-temporal --run RUN                 flow stream of STIN
+      stin-pipe fuse-eval      --run RUN                 scores, fusion, report.html
+
+    Every command resumes: after an interruption give the same command again. Try `stin-pipe demo` first;
+    `stin-pipe doctor` says what works on this machine.
+    """
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    arguments = sys.argv[1:]
+    try:
+        cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False)
+        code = 0
+    except click.exceptions.Exit as error:
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort) as error:
+        terminated = isinstance(error, Terminated)
+        code = EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
+        _report(arguments, "stopped; what is finished is kept, the same command resumes", code)
+    except click.UsageError as error:
+        code = EXIT_USAGE
+        where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
+        _report(arguments, error.format_message() + where, code)
+    except click.ClickException as error:
+        code = EXIT_FAILED
+        _report(arguments, error.format_message(), code)
+    except Exception as error:  # the last stop: a person gets a line, never a traceback
+        if "--debug" in arguments:
+            raise
+        code = EXIT_FAILED
+        _report(arguments, describe_error(error), code)
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def describe_error(error: Exception) -> str:
+    """Return the one line that tells a person what went wrong and what to do next."""
+    if isinstance(error, StinPipeError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        place = f" (writing {error.filename})" if error.filename else ""
+        return f"the disk is full{place}; free some room and give the same command again, it resumes"
+    if isinstance(error, PermissionError):
+        return f"no permission for {error.filename}; choose another folder or change its rights"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return f"unexpected {type(error).__name__}: {error}; --debug shows where"
+
+
+def _report(arguments: list[str], message: str, code: int) -> None:
+    """Write the error for a person, and as JSON where that was asked for."""
+    print(f"{PROGRAM}: {message}", file=sys.stderr)  # noqa: T201
+    if "--json" in arguments:
+        command = next((name for name in arguments if name in COMMANDS), None)
+        value: dict[str, Any] = {"command": command, "error": message, "exit_code": code}
+        print(json.dumps(value))  # noqa: T201
+
+
+def _on_sigterm(signum: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what follows is the orderly way out
+    raise Terminated

@@ -1,0 +1,314 @@
+"""`stin-pipe extract`: videos to shards."""
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from workflows.options import DIRECTORY, FILE, Names, Size, common_options, run_option
+from workflows.output import Output, duration, size
+
+EXAMPLES = """\b
+Examples:
+  stin-pipe extract --run runs/mine --videos ~/videos                 # ~/videos/<class>/<video>
+  stin-pipe extract --run runs/ucf --videos UCF-101 --splits ucfTrainTestlist
+  stin-pipe extract --run runs/hmdb --videos hmdb51 --splits testTrainMulti_7030_splits
+  stin-pipe extract --run runs/big --videos /data/big --address auto --flow cuda
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@run_option()
+@click.option("--videos", type=DIRECTORY, required=True, help="Folder of videos, DIR/<class>/<video>.")
+@click.option(
+    "--dataset",
+    type=click.Choice(["auto", "ucf101", "hmdb51", "folder"]),
+    default="auto",
+    help="Kind of the lists; auto looks at --splits.",
+)
+@click.option("--splits", type=DIRECTORY, help="Folder of UCF-style or HMDB-style split lists.")
+@click.option(
+    "--list", "list_csv", type=FILE, help="CSV of path,label[,split,start_s,end_s] instead of folders."
+)
+@click.option("--classes", type=Names(), default=None, help="Use these classes alone.")
+@click.option("--limit", type=click.IntRange(min=1), help="Use at most N videos, spread over the classes.")
+@click.option(
+    "--flow",
+    type=click.Choice(["auto", "cuda", "cpu", "opencv", "reference"]),
+    default="auto",
+    help="Flow back end; auto is cuda where there is a GPU, else cpu.",
+)
+@click.option(
+    "--size", type=Size(), help="Stored frame size [default: 340x256 for UCF101 and HMDB51].", metavar="WxH"
+)
+@click.option(
+    "--short-side",
+    type=click.IntRange(16, 4096),
+    help="Stored length of the shorter side, aspect kept [default: 256 for other data].",
+)
+@click.option(
+    "--bound",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Largest motion stored, pixels a frame [default: 20 at 256 rows, in proportion].",
+)
+@click.option(
+    "--fps", type=click.FloatRange(min=0, min_open=True, max=1000), help="Resample to this frame rate."
+)
+@click.option("--stride", type=click.IntRange(min=1), default=1, help="Keep every N-th frame.")
+@click.option(
+    "--codec",
+    type=click.Choice(["jpeg", "png"]),
+    default="jpeg",
+    help="png is lossless, 3 to 5 times the disk.",
+)
+@click.option(
+    "--partial",
+    type=click.Choice(["keep", "refuse"]),
+    default="keep",
+    help="A video damaged in part: keep what could be decoded, or fail it.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=3600.0,
+    help="Seconds after which a video is given up.",
+)
+@click.option("--runner", type=click.Choice(["ray", "local"]), default="ray", help="Who runs the workers.")
+@click.option("--address", help="Address of a Ray cluster; without one Ray starts on this machine.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Slots of one CPU or one share of a GPU [default: all CPUs].",
+)
+@click.option(
+    "--gpus-per-worker",
+    type=click.FloatRange(min=0, min_open=True, max=1),
+    default=0.25,
+    help="Share of a GPU that a slot asks Ray for when flow runs on cuda.",
+)
+@click.option("--retry-failed", is_flag=True, help="Try failed videos again.")
+@click.option(
+    "--max-failure-rate",
+    type=click.FloatRange(0, 1),
+    default=0.05,
+    help="Share of failed videos above which the exit code is 3.",
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and the disk it would take.")
+@click.option("--break-lock", is_flag=True, help="Take over from an extract on another host that is gone.")
+@common_options
+def extract(output: Output, run_path: Path, videos: Path, **options: Any) -> None:
+    """Extract frames and TV-L1 optical flow of all videos into checksummed HDF5 shards.
+
+    The same command again resumes; videos added to the folder since join the run. Videos that fail are
+    listed with a reason in RUN/extract/failures.jsonl and do not stop the others.
+    """
+    from pipeline.listing import list_videos
+    from pipeline.lock import run_lock
+    from workflows.run_dir import create_run, recorded
+
+    listing = list_videos(
+        videos,
+        dataset=options["dataset"],
+        splits_dir=options["splits"],
+        list_csv=options["list_csv"],
+        classes=options["classes"] or (),
+        limit=options["limit"],
+    )
+    params = _params(listing.dataset, options)
+    _say_listing(output, listing, params)
+    if options["dry_run"]:
+        _dry_run(output, listing, params)
+        return
+    run = create_run(run_path)
+    run.extract.mkdir(exist_ok=True)
+    (run.extract / "shards").mkdir(exist_ok=True)
+    with (
+        run_lock(run.extract / "lock.json", break_lock=options["break_lock"]),
+        recorded(run, "extract", {"params": asdict(params), **options, "videos": str(videos)}),
+    ):
+        _work(output, run.extract, listing, params, options)
+
+
+def _params(dataset: str, options: dict[str, Any]):
+    from pipeline.flow import TVL1Params, resolve_backend
+    from pipeline.plan import ExtractParams
+
+    size_px, short_side = options["size"], options["short_side"]
+    if size_px and short_side:
+        raise click.UsageError("--size and --short-side exclude each other; give one of them")
+    if options["fps"] and options["stride"] > 1:
+        raise click.UsageError("--fps and --stride exclude each other; give one of them")
+    if options["address"] and options["runner"] == "local":
+        raise click.UsageError("--address needs --runner ray")
+    if not size_px and not short_side:
+        size_px, short_side = ((340, 256), None) if dataset in ("ucf101", "hmdb51") else (None, 256)
+    shorter = min(size_px) if size_px else short_side
+    try:
+        return ExtractParams(
+            size=size_px,
+            short_side=short_side,
+            bound_px=options["bound"] or 20.0 * shorter / 256,
+            flow_backend=resolve_backend(options["flow"]),
+            flow=asdict(TVL1Params()),
+            fps=options["fps"],
+            stride=options["stride"],
+            codec=options["codec"],
+            partial=options["partial"],
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _work(output: Output, extract_dir: Path, listing, params, options: dict[str, Any]) -> None:
+    from pipeline.ledger import read_ledger, write_views
+    from pipeline.resume import prepare_work
+
+    started = time.monotonic()
+    work = prepare_work(
+        extract_dir, listing, params, retry_failed=options["retry_failed"], timeout_s=options["timeout"]
+    )
+    _say_work(output, work)
+    num_pairs = 0
+    try:
+        for report in _reports(output, extract_dir, work, options):
+            num_pairs += report.num_frames - report.num_done
+    finally:  # also when interrupted: the views say what the marks say
+        ledger = read_ledger(extract_dir)
+        manifest = write_views(extract_dir, ledger)
+    seconds = time.monotonic() - started
+    num_frames = sum(video.num_frames for video in manifest.videos.values())
+    num_done, num_failed = len(manifest.videos), len(manifest.failed)
+    result = {
+        "videos": num_done + num_failed,
+        "done": num_done,
+        "failed": num_failed,
+        "skipped": manifest.num_skipped,
+        "absent": manifest.num_absent,
+        "frames": num_frames,
+        "flow_pairs": num_frames - num_done,
+        "shards": ledger.num_shards,
+        "seconds": round(seconds, 3),
+        "pairs_per_s": round(num_pairs / seconds, 2) if num_pairs else None,
+        "flow_backend": params.flow_backend,
+        "failures": dict(Counter(video.reason for video in manifest.failed)),
+    }
+    _say_result(output, extract_dir, manifest, result, seconds)
+    rate = num_failed / max(1, num_done + num_failed)
+    too_many = rate > options["max_failure_rate"]
+    if too_many:
+        output.warn(
+            f"{num_failed} of {num_done + num_failed} videos failed, more than --max-failure-rate "
+            f"{options['max_failure_rate']:g} allows; see {extract_dir / 'failures.jsonl'}"
+        )
+    code = 3 if too_many else 0
+    output.result({**result, "exit_code": code})
+    if code:
+        raise click.exceptions.Exit(code)
+
+
+def _reports(output: Output, extract_dir: Path, work, options: dict[str, Any]) -> Iterator[Any]:
+    """Run the tasks and show progress by videos, counting those inside shards that are not finished."""
+    from pipeline.shard_task import forget_progress, running_shards
+
+    forget_progress(extract_dir)
+    total = len(work.ledger.entries)
+    done = total - len(work.ledger.not_yet)
+    frames, started = 0, time.monotonic()
+    if not work.tasks:
+        return
+    with output.progress("extract", total, unit="videos") as meter:
+        for report in _runner(work.tasks, options, cuda=work.tasks[0].params.flow_backend == "cuda"):
+            if report is not None:
+                done += report.num_done + report.num_failed
+                frames += report.num_frames
+                yield report
+            in_hand = running_shards(extract_dir)
+            now_frames = frames + sum(shard.num_frames for shard in in_hand)
+            rate = now_frames / (time.monotonic() - started)
+            meter.update(done + sum(shard.num_videos for shard in in_hand), f"{rate:.1f} frames/s")
+
+
+def _runner(tasks, options: dict[str, Any], *, cuda: bool):
+    import os
+
+    if options["runner"] == "local":
+        from pipeline.runners.local import run_local
+
+        num_workers = options["workers"] or len(os.sched_getaffinity(0))
+        return run_local(tasks, num_workers=min(num_workers, len(tasks)))
+    from pipeline.runners.ray import ray_installed, run_ray
+
+    if not ray_installed():
+        raise click.ClickException("ray is not installed; install it, or give --runner local")
+    return run_ray(
+        tasks,
+        num_workers=options["workers"],
+        address=options["address"],
+        gpus_per_worker=options["gpus_per_worker"] if cuda else 0.0,
+    )
+
+
+def _dry_run(output: Output, listing, params) -> None:
+    from pipeline.plan import estimate_bytes, make_plan
+
+    plan = make_plan(listing, params)
+    need = estimate_bytes(listing)
+    count = f"{len(listing.videos)} videos into {len(plan.shards)} shards"
+    output.show(f"would extract {count}, about {size(need)} of disk")
+    output.result({"videos": len(listing.videos), "shards": len(plan.shards), "estimated_bytes": need})
+
+
+def _say_listing(output: Output, listing, params) -> None:
+    from pipeline.plan import estimate_bytes
+
+    sides = Counter(side for video in listing.videos for side in [video.splits.get(listing.split_names[0])])
+    output.say(
+        f"{listing.dataset}: {len(listing.videos)} videos of {len(listing.classes)} classes "
+        f"(split {listing.split_names[0]}: {sides['train']} train, {sides['test']} test), "
+        f"{listing.num_skipped} skipped (in no list), {listing.num_absent} absent (listed, not in the folder)"
+    )
+    output.say(f"{listing.split_source}")
+    shape = "x".join(map(str, params.size)) if params.size else f"short side {params.short_side}"
+    output.say(
+        f"frames {shape}, flow by {params.flow_backend}, bound {params.bound_px:g} px, "
+        f"about {size(estimate_bytes(listing))} of disk"
+    )
+
+
+def _say_work(output: Output, work) -> None:
+    ledger = work.ledger
+    if work.num_added:
+        output.say(f"{work.num_added} videos are new and join the run")
+    if work.num_retried:
+        output.say(f"{work.num_retried} failed videos are tried again")
+    if work.removed:
+        output.warn(
+            f"{len(work.removed)} videos of this run are no longer in the folder or the lists "
+            f"(first: {work.removed[0]}); their shards are kept"
+        )
+    for reason in ledger.broken.values():
+        output.warn(f"{reason}; this shard is made again")
+    if not work.tasks:
+        output.say("everything is extracted already")
+    elif len(work.tasks) < ledger.num_shards:
+        output.say(f"resuming: {ledger.num_shards - len(work.tasks)} of {ledger.num_shards} shards are done")
+
+
+def _say_result(output: Output, extract_dir: Path, manifest, result: dict[str, Any], seconds: float) -> None:
+    rate = f", {result['pairs_per_s']:g} pairs/s" if result["pairs_per_s"] else ""
+    output.show(
+        f"{result['done']} videos extracted, {result['failed']} failed: {result['frames']} frames, "
+        f"{result['flow_pairs']} flow fields in {result['shards']} shards ({duration(seconds)}{rate})"
+    )
+    for video in manifest.failed[:10]:
+        output.show(f"  failed: {video.id}: {video.reason}: {video.message}")
+    if len(manifest.failed) > 10:
+        output.show(f"  ... {len(manifest.failed) - 10} more in {extract_dir / 'failures.jsonl'}")
+    free = shutil.disk_usage(extract_dir).free
+    if free < 1 << 30:
+        output.warn(f"only {size(free)} of disk left at {extract_dir}")

@@ -1,0 +1,131 @@
+"""Options that several commands share, and where their values come from.
+
+A value comes from the first of: flag, environment (`STIN_PIPE_<COMMAND>_<OPTION>`, `STIN_PIPE_RUN`),
+`--config FILE.toml` (table of the command's name; `[train]` serves both trainings), recipe, default.
+"""
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from workflows.output import Output
+
+DIRECTORY = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+class Size(click.ParamType):
+    """A frame size, `340x256` (width x height, pixels)."""
+
+    name = "WxH"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Parse the size."""
+        if isinstance(value, tuple):
+            return value
+        width, times, height = str(value).lower().partition("x")
+        if not times or not width.isdigit() or not height.isdigit():
+            self.fail(f"expected WIDTHxHEIGHT such as 340x256, got {value!r}", param, ctx)
+        return int(width), int(height)
+
+
+class Names(click.ParamType):
+    """Names separated by commas."""
+
+    name = "A,B"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Split at commas."""
+        if isinstance(value, (tuple, list)):
+            return tuple(str(item) for item in value)
+        names = tuple(part.strip() for part in str(value).split(",") if part.strip())
+        if not names:
+            self.fail("expected at least one name", param, ctx)
+        return names
+
+
+class Numbers(click.ParamType):
+    """Numbers separated by commas."""
+
+    name = "X,Y"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        """Split at commas and read the numbers."""
+        if isinstance(value, (tuple, list)):
+            return tuple(float(item) for item in value)
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"expected numbers separated by commas, got {value!r}", param, ctx)
+
+
+def run_option(required: bool = True) -> Callable[..., Any]:
+    """Add `--run`."""
+    return click.option(
+        "--run",
+        "run_path",
+        type=DIRECTORY,
+        required=required,
+        envvar="STIN_PIPE_RUN",
+        help="Run directory; made by extract, read by all later stages.",
+    )
+
+
+def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--config`, `--json` and `--debug`; the command gets an `Output` as `output`."""
+    function = click.option(
+        "--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."
+    )(function)
+    function = click.option(
+        "--json",
+        "output",
+        is_flag=True,
+        callback=lambda ctx, param, value: Output(as_json=value, command=ctx.info_name or ""),
+        help="Print one JSON object as the last line of standard output.",
+    )(function)
+    return click.option(
+        "--config",
+        type=FILE,
+        is_eager=True,
+        expose_value=False,
+        callback=_read_config,
+        help="TOML file with a table a command.",
+    )(function)
+
+
+def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
+    """Make the command's table of the file its defaults."""
+    if path is None:
+        return
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise click.BadParameter(f"{path}: {error.strerror}", ctx=ctx, param=param) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{path}: not TOML: {error}", ctx=ctx, param=param) from error
+    name = ctx.info_name or ""
+    shared = ["train"] if name.startswith("train-") else []
+    options = {option.lstrip("-"): item.name for item in ctx.command.params for option in item.opts}
+    defaults: dict[str, Any] = {}
+    for table in [*shared, name]:
+        values = tables.get(table, {})
+        if not isinstance(values, dict):
+            raise click.BadParameter(f"{path}: [{table}] must be a table", ctx=ctx, param=param)
+        for key, value in values.items():
+            option = key.replace("_", "-")
+            if option not in options:
+                known = ", ".join(sorted(options))
+                raise click.BadParameter(
+                    f"{path}: [{table}] has no option {key!r}; known: {known}", ctx=ctx, param=param
+                )
+            defaults[options[option] or option] = tuple(value) if isinstance(value, list) else value
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}

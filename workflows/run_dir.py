@@ -1,0 +1,161 @@
+"""The run directory: where each stage keeps its files, and `run.json`, which says how they were made."""
+
+import json
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from stin.shards.errors import StinPipeError
+from stin.shards.publish import publish_json
+from stin.shards.schema import FORMAT_VERSION
+
+RECORDED_PACKAGES = ("stin-pipe", "torch", "numpy", "opencv-contrib-python", "ray", "h5py", "numba")
+_MAX_COMMANDS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDir:
+    """Paths of one run."""
+
+    path: Path
+
+    @property
+    def extract(self) -> Path:
+        """Folder of the extract stage."""
+        return self.path / "extract"
+
+    @property
+    def manifest(self) -> Path:
+        """The manifest that later stages read."""
+        return self.extract / "manifest.json"
+
+    def training(self, stream: str, split: str) -> Path:
+        """Folder of one training, `train-spatial/split1`."""
+        return self.path / f"train-{stream}" / f"split{split}"
+
+    def fusion(self, split: str) -> Path:
+        """Folder of one evaluation, `fuse-eval/split1`."""
+        return self.path / "fuse-eval" / f"split{split}"
+
+
+def create_run(path: Path) -> RunDir:
+    """Open a run directory, making it where it is missing.
+
+    Raises:
+        StinPipeError: the path is a file, not writable, or something else's folder.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise StinPipeError(f"--run {path}: is not a folder") from error
+    except OSError as error:
+        raise StinPipeError(f"--run {path}: cannot be made: {error.strerror}") from error
+    if not (path / "run.json").exists() and any(item for item in path.iterdir() if item.name != "extract"):
+        raise StinPipeError(
+            f"--run {path}: the folder holds other things and no run.json; give a new or empty one"
+        )
+    return _checked(path)
+
+
+def open_run(path: Path) -> RunDir:
+    """Open an existing run directory.
+
+    Raises:
+        StinPipeError: it is not there, not readable, or of another format version.
+    """
+    if not path.is_dir():
+        state = "is not a folder" if path.exists() else "does not exist"
+        raise StinPipeError(f"--run {path}: {state}; `stin-pipe extract --run {path} --videos DIR` makes it")
+    try:
+        known = (path / "run.json").exists()
+    except OSError as error:
+        raise StinPipeError(f"--run {path}: cannot be read: {error.strerror}") from error
+    if not known:
+        raise StinPipeError(
+            f"--run {path}: not a run directory (no run.json); "
+            f"`stin-pipe extract --run {path} --videos DIR` makes one"
+        )
+    return _checked(path)
+
+
+def read_run_json(path: Path) -> dict[str, Any]:
+    """Return the content of `run.json`, a fresh one when there is none.
+
+    Raises:
+        StinPipeError: it is damaged or of another format version.
+    """
+    file = path / "run.json"
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+        version = value["format_version"]
+    except FileNotFoundError:
+        return {"format_version": FORMAT_VERSION, "commands": []}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StinPipeError(f"{file}: cannot be read ({error}); restore it, or use a new --run") from error
+    if version != FORMAT_VERSION:
+        raise StinPipeError(
+            f"{file}: run of format version {version}, but this program reads version {FORMAT_VERSION}; "
+            "use the program version that made it, or a new --run"
+        )
+    return value
+
+
+@contextmanager
+def recorded(run: RunDir, command: str, config: Mapping[str, Any]) -> Iterator[None]:
+    """Write command line, resolved configuration, versions and times of a stage into `run.json`."""
+    entry: dict[str, Any] = {
+        "command": command,
+        "argv": sys.argv[1:],
+        "config": json.loads(json.dumps(config, default=str)),
+        "versions": _versions(),
+        "host": platform.node(),
+        "started": _now(),
+        "finished": None,
+        "outcome": "running",
+    }
+    _append(run, entry)
+    try:
+        yield
+        entry["outcome"] = "done"
+    except BaseException as error:
+        entry["outcome"] = f"{type(error).__name__}: {error}"[:500]
+        raise
+    finally:
+        entry["finished"] = _now()
+        _append(run, entry)
+
+
+def _append(run: RunDir, entry: dict[str, Any]) -> None:
+    """Add the entry, or replace the one with the same start."""
+    value = read_run_json(run.path)
+    same = (entry["command"], entry["started"], entry["argv"])
+    others = [old for old in value["commands"] if (old["command"], old["started"], old["argv"]) != same]
+    publish_json(run.path / "run.json", value | {"commands": [*others, entry][-_MAX_COMMANDS:]})
+
+
+def _checked(path: Path) -> RunDir:
+    try:
+        read_run_json(path)
+    except PermissionError as error:
+        raise StinPipeError(f"--run {path}: cannot be read: {error.strerror}") from error
+    return RunDir(path=path.absolute())
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in RECORDED_PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
