@@ -70,7 +70,7 @@ def prepare_work(
     tasks = tuple(
         ShardTask(
             extract_dir=extract_dir,
-            root=listing.root.absolute(),
+            root=listing.root.resolve(),
             shard=shard,
             params=params,
             fingerprint=params.fingerprint(),

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.flow.params import MIN_SIDE_PX
 
-# cv2.cvtColor's weights of R, G, B: in 1/2^15 for uint8, as they are for float.
+# cv2.cvtColor's weights of R, G, B: in 1/2^15 for uint8, plain for floats.
 GREY_WEIGHTS_Q15 = (9798, 19235, 3735)
 GREY_WEIGHTS = (0.299, 0.587, 0.114)
 
@@ -91,17 +91,16 @@ def _check_shape(shape: tuple[int, ...], name: str) -> None:
 
 
 def _grey(frames: np.ndarray) -> np.ndarray:
-    """(N, H, W, 3) RGB to (N, H, W), rounding as cv2.cvtColor(..., COLOR_RGB2GRAY) does."""
-    red, green, blue = (frames[..., channel] for channel in range(3))
-    if frames.dtype == np.uint8:
-        r, g, b = (np.uint32(weight) for weight in GREY_WEIGHTS_Q15)
-        return ((red * r + green * g + blue * b + np.uint32(1 << 14)) >> np.uint32(15)).astype(np.uint8)
-    r, g, b = (np.float32(weight) for weight in GREY_WEIGHTS)
-    return red.astype(np.float32) * r + green.astype(np.float32) * g + blue.astype(np.float32) * b
+    """(N, H, W, 3) RGB to (N, H, W)."""
+    import cv2
+
+    if frames.dtype != np.uint8:
+        frames = frames.astype(np.float32, copy=False)
+    return np.stack([cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames])
 
 
 def _grey_on_device(frames: Any, dtype: str) -> Any:
-    """The same for a torch tensor where it lies."""
+    """The same for a torch tensor where it lies, rounding uint8 as cv2.cvtColor does."""
     if dtype == "uint8":
         red, green, blue = frames.int().unbind(-1)
         r, g, b = GREY_WEIGHTS_Q15

@@ -11,14 +11,12 @@ skips tests in proportion to the last error); tested every 2, 4 or 8 iterations 
 same.
 """
 
-import numpy as np
 import torch
 
 from pipeline.flow.params import TVL1Params, pyramid_sizes
-from pipeline.flow.steps import catmull_rom
+from pipeline.flow.steps import GRADIENT_FLOOR, catmull_rom
 
-GRADIENT_FLOOR = float(np.finfo(np.float32).eps)
-"""|grad|^2 at or below this counts as no gradient: the data term is silent there."""
+FLOOR = float(GRADIENT_FLOOR)
 
 
 def solve(
@@ -94,7 +92,7 @@ def solve_level(frame0: torch.Tensor, frame1: torch.Tensor, flow: torch.Tensor, 
     for _ in range(params.num_warps):
         frame1w, gxw, gyw = (warp(image, u1, u2) for image in (frame1, gx, gy))
         grad2 = gxw**2 + gyw**2
-        inv_grad2 = torch.where(grad2 > GRADIENT_FLOOR, 1 / grad2.clamp(min=GRADIENT_FLOOR), 0)
+        inv_grad2 = torch.where(grad2 > FLOOR, 1 / grad2.clamp(min=FLOOR), 0)
         rho_c = frame1w - gxw * u1 - gyw * u2 - frame0
         count = 0
         for count in range(1, params.max_iterations + 1):

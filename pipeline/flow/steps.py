@@ -17,7 +17,9 @@ import numpy as np
 HALF = np.float32(0.5)
 ONE = np.float32(1.0)
 ONE_AND_HALF = np.float32(1.5)
-TWO = np.float32(2.0)
+TINY = np.float32(1e-30)
+GRADIENT_FLOOR = np.finfo(np.float32).eps
+"""|grad|^2 at or below this (grey levels^2) counts as no gradient: the data term is silent there."""
 TWO_AND_HALF = np.float32(2.5)
 
 
@@ -44,14 +46,14 @@ def update_u(
     `rho_c` is I1w - gx*u1_0 - gy*u2_0 - I0 of this warp, `inv_grad2` 1/(gx^2 + gy^2) or zero where the
     gradient vanishes, `threshold` lambda * theta.
 
-    Differs: the three cases of the thresholding step are one clamp of -rho/|grad|^2 to +-threshold, which
+    Differs: the three cases of the thresholding step are one clamp of rho/|grad|^2 to +-threshold, which
     is the same without a branch.
     """
     rho = rho_c + warped_gx * u1 + warped_gy * u2
-    along = min(max(-rho * inv_grad2, -threshold), threshold)
+    along = min(max(rho * inv_grad2, -threshold), threshold)
     div1 = (p1x - p1x_left) + (p1y - p1y_up)
     div2 = (p2x - p2x_left) + (p2y - p2y_up)
-    return u1 + along * warped_gx + theta * div1, u2 + along * warped_gy + theta * div2
+    return u1 - along * warped_gx + theta * div1, u2 - along * warped_gy + theta * div2
 
 
 def update_p(px, py, ux, uy, dual_step):
@@ -59,8 +61,11 @@ def update_p(px, py, ux, uy, dual_step):
 
     p = (p + dual_step * grad u) / (1 + dual_step * |grad u|); differences are zero across the last column
     and row, so that the duals there stay zero.
+
+    Differs: a tiny term keeps the root off zero, where estimates of 1/sqrt are infinite; it is far below
+    what float32 resolves beside 1.
     """
-    shrink = ONE / (ONE + dual_step * math.sqrt(ux * ux + uy * uy))
+    shrink = ONE / (ONE + dual_step * math.sqrt(ux * ux + (uy * uy + TINY)))
     return (px + dual_step * ux) * shrink, (py + dual_step * uy) * shrink
 
 
