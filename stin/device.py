@@ -1,0 +1,85 @@
+"""Where and how fast a training or scoring runs: nothing here belongs to what is computed."""
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+Amp = Literal["auto", "off", "bf16", "fp16"]
+MAX_LOADER_WORKERS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """What may differ from machine to machine, and between a training and its resumption.
+
+    Attributes:
+        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+        loader_workers: processes that read shards; None takes none on a CPU (its cores have the network to
+            run) and up to 12 on a GPU.
+        amp: mixed precision; ``auto`` is bf16 on a GPU that has it and off elsewhere.
+        checkpoint_every_s: seconds between checkpoints.
+        checkpoint_every_steps: steps between checkpoints as well; 0 leaves it to the seconds.
+        channels_last: memory layout; None takes it on a GPU.
+        compile: whether ``torch.compile`` makes the network faster after a pause at the start.
+        tensorboard: whether event files are written.
+    """
+
+    device: str = "auto"
+    loader_workers: int | None = None
+    amp: Amp = "auto"
+    checkpoint_every_s: float = 60.0
+    checkpoint_every_steps: int = 0
+    channels_last: bool | None = None
+    compile: bool = False
+    tensorboard: bool = True
+
+
+def choose_device(name: str) -> torch.device:
+    """Resolve ``auto`` and check that the device exists.
+
+    Raises:
+        ValueError: for a device that this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {name} is not here: torch sees {torch.cuda.device_count()} CUDA devices; use cpu"
+        )
+    return device
+
+
+def loader_worker_count(wanted: int | None, device: torch.device) -> int:
+    """Return how many processes feed the network."""
+    if wanted is not None:
+        if wanted < 0:
+            raise ValueError(f"loader_workers must be >= 0, got {wanted}")
+        return wanted
+    if device.type == "cpu":
+        return 0
+    return max(1, min(MAX_LOADER_WORKERS, len(os.sched_getaffinity(0)) - 2))
+
+
+def resolve_amp(amp: Amp, device: torch.device) -> Literal["off", "bf16", "fp16"]:
+    """Resolve ``auto``, and refuse what the device cannot do."""
+    if amp == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "off"
+    if amp == "fp16" and device.type == "cpu":
+        raise ValueError("amp fp16 needs a GPU; on a CPU use off or bf16")
+    return amp
+
+
+def autocast(amp: Literal["off", "bf16", "fp16"], device: torch.device) -> AbstractContextManager[object]:
+    """Return the context a forward pass runs in."""
+    if amp == "off":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16 if amp == "bf16" else torch.float16)

@@ -1,0 +1,51 @@
+"""Ending a training on a signal without losing a step."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(Exception):
+    """A signal ended the training after a checkpoint; the same command resumes it."""
+
+    def __init__(self, signum: int, *, step: int) -> None:
+        super().__init__(
+            f"interrupted by {signal.Signals(signum).name} after step {step}; the same command resumes there"
+        )
+        self.signum = signum
+        self.step = step
+
+
+class StopSignal:
+    """Remembers SIGTERM and SIGINT while a block runs; the loop asks ``received`` between two steps.
+
+    A second SIGINT acts as it did outside the block, for a person who does not want to wait. Outside the main
+    thread Python allows no handlers; there this does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignal":
+        if threading.current_thread() is threading.main_thread():
+            for signum in _SIGNALS:
+                self._before[signum] = signal.signal(signum, self._receive)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def _receive(self, signum: int, _frame: FrameType | None) -> None:
+        self.received = signum
+        self._restore()
+
+    def _restore(self) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+        self._before.clear()

@@ -1,0 +1,72 @@
+"""What a training writes down as it goes: metrics.jsonl and TensorBoard's event files.
+
+Both are append-only. A resumed training first cuts them back to what its checkpoint had seen, so that the end
+result is that of an undisturbed one. metrics.jsonl holds no times, hence can be compared byte for byte.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricsLog:
+    """The two logs of one training; a context manager that closes them."""
+
+    def __init__(self, folder: Path, *, num_bytes: int, step: int, tensorboard: bool) -> None:
+        """Open the logs, cut back to the first ``num_bytes`` of metrics and to ``step`` of the events."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / METRICS_FILE).open("ab")
+        self.notices: tuple[str, ...] = ()
+        found = self._file.seek(0, os.SEEK_END)
+        if found < num_bytes:
+            lost = (
+                f"{folder / METRICS_FILE} has {found} bytes where the checkpoint had seen {num_bytes}: "
+                "earlier lines are lost, the training is not"
+            )
+            self.notices = (lost,)
+        self._file.truncate(min(found, num_bytes))
+        self._writer: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # a second to import, so only where it is used
+
+            self._writer = SummaryWriter(str(folder), purge_step=step)
+
+    @property
+    def num_bytes(self) -> int:
+        """Length of metrics.jsonl, for the checkpoint."""
+        return self._file.seek(0, os.SEEK_END)
+
+    def write(self, kind: str, *, step: int, values: Mapping[str, float | int | None]) -> None:
+        """Append one line, and the numbers in it as curves ``kind/name``."""
+        line = {"kind": kind, "step": step, **values}
+        self._file.write(json.dumps(line).encode() + b"\n")
+        self.curve(kind, step=step, values=values)
+
+    def curve(self, kind: str, *, step: int, values: Mapping[str, float | int | None]) -> None:
+        """Append numbers to TensorBoard alone: rates and times, which differ from run to run."""
+        if self._writer is not None:
+            for name, value in values.items():
+                if value is not None:
+                    self._writer.add_scalar(f"{kind}/{name}", value, step)
+
+    def flush(self) -> None:
+        """Bring what was written to the disk, before a checkpoint refers to it."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        if self._writer is not None:
+            self._writer.flush()
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if self._writer is not None:
+            self._writer.close()

@@ -1,0 +1,73 @@
+"""What a training will do, settled before it starts."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stin.config import TrainConfig, fit_to_manifest
+from stin.holdout import TrainingLists, divide_training_list
+from stin.loader import steps_per_epoch
+from stin.model_file import ModelInfo
+from stin.shards.schema import Manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """What one training works on, from start to end."""
+
+    config: TrainConfig
+    lists: TrainingLists
+    info: ModelInfo
+    out_dir: Path
+    split: str
+    batch_size: int
+    per_epoch: int
+    total_steps: int
+
+
+def plan_training(
+    config: TrainConfig, *, manifest: Manifest, out_dir: Path, split: str, extraction: Mapping[str, Any]
+) -> TrainingPlan:
+    """Resolve a configuration against the videos there are.
+
+    Raises:
+        StinPipeError: if the split is unknown, or has too little to train on.
+    """
+    config = fit_to_manifest(config, manifest)
+    lists = divide_training_list(manifest, split=split, share=config.val_share)
+    batch_size = min(config.optim.batch_size, len(lists.train))
+    per_epoch = steps_per_epoch(num_samples=len(lists.train), batch_size=batch_size)
+    length = config.optim.length
+    info = ModelInfo(
+        stream=config.stream,
+        classes=manifest.classes,
+        num_segments=config.num_segments,
+        crop_px=config.augment.crop_px,
+        flip=config.augment.flip,
+        bound_px=manifest.bound_px,
+        training={"recipe": config.recipe, "split": split, "seed": config.seed},
+        extraction=dict(extraction),
+    )
+    return TrainingPlan(
+        config=config,
+        lists=lists,
+        info=info,
+        out_dir=out_dir,
+        split=split,
+        batch_size=batch_size,
+        per_epoch=per_epoch,
+        total_steps=length if config.optim.unit == "steps" else length * per_epoch,
+    )
+
+
+def notify_of_lists(job: TrainingPlan, notify: Callable[[str], None]) -> None:
+    """Say what of the split's lists a person should know before the training."""
+    if job.lists.unseen_classes:
+        names = ", ".join(job.lists.unseen_classes[:5])
+        notify(
+            f"split {job.split}: {len(job.lists.unseen_classes)} classes of the test list have no training "
+            f"video and will all be scored wrong: {names}"
+        )
+    if job.config.val_share > 0 and not job.lists.held_out:
+        notify("no class has two recordings, so nothing is held out and nothing is validated")

@@ -1,0 +1,129 @@
+"""The folder of a training between its lives: configuration, checkpoints, result."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from stin.checkpoint import Checkpoint, load_latest, save_checkpoint
+from stin.config import json_differences
+from stin.optim import AveragedWeights
+from stin.shards.errors import StinPipeError
+from stin.shards.publish import publish_json
+
+CONFIG_FILE = "config.json"
+RESULT_FILE = "result.json"
+CHECKPOINT_FOLDER = "checkpoints"
+MODEL_FILE = "model.safetensors"
+BEST_FILE = "best.safetensors"
+
+
+@dataclass(kw_only=True)
+class LoopState:
+    """Where the loop stands; what a checkpoint holds beside weights, optimiser and generator."""
+
+    step: int = 0
+    best_top1: float = -1.0
+    """Best top-1 on the held-out part so far; -1 before the first validation."""
+    best_step: int = 0
+    last_top1: float = -1.0
+    num_repeated: int = 0
+    """Flow fields repeated so far because videos are shorter than a stack."""
+    seconds: float = 0.0
+    """Time spent in all lives; the one number here that a resumed training may end with differently."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingFolder:
+    """What was found in a training's folder."""
+
+    checkpoint: Checkpoint | None
+    result: Mapping[str, Any] | None
+    """The result of a training that was finished already."""
+
+
+def open_training(folder: Path, *, identity: Mapping[str, Any]) -> TrainingFolder:
+    """Claim the folder for this training, or find what an earlier life of it left.
+
+    Args:
+        folder: made if absent.
+        identity: everything that decides the result, as JSON values.
+
+    Raises:
+        StinPipeError: if the folder holds a training of another identity, with the differences; if it cannot
+            be written, or every checkpoint in it is damaged.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StinPipeError(f"{folder}: cannot be made ({error.strerror}); give another --run") from error
+    wanted = json.loads(json.dumps(identity))
+    path = folder / CONFIG_FILE
+    if not path.exists():
+        publish_json(path, wanted)
+    else:
+        try:
+            found = json.loads(path.read_text())
+        except ValueError as error:
+            raise StinPipeError(f"{path}: damaged ({error}); delete {folder} to train anew") from error
+        if differences := json_differences(found, wanted):
+            raise StinPipeError(
+                f"{folder} holds a training with another configuration:\n  "
+                + "\n  ".join(differences)
+                + f"\ngive the same settings to resume it, or delete {folder} to train anew"
+            )
+    result_path = folder / RESULT_FILE
+    if result_path.exists() and (folder / MODEL_FILE).exists():
+        return TrainingFolder(checkpoint=None, result=json.loads(result_path.read_text()))
+    return TrainingFolder(checkpoint=load_latest(folder / CHECKPOINT_FOLDER), result=None)
+
+
+def snapshot(
+    folder: Path,
+    *,
+    state: LoopState,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: AveragedWeights | None,
+    scaler: torch.amp.GradScaler,
+    metrics_bytes: int,
+) -> Path:
+    """Write a checkpoint of everything the next step depends on."""
+    content = {
+        "loop": asdict(state),
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "average": average.values if average else {},
+        "scaler": scaler.state_dict(),
+        "metrics_bytes": metrics_bytes,
+        "torch_rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else torch.empty(0),
+    }
+    return save_checkpoint(folder / CHECKPOINT_FOLDER, step=state.step, state=content)
+
+
+def restore(
+    checkpoint: Checkpoint,
+    *,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: AveragedWeights | None,
+    scaler: torch.amp.GradScaler,
+) -> LoopState:
+    """Put a checkpoint's content back where it came from; return where the loop stood."""
+    content = checkpoint.state
+    model.load_state_dict(content["model"])
+    optimizer.load_state_dict(content["optimizer"])
+    if average is not None:
+        for name, value in content["average"].items():
+            average.values[name].copy_(value)
+    if content["scaler"]:
+        scaler.load_state_dict(content["scaler"])
+    torch.set_rng_state(content["torch_rng"])
+    if torch.cuda.is_initialized() and content["cuda_rng"].numel():
+        torch.cuda.set_rng_state(content["cuda_rng"])
+    return LoopState(**content["loop"])
