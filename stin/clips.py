@@ -54,6 +54,30 @@ class ClipShape:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MemoryClip:
+    """One video in memory, readable like a shard whatever the id asked for."""
+
+    rgb: np.ndarray | None
+    flow: np.ndarray | None
+    coding: FlowCoding | None
+
+    def read_rgb(self, video_id: str, indices: Sequence[int]) -> np.ndarray:
+        """Return frames by index."""
+        assert self.rgb is not None
+        return self.rgb[list(indices)]
+
+    def read_flow(self, video_id: str, indices: Sequence[int]) -> np.ndarray:
+        """Return quantised fields by index."""
+        assert self.flow is not None
+        return self.flow[list(indices)]
+
+    def flow_coding(self, video_id: str) -> FlowCoding:
+        """Return what the quantised values mean."""
+        assert self.coding is not None
+        return self.coding
+
+
+@dataclass(frozen=True, kw_only=True)
 class CutClips:
     """The clips of one video in one or more crops."""
 
