@@ -137,8 +137,6 @@ def resolve_backend(name: str) -> Backend:
         StinPipeError: If cuda is asked for and cannot run here.
     """
     if name == "auto":
-        if importlib.util.find_spec("pipeline.flow.cpu") is None:
-            return "opencv"
         return "cpu" if _why_no_cuda() else "cuda"
     for backend in get_args(Backend):
         if name == backend:

@@ -7,8 +7,10 @@ Legend: N pairs, T frames of a clip, H and W sides in pixels.
 """
 
 import concurrent.futures
+import contextlib
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -26,7 +28,7 @@ def solve_pairs(frames0: np.ndarray, frames1: np.ndarray, params: TVL1Params, nu
 
     def work(solver: "_Solver", flow: np.ndarray, iterations: np.ndarray, pairs: range) -> None:
         for i in pairs:
-            solver.take_frame(frames0[i])
+            solver.take_frame(frames0[i], will_be_warped=False)
             solver.take_frame(frames1[i])
             solver.solve(flow[i], iterations[i], warm=False)
 
@@ -41,7 +43,7 @@ def solve_clip(frames: np.ndarray, params: TVL1Params, num_threads: int) -> Trac
     num_pairs = len(frames) - 1
 
     def work(solver: "_Solver", flow: np.ndarray, iterations: np.ndarray, pairs: range) -> None:
-        solver.take_frame(frames[pairs[0]])
+        solver.take_frame(frames[pairs[0]], will_be_warped=False)
         for i in pairs:
             solver.take_frame(frames[i + 1])
             warm = params.warm_start and i > 0
@@ -54,16 +56,18 @@ def solve_clip(frames: np.ndarray, params: TVL1Params, num_threads: int) -> Trac
 
 
 class _Solver:
-    """The buffers of one thread, for frames of one size: the last two frames and the solver's workspace."""
+    """The buffers of one thread for frames of one size.
+
+    They hold the grey pyramids of the last two frames, the quads of the last one, and the workspace.
+    """
 
     def __init__(self, height: int, width: int, params: TVL1Params):
+        self.job = height, width, params
         self.kernels = load_kernels()
         self.layout = lay_out(height, width, params)
         self.tables = self.layout.levels, self.layout.samples, self.layout.weights
-        self.frames = [
-            (aligned_floats(self.layout.grey_floats), aligned_floats(self.layout.quads_floats))
-            for _ in range(2)
-        ]
+        self.greys = [aligned_floats(self.layout.grey_floats) for _ in range(2)]
+        self.quads = aligned_floats(self.layout.quads_floats)
         self.space = aligned_floats(self.layout.space_floats)
         self.flows = [aligned_floats(self.layout.flow_floats) for _ in range(2)]
         self.row = aligned_floats(self.layout.row_floats)
@@ -81,18 +85,20 @@ class _Solver:
             params.scale_step,
         )
 
-    def take_frame(self, frame: np.ndarray) -> None:
-        """Prepare a frame as the second of the next pair; the one before becomes the first."""
-        self.frames.reverse()
-        grey, quads = self.frames[1]
-        self.kernels.prepare(np.asarray(frame, np.float32), *self.tables, self.row, grey, quads)
+    def take_frame(self, frame: np.ndarray, *, will_be_warped: bool = True) -> None:
+        """Prepare a frame as the second of the next pair; the one before becomes the first.
+
+        A frame that will only ever be the first of a pair is not warped, and needs no quads.
+        """
+        self.greys.reverse()
+        frame = np.ascontiguousarray(frame, np.float32)
+        self.kernels.prepare(frame, *self.tables, self.row, self.greys[1], self.quads, will_be_warped)
 
     def solve(self, flow: np.ndarray, iterations: np.ndarray, *, warm: bool) -> None:
         """Solve the pair of the last two frames into `flow`, from what it holds when `warm`."""
-        (grey0, _), (_, quads1) = self.frames
         self.kernels.solve(
-            grey0,
-            quads1,
+            self.greys[0],
+            self.quads,
             *self.tables,
             *self.constants,
             warm,
@@ -104,6 +110,25 @@ class _Solver:
             flow,
             iterations,
         )
+
+
+_IDLE: list[_Solver] = []
+"""Solvers of the last size and parameters, kept because fresh memory costs as much as a quarter of a pair."""
+_IDLE_LOCK = threading.Lock()
+
+
+@contextlib.contextmanager
+def _borrow_solver(height: int, width: int, params: TVL1Params) -> Iterator[_Solver]:
+    """Lend a solver to one thread; only solvers of the latest job are kept for the next borrower."""
+    job = height, width, params
+    with _IDLE_LOCK:
+        _IDLE[:] = [solver for solver in _IDLE if solver.job == job]
+        solver = _IDLE.pop() if _IDLE else None
+    solver = solver or _Solver(height, width, params)
+    yield solver
+    with _IDLE_LOCK:
+        if len(_IDLE) < len(os.sched_getaffinity(0)):
+            _IDLE.append(solver)
 
 
 def _share_pairs(
@@ -121,12 +146,10 @@ def _share_pairs(
     flow = np.empty((num_pairs, height, width, 2), np.float32)
     iterations = np.zeros((num_pairs, levels, params.num_warps), np.int32)
     turns = [range(i, min(i + pairs_a_turn, num_pairs)) for i in range(0, num_pairs, pairs_a_turn)]
-    own = threading.local()
 
     def take_turn(pairs: range) -> None:
-        if not hasattr(own, "solver"):
-            own.solver = _Solver(height, width, params)
-        work(own.solver, flow, iterations, pairs)
+        with _borrow_solver(height, width, params) as solver:
+            work(solver, flow, iterations, pairs)
 
     if min(num_threads, len(turns)) == 1:
         for turn in turns:

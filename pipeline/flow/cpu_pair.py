@@ -15,10 +15,11 @@ from pipeline.flow.cpu_layout import (
     WIDTH,
 )
 from pipeline.flow.cpu_median import filter_median
-from pipeline.flow.cpu_pyramid import KERNEL, coarsen_flow, prepare_frame, refine_flow, take_flow
+from pipeline.flow.cpu_pyramid import KERNEL, coarsen_flow, make_pyramid, make_quads, refine_flow, take_flow
 from pipeline.flow.cpu_solver import P1X, P2Y, iterate_until_still
 from pipeline.flow.cpu_warp import warp
 from pipeline.flow.simd import LANES
+from pipeline.flow.simd_denormals import flush_denormals, restore_denormals
 
 SCRATCH_FLOATS = 32 * LANES
 """Room for what one block of lanes needs: 12 vectors in a warp, 25 in a median."""
@@ -49,13 +50,15 @@ def _start_coarsest(space, height, width, pitch, start, warm):
 
 
 @numba.njit(
-    numba.void(numba.float32[:, ::1], *_TABLES, _FLOATS, _FLOATS, _FLOATS),
+    numba.void(numba.float32[:, ::1], *_TABLES, _FLOATS, _FLOATS, _FLOATS, numba.boolean),
     cache=True,
     **KERNEL,
 )
-def prepare(frame, levels, samples, weights, row, grey, quads):
-    """Make the grey pyramid and the quads of one frame."""
-    prepare_frame(frame, levels, samples, weights, row, grey, quads)
+def prepare(frame, levels, samples, weights, row, grey, quads, with_quads):
+    """Make the grey pyramid of one frame, and its quads if wanted; `row` is scratch for one row."""
+    make_pyramid(frame, levels, samples, weights, row, grey)
+    if with_quads:
+        make_quads(levels, grey, quads)
 
 
 @numba.njit(
@@ -97,6 +100,7 @@ def solve(
     iterations,
 ):
     """Solve one pair; `flow` (H, W, 2) is the start when `warm`, and takes the result."""
+    float_mode = flush_denormals()
     coarsest = len(levels) - 1
     coarse = flow_a
     if warm:
@@ -147,3 +151,4 @@ def solve(
         for x in range(width):
             flow[y, x, 0] = space[y * NUM_PLANES * pitch + x]
             flow[y, x, 1] = space[(y * NUM_PLANES + 1) * pitch + x]
+    restore_denormals(float_mode)

@@ -26,8 +26,8 @@ INLINED = {**KERNEL, "forceinline": True}
 
 
 @numba.njit(**KERNEL)
-def prepare_frame(frame, levels, samples, weights, row, grey, quads):
-    """Fill the grey pyramid and the quads of one (H, W) float32 frame; `row` is scratch for one row."""
+def make_pyramid(frame, levels, samples, weights, row, grey):
+    """Fill the grey pyramid of one (H, W) float32 frame; `row` is scratch for one row."""
     height, width = frame.shape
     for y in range(height):
         at = levels[0, GREY_AT] + y * levels[0, GREY_PITCH] + GREY_MARGIN
@@ -58,6 +58,14 @@ def prepare_frame(frame, levels, samples, weights, row, grey, quads):
             begin = at + y * pitch
             grey[begin - 1] = grey[begin]
             grey[begin + width] = grey[begin + width - 1]
+
+
+@numba.njit(**KERNEL)
+def make_quads(levels, grey, quads):
+    """Fill the quads of all levels of a grey pyramid."""
+    for i in range(len(levels)):
+        height, width, pitch = levels[i, HEIGHT], levels[i, WIDTH], levels[i, GREY_PITCH]
+        at = levels[i, GREY_AT] + GREY_MARGIN
         _fill_quads(grey, at, pitch, height, width, quads, levels[i, QUADS_AT], levels[i, QUADS_STRIDE])
 
 
