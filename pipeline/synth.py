@@ -1,9 +1,9 @@
 """Make small labelled videos in which a class is an appearance and a motion.
 
-Nine classes: three colours times three directions. A textured disc crosses the picture, which wraps around at
-its borders, from a start that is random over the whole period: so the place of the disc in a single frame says
-nothing of its direction, and the colours have equal grey values, so that optical flow says nothing of the
-colour. A stream that sees single frames can know the colour alone, one that sees flow the direction alone.
+Nine classes: three colours times three directions. A textured disc crosses the picture, which wraps around
+at its borders, from a start that is random over the whole period: so the place of the disc in a single frame
+says nothing of its direction, and the colours have equal grey values, so that optical flow says nothing of
+the colour. A stream of single frames can know the colour alone, a stream of flow the direction alone.
 """
 
 import subprocess

@@ -74,7 +74,10 @@ class Output:
 
 
 class Meter:
-    """Takes progress: `update(done, detail)` with `done` of the total; call it as often as you like."""
+    """Takes progress: `update(done, detail)` as often as you like; `total` may change on the way."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
 
     def update(self, done: int, detail: str = "") -> None:
         """Set how much is done; `detail` is shown beside it."""
@@ -83,16 +86,18 @@ class Meter:
 
 class _BarMeter(Meter):
     def __init__(self, bar: Progress, label: str, total: int) -> None:
+        super().__init__(total)
         self._bar = bar
         self._task = bar.add_task(label, total=total, detail="")
 
     def update(self, done: int, detail: str = "") -> None:
-        self._bar.update(self._task, completed=done, detail=detail)
+        self._bar.update(self._task, completed=done, total=self.total, detail=detail)
 
 
 class _LineMeter(Meter):
     def __init__(self, output: Output, label: str, total: int, unit: str) -> None:
-        self._output, self._label, self._total, self._unit = output, label, total, unit
+        super().__init__(total)
+        self._output, self._label, self._unit = output, label, unit
         self._started = self._last = time.monotonic()
         self._first: int | None = None
 
@@ -104,11 +109,11 @@ class _LineMeter(Meter):
             return
         self._last = now
         left = ""
-        if done > self._first:
-            seconds = (now - self._started) * (self._total - done) / (done - self._first)
+        if done > self._first and "left" not in detail:
+            seconds = (now - self._started) * (self.total - done) / (done - self._first)
             left = f", {duration(seconds)} left"
         detail = f", {detail}" if detail else ""
-        self._output.say(f"{self._label}: {done}/{self._total} {self._unit}{detail}{left}")
+        self._output.say(f"{self._label}: {done}/{self.total} {self._unit}{detail}{left}")
 
 
 def duration(seconds: float) -> str:

@@ -4,6 +4,7 @@ Files are opened lazily and once in each process (HDF5 has one global lock, so r
 threads), without locks, which network file systems refuse.
 """
 
+import hashlib
 import json
 import os
 from collections import OrderedDict
@@ -18,10 +19,12 @@ import numpy as np
 
 from stin.shards.codec import decode_field, decode_rgb
 from stin.shards.errors import ShardError, StinPipeError
+from stin.shards.publish import canonical_json
 from stin.shards.schema import FORMAT_VERSION, FlowCoding, Manifest, Stream, attributes_crc
 from stin.shards.writer import item_crc
 
 MAX_OPEN_FILES = 64
+STREAMS: tuple[Stream, ...] = ("rgb", "flow")
 
 # What h5py raises on damaged files, beside OSError.
 _HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError)
@@ -113,6 +116,25 @@ class ShardFile:
             if item_crc(video.id, stream, index, content) != int(video.crcs[stream][index]):
                 raise ShardError("the bytes differ from their crc32")
         return content
+
+
+def content_digest(shard: ShardFile, name: str) -> str:
+    """Recompute the content digest of a video from its stored bytes, checking each crc32 on the way.
+
+    Raises:
+        ShardError: something differs from its checksum.
+    """
+    attributes = shard.video(name).attributes
+    described = {key: value for key, value in attributes.items() if key not in ("notes", "digest")}
+    digest = hashlib.sha256(canonical_json(described))
+    for stream in STREAMS:
+        part = hashlib.sha256()
+        for index in range(len(shard.video(name).crcs[stream])):
+            content = shard.read_bytes(name, stream, index)
+            part.update(len(content).to_bytes(8, "little"))
+            part.update(content)
+        digest.update(part.digest())
+    return digest.hexdigest()
 
 
 class ShardReader:

@@ -1,0 +1,70 @@
+"""Re-read the shards of a run against their checksums, counts and digests."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.ledger import Ledger
+from pipeline.plan import Plan, PlannedShard
+from pipeline.shard_task import shard_digest
+from stin.shards.errors import ShardError, StinPipeError
+from stin.shards.reader import ShardFile, content_digest
+from stin.shards.schema import Mark
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardCheck:
+    """What re-reading one shard found; `problems` is empty when all is well."""
+
+    shard: str
+    num_videos: int
+    num_bytes: int
+    problems: tuple[str, ...]
+
+
+def verify_shards(extract_dir: Path, ledger: Ledger) -> Iterator[ShardCheck]:
+    """Check every shard that has a mark, in order."""
+    pending = {shard.name for shard in ledger.pending} - set(ledger.broken)
+    for plan in ledger.plans:
+        for shard in plan.shards:
+            if shard.name in ledger.broken:
+                message = f"{ledger.broken[shard.name]}; run extract again to rebuild this shard"
+                yield ShardCheck(shard=shard.name, num_videos=0, num_bytes=0, problems=(message,))
+            elif shard.name not in pending:
+                yield _check(extract_dir, plan, shard)
+
+
+def _check(extract_dir: Path, plan: Plan, planned: PlannedShard) -> ShardCheck:
+    path = extract_dir / "shards" / f"{planned.name}.h5"
+    mark = Mark.load(path.with_suffix(".json"))
+    advice = f"delete {path.with_suffix('.json').name} and run extract again to rebuild this shard"
+    problems: list[str] = []
+    done = [outcome for outcome in mark.outcomes if outcome.meta]
+    if mark.digest != shard_digest(list(mark.outcomes)):
+        problems.append(f"{path.with_suffix('.json')}: the mark differs from its own digest; {advice}")
+    try:
+        shard = ShardFile(path)
+    except StinPipeError as error:
+        return ShardCheck(shard=planned.name, num_videos=0, num_bytes=0, problems=(*problems, str(error)))
+    try:
+        if shard.attributes.get("fingerprint") != plan.fingerprint:
+            problems.append(f"{path}: made with other parameters than the plan's; {advice}")
+        if shard.group_names() != sorted(outcome.group for outcome in done):
+            problems.append(f"{path}: the videos in the file are not those of its mark; {advice}")
+        for outcome in done:
+            assert outcome.meta is not None
+            try:
+                if content_digest(shard, outcome.group) != outcome.meta.digest:
+                    problems.append(f"{path}: video {outcome.id}: content differs from its digest; {advice}")
+            except ShardError as error:
+                problems.append(str(error))
+    except ShardError as error:
+        problems.append(str(error))
+    finally:
+        shard.close()
+    return ShardCheck(
+        shard=planned.name,
+        num_videos=len(done),
+        num_bytes=path.stat().st_size,
+        problems=tuple(problems),
+    )

@@ -1,0 +1,214 @@
+"""`stin-pipe train-spatial` and `stin-pipe train-temporal`: shards to trained streams."""
+
+import signal
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from workflows.options import FILE, common_options, run_option
+from workflows.output import Output, duration
+
+if TYPE_CHECKING:
+    from stin.config import TrainConfig
+    from stin.train import TrainResult
+    from workflows.run_dir import RunDir
+
+RECIPE_OF_DATASET = {"ucf101": "tsn-ucf101", "hmdb51": "tsn-hmdb51"}
+
+SPATIAL_EXAMPLES = """\b
+Examples:
+  stin-pipe train-spatial --run runs/mine --recipe small
+  stin-pipe train-spatial --run runs/ucf --split 2 --init resnet50-imagenet.pth
+  stin-pipe train-spatial --run runs/mine --recipe small --plain --no-flip
+"""
+TEMPORAL_EXAMPLES = SPATIAL_EXAMPLES.replace("train-spatial", "train-temporal")
+
+
+def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that both trainings have."""
+    options = [
+        run_option(),
+        click.option("--split", default="1", help="Split to train on."),
+        click.option(
+            "--recipe",
+            help="tsn-ucf101, tsn-hmdb51 or small [default: by data set, small for own videos].",
+        ),
+        click.option("--backbone", help="resnet18, 34, 50, 101, or timm:NAME  [default: the recipe's]"),
+        click.option("--init", type=FILE, help="Weights to start from, .pth or .safetensors."),
+        click.option("--epochs", type=click.IntRange(min=1), help="[default: the recipe's length]"),
+        click.option(
+            "--batch-size", type=click.IntRange(min=1), help="Videos a step  [default: the recipe's]"
+        ),
+        click.option(
+            "--lr",
+            type=click.FloatRange(min=0, min_open=True),
+            help="Largest learning rate  [default: the recipe's]",
+        ),
+        click.option(
+            "--segments", "num_segments", type=click.IntRange(min=1), help="Clips of one video a step, K."
+        ),
+        click.option(
+            "--aux-weight", type=click.FloatRange(min=0), help="Weight of the auxiliary loss; 0 is off."
+        ),
+        click.option("--plain", is_flag=True, help="Without injection: a plain two-stream network's stream."),
+        click.option("--no-flip", is_flag=True, help="Never mirror; for data whose label is left or right."),
+        click.option(
+            "--val-share", type=click.FloatRange(0, 0.9), help="Part of the training list held out to watch."
+        ),
+        click.option("--seed", type=int, default=0, help="Seed of weights, order and augmentation."),
+        click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N."),
+        click.option(
+            "--amp",
+            type=click.Choice(["auto", "off", "bf16", "fp16"]),
+            default="auto",
+            help="Mixed precision.",
+        ),
+        click.option(
+            "--loader-workers", type=click.IntRange(min=0), help="Processes that read  [default: by cores]"
+        ),
+        click.option("--compile", "compile_", is_flag=True, help="Use torch.compile."),
+        common_options,
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@click.command("train-spatial", epilog=SPATIAL_EXAMPLES)
+@training_options
+def train_spatial(output: Output, run_path: Path, **options: Any) -> None:
+    """Train the spatial injection network on RGB frames: appearance, and differences of appearance.
+
+    Checkpoints are written as it goes; the same command again resumes and ends with the same weights. The
+    finished model is RUN/train-spatial/splitN/model.safetensors.
+    """
+    _train("spatial", output, run_path, options)
+
+
+@click.command("train-temporal", epilog=TEMPORAL_EXAMPLES)
+@training_options
+def train_temporal(output: Output, run_path: Path, **options: Any) -> None:
+    """Train the temporal injection network on optical flow, with self-attention over its features.
+
+    Checkpoints are written as it goes; the same command again resumes and ends with the same weights. The
+    finished model is RUN/train-temporal/splitN/model.safetensors.
+    """
+    _train("temporal", output, run_path, options)
+
+
+def _train(stream: str, output: Output, run_path: Path, options: dict[str, Any]) -> None:
+    from stin.shards.schema import Manifest
+    from workflows.run_dir import open_run, recorded
+
+    run = open_run(run_path)
+    manifest = Manifest.load(run.manifest)
+    config = _config(stream, manifest.dataset, options)
+    out_dir = run.training(stream, options["split"])
+    with recorded(run, f"train-{stream}", {"train": asdict(config), **options}):
+        result = train_with_progress(
+            output, run, config, split=options["split"], out_dir=out_dir, runtime_options=options
+        )
+    if result.best_val_top1 is not None:
+        best, last = result.best_val_top1, result.last_val_top1
+        output.show(f"top-1 on held-out training videos: best {best:.3f}, last {last:.3f}")
+    output.show(f"{stream} stream of split {options['split']} trained: {result.checkpoint}")
+    output.result(result.to_json())
+
+
+def _config(stream: str, dataset: str, options: dict[str, Any]) -> "TrainConfig":
+    from stin.config import override
+    from stin.recipes import resolve_recipe
+
+    name = options["recipe"] or RECIPE_OF_DATASET.get(dataset, "small")
+    changes = {
+        key: options[key]
+        for key in (
+            "backbone",
+            "epochs",
+            "batch_size",
+            "lr",
+            "num_segments",
+            "aux_weight",
+            "val_share",
+            "seed",
+        )
+    }
+    try:
+        return override(
+            resolve_recipe(name, "spatial" if stream == "spatial" else "temporal"),
+            **changes,
+            init=str(options["init"]) if options["init"] else None,
+            flip=False if options["no_flip"] else None,
+            injection=False if options["plain"] else None,
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def train_with_progress(
+    output: Output,
+    run: "RunDir",
+    config: "TrainConfig",
+    *,
+    split: str,
+    out_dir: Path,
+    runtime_options: dict[str, Any],
+) -> "TrainResult":
+    """Train one stream of a run and show how it goes."""
+    from pipeline.ledger import plan_paths
+    from pipeline.plan import Plan
+    from stin.shards.schema import Manifest
+    from stin.train import Interrupted, Runtime, TrainNotice, TrainProgress, train_stream
+    from workflows.cli import Terminated
+
+    manifest = Manifest.load(run.manifest)
+    if manifest.num_pending:
+        output.warn(f"{manifest.num_pending} videos are not extracted yet; training uses the ones that are")
+    extraction = asdict(Plan.load(plan_paths(run.extract)[0]).params)
+    runtime = Runtime(
+        device=runtime_options.get("device", "auto"),
+        amp=runtime_options.get("amp", "auto"),
+        loader_workers=runtime_options.get("loader_workers"),
+        compile=runtime_options.get("compile_", False),
+    )
+    label = f"train {config.stream_name}"
+    with output.progress(label, 1, unit="steps") as meter:
+
+        def show(event: TrainProgress | TrainNotice) -> None:
+            if isinstance(event, TrainNotice):
+                output.warn(event.message)
+                return
+            meter.total = event.total_steps
+            meter.update(event.step, _progress_line(event))
+
+        try:
+            return train_stream(
+                config,
+                manifest=manifest,
+                extract_dir=run.extract,
+                out_dir=out_dir,
+                split=split,
+                runtime=runtime,
+                extraction=extraction,
+                on_progress=show,
+            )
+        except Interrupted as stop:
+            raise (Terminated if stop.signum == signal.SIGTERM else KeyboardInterrupt) from stop
+
+
+def _progress_line(event: Any) -> str:
+    parts = [
+        f"epoch {event.epoch}/{event.epochs}",
+        f"loss {event.loss:.3f}",
+        f"{event.samples_per_s:.1f} videos/s",
+    ]
+    if event.val_top1 is not None:
+        parts.append(f"held-out top-1 {event.val_top1:.3f}")
+    if event.loader_wait > 0.3:
+        parts.append(f"waiting for data {event.loader_wait:.0%}")
+    if event.seconds_left:
+        parts.append(f"{duration(event.seconds_left)} left")
+    return ", ".join(parts)

@@ -1,0 +1,57 @@
+"""`stin-pipe verify`: re-read every shard of a run."""
+
+from pathlib import Path
+
+import click
+
+from workflows.options import common_options, run_option
+from workflows.output import Output, size
+
+EXAMPLES = """\b
+Example:
+  stin-pipe verify --run runs/mine
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@run_option()
+@common_options
+def verify(output: Output, run_path: Path) -> None:
+    """Re-read every finished shard against its checksums, counts and digests.
+
+    Exit code 1 when something is damaged; each line names the shard, the video and what to do.
+    """
+    from pipeline.ledger import read_ledger
+    from pipeline.verify import verify_shards
+    from workflows.run_dir import open_run
+
+    run = open_run(run_path)
+    ledger = read_ledger(run.extract)
+    problems: list[str] = []
+    num_shards = num_videos = num_bytes = 0
+    with output.progress("verify", ledger.num_shards, unit="shards") as meter:
+        for check in verify_shards(run.extract, ledger):
+            num_shards += 1
+            num_videos += check.num_videos
+            num_bytes += check.num_bytes
+            problems += check.problems
+            meter.update(num_shards)
+    for problem in problems:
+        output.show(problem)
+    num_pending = len([shard for shard in ledger.pending if shard.name not in ledger.broken])
+    output.show(
+        f"{num_shards} shards, {num_videos} videos, {size(num_bytes)} read; "
+        f"{len(problems)} problems, {num_pending} shards not extracted yet"
+    )
+    output.result(
+        {
+            "shards": num_shards,
+            "videos": num_videos,
+            "bytes": num_bytes,
+            "pending_shards": num_pending,
+            "problems": problems,
+            "exit_code": 1 if problems else 0,
+        }
+    )
+    if problems:
+        raise click.exceptions.Exit(1)
