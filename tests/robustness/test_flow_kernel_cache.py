@@ -1,0 +1,82 @@
+"""The compiled kernels' cache: read-only places, hostile places, many processes at once."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from pipeline.flow import kernel_cache
+
+
+@pytest.fixture
+def homes(tmp_path, monkeypatch):
+    """A home, and a place for temporary files, that are empty."""
+    home, temporary = tmp_path / "home", tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    return home, temporary
+
+
+def test_the_users_choice_comes_first_then_the_cache_directory(homes, tmp_path):
+    home, _ = homes
+    name = kernel_cache.choose_directory().name
+    assert kernel_cache.choose_directory() == home / "stin-pipe" / name
+    assert kernel_cache.choose_directory(str(tmp_path / "mine")) == tmp_path / "mine" / name
+
+
+def test_an_unwritable_home_falls_back_to_a_private_temporary_directory(homes):
+    home, temporary = homes
+    home.write_text("a file where the cache should be")
+    directory = kernel_cache.choose_directory()
+    assert directory.parent == temporary / f"stin-pipe-{os.getuid()}"
+    assert directory.stat().st_mode & 0o077 == 0
+
+
+def test_a_directory_that_others_can_write_is_not_trusted(homes):
+    home, temporary = homes
+    home.write_text("")
+    planted = temporary / f"stin-pipe-{os.getuid()}"
+    name = kernel_cache.choose_directory().name
+    (planted / name).chmod(0o777)
+    directory = kernel_cache.choose_directory()
+    assert directory.parent == temporary and directory.name.startswith("stin-pipe-")
+    assert directory.stat().st_mode & 0o077 == 0
+
+
+def test_another_source_has_another_cache(homes, tmp_path, monkeypatch):
+    before = kernel_cache.choose_directory()
+    copy = tmp_path / "flow"
+    copy.mkdir()
+    for path in pathlib.Path(kernel_cache.__file__).parent.glob("*.py"):
+        (copy / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(kernel_cache, "__file__", str(copy / "kernel_cache.py"))
+    assert kernel_cache.choose_directory() == before
+    with (copy / "steps.py").open("a") as file:
+        file.write("# changed\n")
+    assert kernel_cache.choose_directory() != before
+
+
+WORKER = """
+import numpy as np
+from pipeline.flow import kernel_cache, tvl1
+frames = np.zeros((1, 16, 16), np.uint8)
+assert not tvl1(frames, frames, backend="cpu").any()
+pair = kernel_cache.load_kernels()
+print(sum(pair.solve.stats.cache_misses.values()), sum(pair.solve.stats.cache_hits.values()))
+"""
+
+
+@pytest.mark.slow
+def test_of_many_processes_that_start_together_one_compiles(tmp_path):
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    command = [sys.executable, "-c", WORKER]
+    workers = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(6)
+    ]
+    outcomes = sorted(worker.communicate(timeout=300)[0].strip() for worker in workers)
+    assert outcomes == ["0 1"] * 5 + ["1 0"]
