@@ -7,7 +7,6 @@ this package stays cheap.
 Legend: N pairs, T frames of a clip, H and W sides in pixels.
 """
 
-import importlib.util
 import itertools
 import os
 from typing import Any, Literal, get_args
@@ -148,8 +147,6 @@ def resolve_backend(name: str) -> Backend:
 
 def _why_no_cuda() -> str | None:
     """Say in a phrase why the cuda back end cannot run on this machine; None where it can."""
-    if importlib.util.find_spec("pipeline.flow.cuda") is None:
-        return "this installation has no pipeline.flow.cuda"
     from pipeline.flow import cuda
 
     return cuda.why_unavailable()

@@ -88,7 +88,7 @@ def lay_out(height: int, width: int, params: TVL1Params) -> Layout:
     for i, (h, w) in enumerate(sizes):
         down_at = up_at = 0
         if i:
-            down_at = add_tables((h, w), sizes[i - 1], (1 / params.scale_step,) * 2)
+            down_at = add_tables((h, w), sizes[i - 1], (1 / params.scale_step, 1 / params.scale_step))
         if i + 1 < len(sizes):
             coarse = sizes[i + 1]
             up_at = add_tables((h, w), coarse, (coarse[0] / h, coarse[1] / w))

@@ -18,6 +18,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 KERNEL_SOURCES = ("cpu_*.py", "kernel_cache.py", "simd*.py", "steps.py")
 _THREADS_LOCK = threading.Lock()
@@ -25,16 +26,16 @@ _THREADS_LOCK = threading.Lock()
 
 @functools.cache
 def _load_once() -> ModuleType:
-    import numba
+    config: Any = importlib.import_module("numba.core.config")
 
-    directory = choose_directory(numba.config.CACHE_DIR)  # pyright: ignore[reportAttributeAccessIssue]
-    before = numba.config.CACHE_DIR  # pyright: ignore[reportAttributeAccessIssue]
+    directory = choose_directory(config.CACHE_DIR)
+    before = config.CACHE_DIR
     with _locked(directory / "lock"):
-        numba.config.CACHE_DIR = str(directory)  # pyright: ignore[reportAttributeAccessIssue]
+        config.CACHE_DIR = str(directory)
         try:
             return importlib.import_module("pipeline.flow.cpu_pair")
         finally:
-            numba.config.CACHE_DIR = before  # pyright: ignore[reportAttributeAccessIssue]
+            config.CACHE_DIR = before
 
 
 def load_kernels() -> ModuleType:

@@ -4,6 +4,8 @@ Differs from the reference: bicubic kernel with a = -0.75 at fractions of 1/32 p
 half-pixel centres in the pyramid, a stop test after every iteration.
 """
 
+from typing import Any
+
 import numpy as np
 
 from pipeline.flow.params import TVL1Params
@@ -21,14 +23,15 @@ def solve_pairs(
     """
     import cv2
 
+    optflow: Any = getattr(cv2, "optflow", None)
     if params.warm_start:
         raise ValueError("warm_start must be False for the opencv back end, got True")
-    if not hasattr(cv2, "optflow"):
+    if optflow is None:
         raise StinPipeError(
             f"OpenCV {cv2.__version__} has no cv2.optflow: install opencv-contrib-python in place of "
             "opencv-python, or choose the cpu flow back end"
         )
-    solver = cv2.optflow.DualTVL1OpticalFlow_create(
+    solver = optflow.DualTVL1OpticalFlow_create(
         tau=params.tau,
         lambda_=params.lambda_,
         theta=params.theta,

@@ -37,7 +37,7 @@ def solve(
         The flow (H, W, 2) in pixels a frame, x then y; and the iterations of each solve by level (finest
         first) and warp.
     """
-    sizes = pyramid_sizes(*frame0.shape, params)
+    sizes = pyramid_sizes(frame0.shape[0], frame0.shape[1], params)
     pyramid0, pyramid1 = pyramid(frame0, sizes, params), pyramid(frame1, sizes, params)
     flow = frame0.new_zeros((2, *sizes[-1]))
     if initial is not None:

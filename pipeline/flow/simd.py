@@ -11,20 +11,26 @@ The estimate of 1/sqrt(0) is infinite: `math.sqrt` needs x > 0.
 
 import math
 import operator
+from typing import Any
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.imputils import lower_builtin, lower_cast
 from numba.core.registry import cpu_target
-from numba.core.typeconv import Conversion
+from numba.core.typeconv.castgraph import Conversion
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, models, register_model
 
-_FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+_TARGET: Any = cpu_target.target_context
+_FEATURES = _TARGET.codegen().magic_tuple()[2].split(",")
 HAS_AVX512 = "+avx512f" in _FEATURES
 HAS_AVX = "+avx" in _FEATURES
 LANES = 16 if HAS_AVX512 else 8
+
+lane_intrinsic: Any = intrinsic
+"""numba's decorator; a kernel calls what it makes without the typing context of its definition."""
+_infer_global: Any = infer_global
 
 _F32, _I32 = ir.FloatType(), ir.IntType(32)
 _VEC = ir.VectorType(_F32, LANES)
@@ -132,7 +138,7 @@ _UNARY = {
 def _register(function, emit, arity: int) -> None:
     """Teach numba's typing and lowering one lane-by-lane operation."""
 
-    @infer_global(function)
+    @_infer_global(function)
     class _Typing(AbstractTemplate):
         def generic(self, args, kws):
             del kws
@@ -153,7 +159,7 @@ for _function, _emit in _UNARY.items():
     _register(_function, _emit, 1)
 
 
-@intrinsic
+@lane_intrinsic
 def spread(typingctx, scalar):
     """Give the vector that has `scalar` in every lane."""
     del typingctx
@@ -165,7 +171,7 @@ def spread(typingctx, scalar):
     return vector(types.float32), codegen
 
 
-@intrinsic
+@lane_intrinsic
 def lanes_below(typingctx, count):
     """Give 1 in the lanes below `count` and 0 in the others."""
     del typingctx
@@ -196,13 +202,13 @@ def _shuffle_by(first_lane: int):
     return typed
 
 
-shift_from_left = intrinsic(_shuffle_by(LANES - 1))
+shift_from_left = lane_intrinsic(_shuffle_by(LANES - 1))
 """(before, here) -> the vector one element to the left of `here`."""
-shift_from_right = intrinsic(_shuffle_by(1))
+shift_from_right = lane_intrinsic(_shuffle_by(1))
 """(here, after) -> the vector one element to the right of `here`."""
 
 
-@intrinsic
+@lane_intrinsic
 def sum_lanes(typingctx, value):
     """Add the lanes of a vector in float64, halves to halves, in an order that never changes."""
     del typingctx
@@ -221,7 +227,7 @@ def sum_lanes(typingctx, value):
     return types.float64(value), codegen
 
 
-@intrinsic
+@lane_intrinsic
 def floor_lanes(typingctx, value):
     """Give the floor of each lane."""
     del typingctx
@@ -235,7 +241,7 @@ def floor_lanes(typingctx, value):
     return vector(value), codegen
 
 
-@intrinsic
+@lane_intrinsic
 def reciprocal_above(typingctx, value, floor):
     """Give 1/x in the lanes where x > `floor`, 0 in the others."""
     del typingctx
@@ -249,7 +255,7 @@ def reciprocal_above(typingctx, value, floor):
     return vector(vector, vector), codegen
 
 
-@intrinsic
+@lane_intrinsic
 def lane_numbers(typingctx):
     """Give 0, 1, 2, ... in the lanes."""
     del typingctx

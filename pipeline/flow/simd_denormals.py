@@ -8,7 +8,8 @@ import platform
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+
+from pipeline.flow.simd import lane_intrinsic
 
 HAS_MXCSR = platform.machine() in ("x86_64", "AMD64")
 _FLUSH = 0x8040  # MXCSR: results (bit 15) and operands (bit 6) that are denormal count as zero
@@ -21,7 +22,7 @@ def _move(builder, name: str, slot) -> None:
     builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.sse.{name}"), [pointer])
 
 
-@intrinsic
+@lane_intrinsic
 def flush_denormals(typingctx):
     """Let this thread take denormals as zero; give the mode before, for `restore_denormals`.
 
@@ -43,7 +44,7 @@ def flush_denormals(typingctx):
     return types.int32(), codegen
 
 
-@intrinsic
+@lane_intrinsic
 def restore_denormals(typingctx, mode):
     """Restore the mode of before `flush_denormals`, which other code of the thread may rely on."""
     del typingctx

@@ -5,9 +5,8 @@ Legend: a "quad" is four channels of one pixel, side by side in memory; four qua
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
-from pipeline.flow.simd import LANES, vector
+from pipeline.flow.simd import LANES, lane_intrinsic, vector
 
 _F32, _I32 = ir.FloatType(), ir.IntType(32)
 _VEC = ir.VectorType(_F32, LANES)
@@ -16,12 +15,14 @@ _QUAD = ir.VectorType(_F32, 4)
 _CONTRACT = ("contract",)
 
 
-def _address(context, builder, array_type, array, index, kind):
+def _address(context, builder, sig, args, which, kind):
+    """Address of the element args[which + 1] of the array args[which], as a pointer to `kind`."""
+    array_type, array, index = sig.args[which], args[which], args[which + 1]
     data = context.make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), ir.PointerType(kind))
 
 
-def _is_flat(array, index, dtype=types.float32) -> bool:
+def _is_flat(array, index, dtype: types.Type = types.float32) -> bool:
     return (
         isinstance(array, types.Array)
         and array.dtype == dtype
@@ -30,7 +31,7 @@ def _is_flat(array, index, dtype=types.float32) -> bool:
     )
 
 
-@intrinsic
+@lane_intrinsic
 def load(typingctx, array, index):
     """Give the vector at `array[index:]` of a flat float32 array; nothing is checked."""
     del typingctx
@@ -38,13 +39,13 @@ def load(typingctx, array, index):
         return None
 
     def codegen(context, builder, sig, args):
-        address = _address(context, builder, sig.args[0], *args, _VEC)
+        address = _address(context, builder, sig, args, 0, _VEC)
         return builder.load(address, align=4)
 
     return vector(array, types.intp), codegen
 
 
-@intrinsic
+@lane_intrinsic
 def store(typingctx, array, index, value):
     """Write a vector to `array[index:]` of a flat float32 array; nothing is checked."""
     del typingctx
@@ -52,7 +53,7 @@ def store(typingctx, array, index, value):
         return None
 
     def codegen(context, builder, sig, args):
-        address = _address(context, builder, sig.args[0], *args[:2], _VEC)
+        address = _address(context, builder, sig, args, 0, _VEC)
         builder.store(args[2], address, align=4)
         return context.get_dummy_value()
 
@@ -63,7 +64,7 @@ def _shuffle(builder, low, high, order):
     return builder.shuffle_vector(low, high, ir.Constant(ir.VectorType(_I32, len(order)), list(order)))
 
 
-@intrinsic
+@lane_intrinsic
 def store_quads(typingctx, array, index, first, second, third, fourth):
     """Write four vectors as quads: lane i of each, then lane i+1 of each."""
     del typingctx
@@ -72,16 +73,16 @@ def store_quads(typingctx, array, index, first, second, third, fourth):
 
     def codegen(context, builder, sig, args):
         kind = ir.VectorType(_F32, 4 * LANES)
-        address = _address(context, builder, sig.args[0], *args[:2], kind)
+        address = _address(context, builder, sig, args, 0, kind)
         pairs = [_shuffle(builder, args[2 + i], args[3 + i], range(2 * LANES)) for i in (0, 2)]
         order = [channel * LANES + lane for lane in range(LANES) for channel in range(4)]
-        builder.store(_shuffle(builder, *pairs, order), address, align=4)
+        builder.store(_shuffle(builder, pairs[0], pairs[1], order), address, align=4)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, vector, vector, vector, vector), codegen
 
 
-@intrinsic
+@lane_intrinsic
 def load_quads(typingctx, array, index):
     """Read `LANES` quads; give their first three channels as vectors."""
     del typingctx
@@ -90,7 +91,7 @@ def load_quads(typingctx, array, index):
     result = types.UniTuple(vector, 3)
 
     def codegen(context, builder, sig, args):
-        address = _address(context, builder, sig.args[0], *args, ir.VectorType(_F32, 4 * LANES))
+        address = _address(context, builder, sig, args, 0, ir.VectorType(_F32, 4 * LANES))
         quads = builder.load(address, align=4)
         channels = [_shuffle(builder, quads, quads, range(channel, 4 * LANES, 4)) for channel in range(3)]
         return context.make_tuple(builder, sig.return_type, channels)
@@ -98,7 +99,7 @@ def load_quads(typingctx, array, index):
     return result(array, types.intp), codegen
 
 
-@intrinsic
+@lane_intrinsic
 def store_offsets(typingctx, array, index, row, column, stride):
     """Write row * stride + column of each lane, both whole, as int32."""
     del typingctx
@@ -107,8 +108,8 @@ def store_offsets(typingctx, array, index, row, column, stride):
 
     def codegen(context, builder, sig, args):
         kind = ir.VectorType(_I32, LANES)
-        array, index, row, column, stride = args
-        address = _address(context, builder, sig.args[0], array, index, kind)
+        row, column, stride = args[2:]
+        address = _address(context, builder, sig, args, 0, kind)
         stride = builder.insert_element(ir.Constant(kind, ir.Undefined), stride, ir.Constant(_I32, 0))
         stride = _shuffle(builder, stride, stride, [0] * LANES)
         offset = builder.mul(builder.fptosi(row, kind), stride)
@@ -118,7 +119,7 @@ def store_offsets(typingctx, array, index, row, column, stride):
     return types.void(array, types.intp, vector, vector, types.int32), codegen
 
 
-@intrinsic
+@lane_intrinsic
 def sample_quad(typingctx, image, at, stride, weights_x, at_x, weights_y, at_y, step_y, out, at_out):
     """Weigh 4 x 4 quads of `image` from `at` on, rows `stride` floats apart, and write the sum quad.
 
@@ -134,27 +135,28 @@ def sample_quad(typingctx, image, at, stride, weights_x, at_x, weights_y, at_y, 
         return None
 
     def codegen(context, builder, sig, args):
-        image, at, stride, weights_x, at_x, weights_y, at_y, step_y, out, at_out = args
+        _, at, stride, _, _, _, at_y, step_y, _, _ = args
         total = ir.Constant(_QUADS, [ir.Constant(_F32, 0.0)] * 16)
         for row in range(4):
-            address = _address(context, builder, sig.args[0], image, at, _QUADS)
-            quads = builder.load(address, align=4)
-            address = _address(context, builder, sig.args[5], weights_y, at_y, _F32)
+            tap = list(args)
+            tap[1], tap[6] = at, at_y
+            quads = builder.load(_address(context, builder, sig, tap, 0, _QUADS), align=4)
             weight = builder.insert_element(
-                ir.Constant(_QUADS, ir.Undefined), builder.load(address), ir.Constant(_I32, 0)
+                ir.Constant(_QUADS, ir.Undefined),
+                builder.load(_address(context, builder, sig, tap, 5, _F32)),
+                ir.Constant(_I32, 0),
             )
             weighted = builder.fmul(quads, _shuffle(builder, weight, weight, [0] * 16), flags=_CONTRACT)
             total = builder.fadd(total, weighted, flags=_CONTRACT) if row else weighted
             at, at_y = builder.add(at, stride), builder.add(at_y, step_y)
-        address = _address(context, builder, sig.args[3], weights_x, at_x, _QUAD)
-        weights = builder.load(address, align=4)
+        weights = builder.load(_address(context, builder, sig, args, 3, _QUAD), align=4)
         weights = _shuffle(builder, weights, weights, [tap for tap in range(4) for _ in range(4)])
         total = builder.fmul(total, weights, flags=_CONTRACT)
         for width in (8, 4):
             low = _shuffle(builder, total, total, range(width))
             high = _shuffle(builder, total, total, range(width, 2 * width))
             total = builder.fadd(low, high, flags=_CONTRACT)
-        builder.store(total, _address(context, builder, sig.args[8], out, at_out, _QUAD), align=4)
+        builder.store(total, _address(context, builder, sig, args, 8, _QUAD), align=4)
         return context.get_dummy_value()
 
     ints = types.intp
