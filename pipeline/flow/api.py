@@ -7,6 +7,7 @@ this package stays cheap.
 Legend: N pairs, T frames of a clip, H and W sides in pixels.
 """
 
+import ctypes
 import itertools
 import os
 from typing import Any, Literal, get_args
@@ -147,6 +148,10 @@ def resolve_backend(name: str) -> Backend:
 
 def _why_no_cuda() -> str | None:
     """Say in a phrase why the cuda back end cannot run on this machine; None where it can."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:  # known without the seconds that importing torch takes
+        return "there is no NVIDIA driver (libcuda.so.1)"
     from pipeline.flow import cuda
 
     return cuda.why_unavailable()

@@ -1,3 +1,4 @@
+import ctypes
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import torch
 import pipeline.flow
 from pipeline.flow import frames as flow_frames
 from pipeline.flow import resolve_backend, tvl1, tvl1_clip
+from stin.shards.errors import StinPipeError
 
 GREY = np.zeros((2, 20, 24), np.uint8)
 
@@ -96,3 +98,15 @@ def test_importing_the_package_loads_no_back_end():
     program = "import sys, pipeline.flow; print(sorted({'torch', 'cv2', 'numba', 'ray'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_cuda_is_refused_with_a_reason_and_auto_falls_back_where_there_is_no_driver(monkeypatch):
+    def no_library(name):
+        raise OSError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", no_library)
+    assert resolve_backend("auto") == "cpu"
+    with pytest.raises(
+        StinPipeError, match="cannot run here: there is no NVIDIA driver .*choose cpu or auto"
+    ):
+        tvl1(GREY, GREY, backend="cuda")
