@@ -92,10 +92,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _on_sigterm)
     arguments = sys.argv[1:]
     try:
-        cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False)
-        code = 0
-    except click.exceptions.Exit as error:
-        code = error.exit_code
+        # Outside of standalone mode click returns the code of its Exit exception.
+        returned = cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False)
+        code = returned if isinstance(returned, int) else 0
     except (KeyboardInterrupt, click.Abort) as error:
         terminated = isinstance(error, Terminated)
         code = EXIT_TERMINATED if terminated else EXIT_INTERRUPTED

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-LOG_INTERVAL_S = 5.0
+LOG_INTERVAL_S = 10.0
 
 
 class Output:

@@ -174,7 +174,7 @@ def train_with_progress(
         loader_workers=runtime_options.get("loader_workers"),
         compile=runtime_options.get("compile_", False),
     )
-    label = f"train {config.stream_name}"
+    label = f"train {config.stream_name}" + (" (plain)" if config.stream.is_plain else "")
     with output.progress(label, 1, unit="steps") as meter:
 
         def show(event: TrainProgress | TrainNotice) -> None:
