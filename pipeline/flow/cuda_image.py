@@ -98,7 +98,8 @@ def warp(
         # Further out the border's values repeat: the limits keep the integers small, not the result.
         at_x = min(max(np.float32(x) + u1, np.float32(-4.0)), np.float32(width + 3))
         at_y = min(max(np.float32(y) + u2, np.float32(-4.0)), np.float32(height + 3))
-        x0, y0 = math.floor(at_x), math.floor(at_y)
+        # In some versions of numba-cuda floor and round give a floating number.
+        x0, y0 = int(math.floor(at_x)), int(math.floor(at_y))  # noqa: RUF046
         wx0, wx1, wx2, wx3 = _catmull_rom(at_x - np.float32(x0))
         wy = _catmull_rom(at_y - np.float32(y0))
         c0, c1 = min(max(x0 - 1, 0), width - 1), min(max(x0, 0), width - 1)
@@ -206,4 +207,4 @@ def write_packed(state, parity, images, num_pairs, width, height, pitch, plane, 
         for component in range(2):
             level = min(max(state[at + component * plane] * scale, -limit), limit)
             to = ((np.int64(pair) * 2 + component) * height + y) * width + x
-            images[to] = round(level) + 128
+            images[to] = int(round(level)) + 128  # noqa: RUF046

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from cuda.bindings import driver  # pyright: ignore[reportAttributeAccessIssue]
 
-from pipeline.flow.cuda_compile import ITERATE_REGISTERS, REGISTERS_OF_A_SM, load_code
+from pipeline.flow.cuda_cache import load_code
+from pipeline.flow.cuda_compile import ITERATE_REGISTERS, REGISTERS_OF_A_SM
 from pipeline.flow.cuda_patch import shared_floats
 from pipeline.flow.cuda_program import BatchShape, Launch, Slice, build_program, output_launch
 from pipeline.flow.params import TVL1Params

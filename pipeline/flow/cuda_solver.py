@@ -65,6 +65,8 @@ def build_iterate(threads: int) -> python_types.FunctionType:
         t = cuda.threadIdx.x
         x, y = t % tile_x, t // tile_x
         left, up, down = _neighbour_slots(t, x, y, tile_x, tile_y, threads)
+        # numba counts in 64 bits unless told otherwise, which takes two registers for what lives in the loop.
+        left, up, down = np.int32(left), np.int32(up), np.int32(down)
         pitch = patches_x * 4
         plane = pitch * patches_y * 4
         tiles = tiles_x * tiles_y
@@ -77,7 +79,8 @@ def build_iterate(threads: int) -> python_types.FunctionType:
             patch_x = _tile_start(column, tile_x, halo) + x
             patch_y = _tile_start(row, tile_y, halo) + y
             inside = y < tile_y and patch_x < patches_x and patch_y < patches_y
-            last_x, last_y = width_px - 1 - 4 * patch_x, height_px - 1 - 4 * patch_y
+            last_x = np.int32(width_px - 1 - 4 * patch_x)
+            last_y = np.int32(height_px - 1 - 4 * patch_y)
             border = last_x <= 3 or last_y <= 3
             at = 4 * patch_y * pitch + 4 * patch_x
             buffer = parity[pair] ^ odd
@@ -104,10 +107,11 @@ def build_iterate(threads: int) -> python_types.FunctionType:
                 and _owns(patch_x, column, tiles_x, tile_x, halo)
                 and _owns(patch_y, row, tiles_y, tile_y, halo)
             )
+            kept_step = np.int32(iterations - 1 if check == 1 and owned else -1)
             publish_p(shared, t, p1x, p1y, p2x, p2y)
             cuda.syncthreads()
             for step in range(iterations):
-                if check == 1 and step == iterations - 1 and owned:
+                if step == kept_step:
                     # Registers are scarce: the flow before the last step waits where its result will go.
                     store_patch(state, target, pitch, u1)
                     store_patch(state, target + plane, pitch, u2)

@@ -14,6 +14,8 @@ Legend: a length in patches unless its name says px; t the thread's index in its
 import dataclasses
 
 PATCH_PX = 4
+WARP = 32
+"""Threads that a GPU runs together: a tile costs whole warps."""
 MOST_STEPS = 8
 """Iterations on chip: at 4 the memory of an H200 would be the limit, at 16 most of a tile would be halo."""
 
@@ -69,7 +71,7 @@ class TilePlan:
 
 
 def plan_tiles(height_px: int, width_px: int, *, threads: int, steps: int) -> TilePlan:
-    """Choose the tile shape that computes the fewest pixels in all.
+    """Choose the tile shape that costs the fewest warps in all.
 
     Args:
         height_px: Height of the level.
@@ -96,7 +98,7 @@ def plan_tiles(height_px: int, width_px: int, *, threads: int, steps: int) -> Ti
             continue
         tiles_x, tiles_y = _count_tiles(patches_x, tile_x, halo), _count_tiles(patches_y, tile_y, halo)
         # A row of patches that is shorter than 128 bytes wastes part of every memory transaction.
-        cost = tiles_x * tiles_y * tile_x * tile_y * (1 if tile_x >= 8 else 8 / tile_x)
+        cost = tiles_x * tiles_y * -(-tile_x * tile_y // WARP) * (1 if tile_x >= 8 else 8 / tile_x)
         candidates.append((cost, tiles_x * tiles_y, tile_x, tile_y, tiles_x, tiles_y))
     if not candidates:
         raise ValueError(f"threads must allow a tile wider than its halo of {halo} patches, got {threads}")
