@@ -1,0 +1,206 @@
+"""Joining by id, fusing, and counting: by hand, and against orders that would fool a positional join."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stin.fusion import accuracy, fuse, label_ranks, softmax
+from stin.scores import Scores
+from stin.shards.errors import StinPipeError
+
+NAMES = ("a", "b", "c")
+
+
+def scores(ids, logits, *, labels=None, stream="spatial", names=NAMES, aux=None):
+    logits = np.asarray(logits, np.float32)
+    labels = np.zeros(len(ids), np.int64) if labels is None else np.asarray(labels)
+    return Scores(
+        ids=tuple(ids),
+        labels=labels,
+        class_names=names,
+        logits=logits,
+        main_logits=logits,
+        aux_logits=aux,
+        stream=stream,
+        protocol={"num_segments": 25},
+        model_digest="x",
+    )
+
+
+SPATIAL = scores(["v1", "v2"], [[1, 0, 0], [0, 1, 0]], labels=[0, 1])
+TEMPORAL = scores(["v2", "v1"], [[0, 0, 3], [6, 0, 0]], labels=[1, 0], stream="temporal")
+
+
+def test_fusion_joins_by_id_and_weighs_logits_one_to_one_and_a_half():
+    fused = fuse(SPATIAL, TEMPORAL)
+    assert fused.ids == ("v1", "v2")
+    np.testing.assert_allclose(fused.scores, [[(1 + 1.5 * 6) / 2.5, 0, 0], [0, 1 / 2.5, 1.5 * 3 / 2.5]])
+    assert (fused.weights, fused.when) == ((1.0, 1.5), "before_softmax")
+
+
+def test_fusion_after_softmax_weighs_probabilities():
+    fused = fuse(SPATIAL, TEMPORAL, weights=(2, 1), when="after_softmax")
+    expected = (2 * softmax(SPATIAL.logits) + softmax(TEMPORAL.logits[::-1])) / 3
+    np.testing.assert_allclose(fused.scores, expected, rtol=1e-6)
+    np.testing.assert_allclose(fused.scores.sum(1), 1, rtol=1e-6)
+
+
+@given(seed=st.integers(0, 2**31), num=st.integers(1, 20))
+def test_fusion_does_not_depend_on_the_order_of_either_stream(seed, num):
+    rng = np.random.default_rng(seed)
+    ids = [f"v{i}" for i in range(num)]
+    labels = rng.integers(0, 3, num)
+    first, second = rng.normal(size=(2, num, 3))
+    order = rng.permutation(num)
+    straight = fuse(scores(ids, first, labels=labels), scores(ids, second, labels=labels))
+    shuffled = fuse(
+        scores(ids, first, labels=labels),
+        scores([ids[i] for i in order], second[order], labels=labels[order]),
+    )
+    assert (straight.scores == shuffled.scores).all()
+    weights_scaled = fuse(
+        scores(ids, first, labels=labels), scores(ids, second, labels=labels), weights=(2, 3)
+    )
+    np.testing.assert_allclose(weights_scaled.scores, straight.scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("spatial", "temporal", "message"),
+    [
+        (
+            scores(["v1", "v2", "v3"], np.zeros((3, 3)), labels=[0, 1, 0]),
+            TEMPORAL,
+            "1 videos are scored by the spatial stream alone: v3",
+        ),
+        (
+            replace(
+                SPATIAL,
+                ids=("v1",),
+                labels=np.array([0]),
+                logits=np.zeros((1, 3)),
+                main_logits=np.zeros((1, 3)),
+            ),
+            TEMPORAL,
+            "1 videos are scored by the temporal stream alone: v2",
+        ),
+        (
+            scores(["v1", "v1"], np.zeros((2, 3))),
+            TEMPORAL,
+            "1 videos are scored more than once by the spatial stream: v1",
+        ),
+        (
+            replace(SPATIAL, labels=np.array([0, 2])),
+            TEMPORAL,
+            "1 videos have different labels in the two streams: v2",
+        ),
+        (
+            SPATIAL,
+            replace(TEMPORAL, logits=np.array([[0, 0, np.nan], [0, np.inf, 0]], np.float32)),
+            "2 videos have scores of the temporal stream that are not finite: v1, v2",
+        ),
+        (
+            SPATIAL,
+            scores(["v1", "v2"], np.zeros((2, 3)), labels=[0, 1], names=("a", "b", "x")),
+            "the streams know different classes",
+        ),
+    ],
+)
+def test_what_does_not_join_is_refused_and_listed(spatial, temporal, message):
+    with pytest.raises(StinPipeError, match=message):
+        fuse(spatial, temporal)
+
+
+def test_long_lists_of_misfits_are_shortened():
+    ids = [f"v{i:02d}" for i in range(12)]
+    other = [f"w{i:02d}" for i in range(12)]
+    with pytest.raises(StinPipeError, match=r"12 videos .*: v00, v01, v02, v03, v04 and 7 more"):
+        fuse(scores(ids, np.zeros((12, 3))), scores(other, np.zeros((12, 3))))
+
+
+@pytest.mark.parametrize("weights", [(0, 0), (-1, 2), (float("nan"), 1), (1, 2, 3)])
+def test_bad_weights_are_refused(weights):
+    with pytest.raises(ValueError, match="fusion weights must be two numbers >= 0"):
+        fuse(SPATIAL, TEMPORAL, weights=weights)
+
+
+def test_accuracies_by_hand():
+    # Class 0: three videos, two right. Class 1: one video, wrong (ranked second). Class 2 has no video.
+    table = np.array([[3, 1, 0], [2, 5, 0], [9, 1, 1], [4, 3, 0]], np.float32)
+    found = accuracy(table, np.array([0, 0, 0, 1]), num_listed=8)
+    assert found.top1 == 0.5
+    assert found.top5 == 1.0
+    assert found.mean_class == pytest.approx((2 / 3 + 0) / 2)
+    assert found.top1_of_listed == 2 / 8
+    assert (found.num_scored, found.num_listed) == (4, 8)
+    assert found.to_json()["top1"] == 0.5
+
+
+def test_equal_scores_rank_by_class_index():
+    table = np.zeros((3, 6))
+    assert label_ranks(table, np.array([0, 3, 5])).tolist() == [0, 3, 5]
+    found = accuracy(table, np.array([0, 3, 5]))
+    assert found.top1 == pytest.approx(1 / 3)
+    assert found.top5 == pytest.approx(2 / 3)
+
+
+@given(seed=st.integers(0, 2**31))
+def test_ranks_agree_with_a_stable_sort(seed):
+    rng = np.random.default_rng(seed)
+    table = rng.integers(0, 4, (10, 7)).astype(float)
+    labels = rng.integers(0, 7, 10)
+    order = np.argsort(-table, axis=1, kind="stable")
+    expected = [int(np.flatnonzero(row == label)[0]) for row, label in zip(order, labels, strict=True)]
+    assert label_ranks(table, labels).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("table", "labels", "listed", "message"),
+    [
+        (np.zeros((0, 3)), np.empty(0, np.int64), None, "scores must be"),
+        (np.zeros((2, 3)), np.array([0]), None, "scores must be"),
+        (np.zeros((1, 3)), np.array([3]), None, r"labels must be in 0\.\.2, got 3\.\.3"),
+        (np.zeros((2, 3)), np.array([0, 1]), 1, "num_listed must be >= the 2 scored videos, got 1"),
+    ],
+)
+def test_accuracies_of_nonsense_are_refused(table, labels, listed, message):
+    with pytest.raises(ValueError, match=message):
+        accuracy(table, labels, num_listed=listed)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".json"])
+@pytest.mark.parametrize("aux", [None, np.ones((2, 3), np.float32)])
+def test_scores_survive_their_file(tmp_path, suffix, aux):
+    bad_name = b"class/\xff.avi".decode("utf-8", "surrogateescape")
+    before = scores([bad_name, "v2"], [[0.1, 1e-9, 3e8], [0, 1, 0]], labels=[2, 1], aux=aux)
+    path = tmp_path / f"scores{suffix}"
+    before.save(path)
+    after = Scores.load(path)
+    assert (after.ids, after.class_names, after.stream) == (before.ids, before.class_names, before.stream)
+    assert (after.protocol, after.model_digest) == (before.protocol, before.model_digest)
+    assert (after.logits == before.logits).all() and (after.labels == before.labels).all()
+    assert (after.aux_logits is None) == (aux is None)
+
+
+def test_score_files_hold_no_objects(tmp_path):
+    SPATIAL.save(tmp_path / "s.npz")
+    with np.load(tmp_path / "s.npz", allow_pickle=False) as opened:
+        assert all(opened[name].dtype != object for name in opened.files)
+
+
+def test_damaged_score_files_are_refused(tmp_path):
+    path = tmp_path / "s.npz"
+    SPATIAL.save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(StinPipeError, match="not a readable score file"):
+        Scores.load(path)
+    with pytest.raises(StinPipeError, match="no such score file"):
+        Scores.load(tmp_path / "absent.npz")
+
+
+def test_scores_of_the_wrong_shape_are_refused():
+    with pytest.raises(ValueError, match=r"logits must have shape \(1, 3\)"):
+        scores(["v"], np.zeros((1, 2)))
