@@ -106,7 +106,5 @@ def test_cuda_is_refused_with_a_reason_and_auto_falls_back_where_there_is_no_dri
 
     monkeypatch.setattr(ctypes, "CDLL", no_library)
     assert resolve_backend("auto") == "cpu"
-    with pytest.raises(
-        StinPipeError, match="cannot run here: there is no NVIDIA driver .*choose cpu or auto"
-    ):
+    with pytest.raises(StinPipeError, match="cannot run here: there is no NVIDIA driver"):
         tvl1(GREY, GREY, backend="cuda")
