@@ -259,7 +259,7 @@ def _no_frames(path: Path, notes: DecodeNotes, code: int) -> DecodeError:
         return DecodeError(
             "refused", f"{path}: not a plain video container (playlists and the like are never opened)"
         )
-    if "moov atom not found" in said:
+    if "moov atom not found" in said and "misdetection possible" not in said:
         return DecodeError(
             "truncated", f"{path}: cut off before its index (moov atom) was written; copy it again"
         )

@@ -6,7 +6,6 @@ files on the shared path. A killed task leaves nothing that counts; the same tas
 
 import hashlib
 import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +50,7 @@ def make_shard(task: ShardTask) -> ShardReport:
     started = time.monotonic()
     folder = task.extract_dir / "shards"
     path = folder / f"{task.shard.name}.h5"
-    _remove_leftovers(folder, task.shard.name)
+    remove_leftovers(task.extract_dir, f".{task.shard.name}.*")
     path.with_suffix(".json").unlink(missing_ok=True)
     outcomes: list[VideoOutcome] = []
     with _Progress(folder, task.shard.name) as progress:
@@ -109,10 +108,14 @@ def running_shards(extract_dir: Path) -> list[RunningShard]:
     return found
 
 
-def forget_progress(extract_dir: Path) -> None:
-    """Remove what workers of a killed run last said; the caller holds the run's lock."""
-    for path in (extract_dir / "shards").glob(".*.progress"):
-        path.unlink(missing_ok=True)
+def remove_leftovers(extract_dir: Path, pattern: str = ".*") -> None:
+    """Delete what killed workers left: unfinished shards and what they last said of their progress.
+
+    Should such a worker still be alive on a node that was cut off, it fails when it publishes.
+    """
+    for path in (extract_dir / "shards").glob(pattern):
+        if is_temporary(path) or path.suffix == ".progress":
+            path.unlink(missing_ok=True)
 
 
 class _Progress:
@@ -162,16 +165,3 @@ def _file_attributes(task: ShardTask) -> dict[str, str | float]:
         "codec": task.params.codec,
         "versions": json.dumps(versions, sort_keys=True),
     }
-
-
-def _remove_leftovers(folder: Path, shard: str) -> None:
-    """Delete what killed workers left of this shard."""
-    for path in folder.glob(f".{shard}.*"):
-        if is_temporary(path) and not _alive(path):
-            path.unlink(missing_ok=True)
-
-
-def _alive(path: Path) -> bool:
-    """Tell whether the process that a temporary name carries may still be at work on this machine."""
-    number = path.name.rsplit(".", 2)[-2].split("-")[0]
-    return number.isdigit() and int(number) != os.getpid() and Path(f"/proc/{number}").exists()

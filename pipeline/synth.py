@@ -19,8 +19,8 @@ from pipeline.ffmpeg import find_ffmpeg
 from stin.shards.errors import StinPipeError
 from stin.shards.publish import publish_bytes, publish_file, temporary_name
 
-COLOURS = {"red": (226, 96, 104), "green": (62, 178, 104), "blue": (104, 124, 252)}
-"""RGB of equal grey value: 0.299 R + 0.587 G + 0.114 B is 134 to 136 for each."""
+COLOURS = {"red": (226, 96, 104), "green": (62, 178, 104), "blue": (106, 127, 254)}
+"""RGB of equal grey value: 0.299 R + 0.587 G + 0.114 B is 135 to 136 for each."""
 
 DIRECTIONS = {"right": (1.0, 0.0), "left": (-1.0, 0.0), "up": (0.0, -1.0)}
 """Unit velocity (x to the right, y down)."""

@@ -1,11 +1,17 @@
 """Fixtures that several kinds of tests share."""
 
+import json
 import os
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+SMALL_VIDEO = (48, 32)
 
 
 @pytest.fixture(scope="session")
@@ -17,8 +23,76 @@ def shared_data() -> Path:
     return folder
 
 
+@dataclass(frozen=True)
+class Called:
+    """What a call of the command line left behind."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The JSON object of the last line of standard output."""
+        return json.loads(self.stdout.splitlines()[-1])
+
+
+def stin_pipe(*arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> Called:
+    """Call the command line in a process of its own, as a user does."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from workflows.cli import main; main()", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        cwd=cwd or ROOT,
+        env={**os.environ, **(env or {})},
+        check=False,
+    )
+    return Called(code=done.returncode, stdout=done.stdout, stderr=done.stderr)
+
+
+@pytest.fixture(scope="session")
+def call():
+    """The command line as a function."""
+    return stin_pipe
+
+
+@dataclass(frozen=True)
+class MadeVideos:
+    """Small made videos: nine classes, two for training and one for testing each, 7 frames of 48x32."""
+
+    videos: Path
+    lists: Path
+
+
+@pytest.fixture(scope="session")
+def made_videos(tmp_path_factory: pytest.TempPathFactory) -> MadeVideos:
+    """Videos that no test may change."""
+    from pipeline.synth import SynthParams, make_videos
+
+    folder = tmp_path_factory.mktemp("made")
+    width, height = SMALL_VIDEO
+    make_videos(
+        folder,
+        SynthParams(width=width, height=height, num_frames=7, train_per_class=2, test_per_class=1),
+    )
+    return MadeVideos(videos=folder / "videos", lists=folder / "lists")
+
+
+@pytest.fixture(scope="session")
+def extracted_run(made_videos: MadeVideos, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with the made videos extracted; tests that write copy it first."""
+    run = tmp_path_factory.mktemp("extracted") / "run"
+    called = stin_pipe(
+        *("extract", "--run", run, "--videos", made_videos.videos, "--splits", made_videos.lists),
+        *("--size", "48x32", "--runner", "local", "--workers", 2, "--json"),
+    )
+    assert called.code == 0, called.stderr
+    return run
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run GPU tests where there is a GPU; without one skip them, or fail when the run demands one."""
+    """Run GPU tests where there is a GPU; without one skip them, or let them fail when a GPU is demanded."""
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu_items:
         return

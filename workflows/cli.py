@@ -38,8 +38,8 @@ COMMANDS = {
 }
 
 
-class Terminated(KeyboardInterrupt):
-    """The process was asked to end by SIGTERM."""
+class Terminated(BaseException):
+    """The process was asked to end by SIGTERM; not a KeyboardInterrupt, which click would make its own."""
 
 
 class LazyGroup(click.Group):
@@ -95,7 +95,7 @@ def main() -> None:
         # Outside of standalone mode click returns the code of its Exit exception.
         returned = cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False)
         code = returned if isinstance(returned, int) else 0
-    except (KeyboardInterrupt, click.Abort) as error:
+    except (KeyboardInterrupt, click.Abort, Terminated) as error:
         terminated = isinstance(error, Terminated)
         code = EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
         _report(arguments, "stopped; what is finished is kept, the same command resumes", code)

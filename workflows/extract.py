@@ -213,9 +213,9 @@ def _work(output: Output, extract_dir: Path, listing, params, options: dict[str,
 
 def _reports(output: Output, extract_dir: Path, work, options: dict[str, Any]) -> Iterator[Any]:
     """Run the tasks and show progress by videos, counting those inside shards that are not finished."""
-    from pipeline.shard_task import forget_progress, running_shards
+    from pipeline.shard_task import remove_leftovers, running_shards
 
-    forget_progress(extract_dir)
+    remove_leftovers(extract_dir)
     total = len(work.ledger.entries)
     done = total - len(work.ledger.not_yet)
     frames, started = 0, time.monotonic()

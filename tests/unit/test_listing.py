@@ -1,0 +1,187 @@
+"""Listing: labels, splits, and the traps of the official lists."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.listing import group_key, hash_side, hash_split, list_videos
+from stin.shards.errors import StinPipeError
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"video")
+
+
+def write(folder: Path, **files: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / f"{name}.txt").write_bytes(text.encode())
+    return folder
+
+
+def test_ucf_lists_with_crlf_case_and_absent_videos(tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    touch(videos, "HandstandPushups/v_HandStandPushups_g01_c01.avi", "Archery/v_archery_g02_c01.AVI")
+    touch(videos, "Archery/not_listed.avi", "Archery/readme.md")
+    lists = write(
+        tmp_path / "lists",
+        classInd="1 Archery\r\n2 HandstandPushups\r\n",
+        trainlist01="HandstandPushups/v_HandStandPushups_g01_c01.avi 2\r\n\r\n",
+        testlist01="Archery/v_Archery_g02_c01.avi\r\nArchery/v_Archery_g03_c01.avi\r\n",
+        trainlist02="Archery/v_Archery_g02_c01.avi 1\r\n",
+    )
+    listing = list_videos(videos, splits_dir=lists)
+    assert listing.dataset == "ucf101"
+    assert listing.classes == ("Archery", "HandstandPushups")
+    assert listing.split_names == ("1", "2")
+    assert (listing.num_skipped, listing.num_absent) == (1, 1)
+    by_id = {video.id: video for video in listing.videos}
+    archery = by_id["Archery/v_archery_g02_c01.AVI"]
+    assert (archery.label, archery.splits) == (0, {"1": "test", "2": "train"})
+    pushups = by_id["HandstandPushups/v_HandStandPushups_g01_c01.avi"]
+    assert (pushups.label, pushups.splits, pushups.group_key) == (1, {"1": "train"}, "HandstandPushups/g01")
+
+
+def test_hmdb_lists_with_codes_and_trailing_blanks(tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    touch(videos, "wave/a b #1.avi", "wave/c.avi", "run/d.avi", "run/unused.avi")
+    lists = write(
+        tmp_path / "lists",
+        wave_test_split1="a b #1.avi 1 \nc.avi 2 \n",
+        wave_test_split2="a b #1.avi 2 \nc.avi 0 \n",
+        run_test_split1="d.avi 1 \nunused.avi 0 \n",
+        run_test_split2="d.avi 2 \nunused.avi 0 \n",
+    )
+    listing = list_videos(videos, splits_dir=lists)
+    assert listing.classes == ("run", "wave")
+    assert {video.id: dict(video.splits) for video in listing.videos} == {
+        "run/d.avi": {"1": "train", "2": "test"},
+        "wave/a b #1.avi": {"1": "train", "2": "test"},
+        "wave/c.avi": {"1": "test"},
+    }
+    assert (listing.num_skipped, listing.num_absent) == (0, 0)
+
+
+def test_csv_with_parts_of_files(tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    touch(videos, "long.mp4", "ä/ö.mp4")
+    table = tmp_path / "list.csv"
+    table.write_text(
+        "path,label,split,start_s,end_s\nlong.mp4,jump,train,0,2.5\nlong.mp4,run,test,2.5,\n"
+        "ä/ö.mp4,run,train,,\ngone.mp4,run,train,,\n",
+        encoding="utf-8",
+    )
+    listing = list_videos(videos, list_csv=table)
+    assert [video.id for video in listing.videos] == [
+        "jump/long.mp4#0-2.5",
+        "run/long.mp4#2.5-",
+        "run/ä/ö.mp4",
+    ]
+    assert [video.splits["1"] for video in listing.videos] == ["train", "test", "train"]
+    assert listing.num_absent == 1
+
+
+@pytest.mark.parametrize("path", ["../secret.mp4", "/etc/passwd", "a/../../secret.mp4"])
+def test_a_listed_path_may_not_leave_the_videos_folder(tmp_path: Path, path: str) -> None:
+    touch(tmp_path / "videos", "a.mp4")
+    touch(tmp_path, "secret.mp4")
+    table = tmp_path / "list.csv"
+    table.write_text(f"path,label\n{path},x\n")
+    with pytest.raises(StinPipeError, match="leaves the videos folder"):
+        list_videos(tmp_path / "videos", list_csv=table)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a,b\n1,2\n", "first line must name the columns"),
+        ("path,label\n,x\n", ":2: path and label must not be empty"),
+        ("path,label,split\na.mp4,x,maybe\n", ":2: split must be train, test or empty, got 'maybe'"),
+        ("path,label,start_s,end_s\na.mp4,x,5,2\n", ":2: end_s must be > start_s, got 5 to 2"),
+        ("path,label,start_s\na.mp4,x,soon\n", ":2: start_s must be seconds >= 0, got 'soon'"),
+        ("path,label\na.mp4,x\na.mp4,x\n", "listed 2 times"),
+    ],
+)
+def test_bad_csv_names_the_line(tmp_path: Path, content: str, message: str) -> None:
+    touch(tmp_path / "videos", "a.mp4")
+    table = tmp_path / "list.csv"
+    table.write_text(content)
+    with pytest.raises(StinPipeError, match=message):
+        list_videos(tmp_path / "videos", list_csv=table)
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ({"trainlist01": "NoSlash.avi 1\n"}, "trainlist01.txt:1: expected Class/video"),
+        ({"trainlist01": "A/x.avi 1\n", "testlist01": "A/x.avi\n"}, "both train and test of split 1"),
+        ({"trainlist01": "A/x.avi 1\n", "classInd": "1 B\n"}, "class 'A' is not in"),
+        ({"trainlist01": "A/x.avi 1\n", "classInd": "one A\n"}, "classInd.txt:1: expected a number"),
+        ({"A_test_split1": "x.avi 7\n"}, "A_test_split1.txt:1: expected `name 0`"),
+        ({"notes": "hello\n"}, "no split lists"),
+    ],
+)
+def test_bad_lists_name_file_and_line(tmp_path: Path, lists: dict[str, str], message: str) -> None:
+    touch(tmp_path / "videos", "A/x.avi")
+    with pytest.raises(StinPipeError, match=message):
+        list_videos(tmp_path / "videos", splits_dir=write(tmp_path / "lists", **lists))
+
+
+def test_wrong_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(StinPipeError, match=r"videos folder .*gone does not exist"):
+        list_videos(tmp_path / "gone")
+    with pytest.raises(StinPipeError, match="no video files"):
+        list_videos(tmp_path)
+    touch(tmp_path, "loose.mp4")
+    with pytest.raises(StinPipeError, match="1 video files but no class folders"):
+        list_videos(tmp_path)
+    with pytest.raises(StinPipeError, match="needs its split lists"):
+        list_videos(tmp_path, dataset="ucf101")
+
+
+def test_classes_and_limit(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{name}/{index}.mp4" for name in "abc" for index in range(10)))
+    listing = list_videos(tmp_path, classes=("c", "a"), limit=4)
+    assert listing.classes == ("a", "c")
+    assert sorted({video.label for video in listing.videos}) == [0, 1]
+    assert len(listing.videos) == 4
+    assert listing.num_skipped == 10
+    assert {video.splits["1"] for video in listing.videos} == {"train", "test"}
+    with pytest.raises(StinPipeError, match="no class 'x' in this data set; it has: a, b, c"):
+        list_videos(tmp_path, classes=("x",))
+
+
+def test_hash_split_is_stable_and_covers_both_sides() -> None:
+    ids = [f"class/{index}.mp4" for index in range(200)]
+    sides = hash_split(ids)
+    assert 0.2 < sum(side == "test" for side in sides.values()) / 200 < 0.4
+    assert all(hash_split(ids[:100])[name] == sides[name] for name in ids[10:90])
+    assert set(hash_split(["a", "b"]).values()) == {"train", "test"}
+    assert hash_split(["alone"]) == {"alone": hash_side("alone")}
+
+
+def test_group_keys_of_both_data_sets() -> None:
+    assert group_key("Archery", "v_Archery_g07_c03.avi") == "Archery/g07"
+    assert group_key("brush_hair", "April_09_brush_hair_u_nm_np1_ba_goo_0.avi") == "April_09"
+    assert group_key("wave", "holiday.mp4") is None
+
+
+@pytest.mark.shared_data
+def test_official_lists_and_clips(shared_data: Path) -> None:
+    splits = shared_data / "splits"
+    ucf = list_videos(shared_data / "clips/ucf101", splits_dir=splits / "ucf101")
+    assert (len(ucf.classes), len(ucf.videos), ucf.num_absent) == (101, 3, 13_317)
+    expected = {"1": "test", "2": "train", "3": "train"}
+    for video in ucf.videos:
+        assert dict(video.splits) == expected
+        assert ucf.classes[video.label] == video.class_name == video.id.split("/")[0]
+    hmdb = list_videos(shared_data / "clips/hmdb51", splits_dir=splits / "hmdb51")
+    assert (len(hmdb.classes), len(hmdb.videos), hmdb.num_absent) == (51, 2, 6_764)
+    brush = hmdb.videos[0]
+    assert (brush.class_name, dict(brush.splits)) == (
+        "brush_hair",
+        {"1": "train", "2": "train", "3": "test"},
+    )

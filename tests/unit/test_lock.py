@@ -1,0 +1,68 @@
+"""The run lock: one holder, named to the second; a dead holder is recognised."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.lock import Holder, is_alive, read_holder, run_lock
+from stin.shards.errors import StinPipeError
+
+
+def hold(path: str) -> None:
+    with run_lock(Path(path)):
+        time.sleep(60)
+
+
+@pytest.fixture
+def holder_process(tmp_path: Path):
+    process = multiprocessing.get_context("spawn").Process(target=hold, args=(str(tmp_path / "lock.json"),))
+    process.start()
+    while not (tmp_path / "lock.json").exists():
+        assert process.is_alive()
+        time.sleep(0.01)
+    yield process
+    process.kill()
+    process.join()
+
+
+def test_a_second_extract_is_refused_by_name_and_a_dead_one_recognised(
+    tmp_path: Path, holder_process
+) -> None:
+    path = tmp_path / "lock.json"
+    with pytest.raises(StinPipeError, match=f"process {holder_process.pid} on host"), run_lock(path):
+        pass
+    os.kill(holder_process.pid, signal.SIGKILL)
+    holder_process.join()
+    with run_lock(path):
+        found = read_holder(path)
+        assert found is not None and found.process_id == os.getpid() and is_alive(found)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_holder_on_another_host_needs_the_persons_word(tmp_path: Path) -> None:
+    path = tmp_path / "lock.json"
+    path.write_text(json.dumps(asdict(Holder(host="node7", process_id=1, start_ticks=1, boot_id="x"))))
+    with pytest.raises(StinPipeError, match="host node7; if it no longer runs there, give --break-lock"):
+        run_lock(path).__enter__()
+    with run_lock(path, break_lock=True):
+        pass
+
+
+def test_a_reused_process_id_or_a_reboot_is_a_dead_holder(tmp_path: Path) -> None:
+    with run_lock(tmp_path / "lock.json"):
+        own = read_holder(tmp_path / "lock.json")
+    assert own is not None and is_alive(own)
+    assert is_alive(replace(own, start_ticks=own.start_ticks + 1)) is False
+    assert is_alive(replace(own, boot_id="another")) is False
+
+
+def test_a_damaged_lock_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lock.json").write_text("{")
+    with pytest.raises(StinPipeError, match=r"lock\.json: the lock cannot be read"):
+        run_lock(tmp_path / "lock.json").__enter__()

@@ -1,0 +1,164 @@
+"""Plan, ledger and resume: identity is content, and each video is in one state."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline import plan as plan_module
+from pipeline.ledger import plan_paths, read_ledger, write_views
+from pipeline.listing import list_videos
+from pipeline.plan import ExtractParams, Plan, make_plan
+from pipeline.resume import prepare_work
+from pipeline.shard_task import shard_digest
+from stin.shards.errors import StinPipeError
+from stin.shards.schema import Mark, VideoMeta, VideoOutcome
+
+PARAMS = ExtractParams(size=(48, 32), short_side=None, bound_px=5.0, flow_backend="cpu")
+
+
+def folder_of(root: Path, count: int, *, size: int = 100, classes: str = "ab") -> Path:
+    for name in classes:
+        for index in range(count):
+            path = root / name / f"{index:03d}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x" * size)
+    return root
+
+
+def outcome(video_id: str, *, failed: bool = False, group: str = "000000") -> VideoOutcome:
+    if failed:
+        return VideoOutcome(id=video_id, state="failed", reason="too_short", message="1 frame")
+    about = {"label": 0, "class_name": "a", "num_frames": 3, "height": 32, "width": 48, "fps": 1.0}
+    meta = VideoMeta(id=video_id, **about, source_sha256="", notes={}, digest="d")
+    return VideoOutcome(id=video_id, state="done", group=group, meta=meta)
+
+
+def finish(extract_dir: Path, fail: tuple[str, ...] = ()) -> None:
+    """Pretend that workers made every pending shard."""
+    (extract_dir / "shards").mkdir(exist_ok=True)
+    ledger = read_ledger(extract_dir)
+    for shard in ledger.pending:
+        outcomes = tuple(outcome(video.id, failed=video.id in fail) for video in shard.videos)
+        (extract_dir / "shards" / f"{shard.name}.h5").write_bytes(b"12345")
+        Mark(
+            shard=shard.name,
+            fingerprint=ledger.plans[0].fingerprint,
+            outcomes=outcomes,
+            digest=shard_digest(list(outcomes)),
+            num_bytes=5,
+        ).save(extract_dir / "shards" / f"{shard.name}.json")
+
+
+def prepare(extract_dir: Path, videos: Path, params: ExtractParams = PARAMS, *, retry: bool = False):
+    extract_dir.mkdir(exist_ok=True)
+    return prepare_work(extract_dir, list_videos(videos), params, retry_failed=retry, timeout_s=60)
+
+
+def test_shards_hold_at_most_16_videos_and_about_256_mib(tmp_path: Path, monkeypatch) -> None:
+    listing = list_videos(folder_of(tmp_path, 400))
+    sizes = [len(shard.videos) for shard in make_plan(listing, PARAMS).shards]
+    assert max(sizes) == 16 and sum(sizes) == 800
+    monkeypatch.setattr(plan_module, "MAX_SHARD_BYTES", 12 * 250)
+    assert max(len(shard.videos) for shard in make_plan(listing, PARAMS).shards) == 2
+    small = make_plan(replace(listing, videos=listing.videos[:40]), PARAMS)
+    assert len(small.shards) == 20  # few videos: small shards, so that several workers have work
+
+
+def test_plan_round_trip_and_fingerprint(tmp_path: Path) -> None:
+    plan = make_plan(list_videos(folder_of(tmp_path / "v", 3)), PARAMS)
+    plan.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == plan
+    assert replace(PARAMS, bound_px=6.0).fingerprint() != PARAMS.fingerprint()
+    assert replace(PARAMS).fingerprint() == PARAMS.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bound_px": 0}, "bound must be > 0 pixels a frame, got 0"),
+        ({"size": (8, 8)}, "sides must be 16 to 4096 px"),
+        ({"short_side": 64}, "either a size or a short side"),
+        ({"stride": 0}, "stride must be >= 1, got 0"),
+        ({"fps": -1.0}, "fps must be > 0"),
+    ],
+)
+def test_impossible_parameters_are_refused(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(PARAMS, **change)
+
+
+def test_the_same_command_resumes_and_other_parameters_are_refused(tmp_path: Path) -> None:
+    videos, run = folder_of(tmp_path / "v", 3), tmp_path / "extract"
+    assert len(prepare(run, videos).tasks) == 6
+    finish(run)
+    assert prepare(run, videos).tasks == ()
+    with pytest.raises(StinPipeError, match=r"bound_px: 5\.0 in the run, 7\.0 now"):
+        prepare(run, videos, replace(PARAMS, bound_px=7.0))
+    folder_of(videos, 1, classes="c")
+    with pytest.raises(StinPipeError, match=r"planned with 2 classes, now there are 3 \(new: c\)"):
+        prepare(run, videos)
+
+
+def test_added_removed_and_retried_videos(tmp_path: Path) -> None:
+    videos, run = folder_of(tmp_path / "v", 3), tmp_path / "extract"
+    prepare(run, videos)
+    finish(run, fail=("a/001.mp4",))
+    before = {entry.video.id: entry for entry in read_ledger(run).done}
+    (videos / "b" / "new.mp4").write_bytes(b"x")
+    (videos / "b" / "000.mp4").unlink()
+    work = prepare(run, videos)
+    assert (work.num_added, work.num_retried, work.removed) == (1, 0, ("b/000.mp4",))
+    assert [video.id for task in work.tasks for video in task.shard.videos] == ["b/new.mp4"]
+    finish(run)
+    work = prepare(run, videos, retry=True)
+    assert [video.id for task in work.tasks for video in task.shard.videos] == ["a/001.mp4"]
+    finish(run)
+    ledger = read_ledger(run)
+    assert [path.name for path in plan_paths(run)] == ["plan.json", "plan-0001.json", "plan-0002.json"]
+    assert (len(ledger.done), ledger.failed, ledger.not_yet) == (7, [], [])
+    after = {entry.video.id: entry for entry in ledger.done}
+    assert all(after[name] == entry for name, entry in before.items())
+
+
+def test_a_retry_in_hand_does_not_hide_that_the_video_failed_or_lose_a_done_one(tmp_path: Path) -> None:
+    videos, run = folder_of(tmp_path / "v", 2), tmp_path / "extract"
+    prepare(run, videos)
+    finish(run, fail=("a/000.mp4",))
+    prepare(run, videos, retry=True)
+    ledger = read_ledger(run)
+    assert (len(ledger.done), len(ledger.failed), len(ledger.not_yet)) == (3, 0, 1)
+    manifest = write_views(run, ledger)
+    assert (len(manifest.videos), manifest.num_pending, manifest.failed) == (3, 1, ())
+
+
+def test_a_mark_that_does_not_fit_its_shard_does_not_count(tmp_path: Path) -> None:
+    videos, run = folder_of(tmp_path / "v", 3), tmp_path / "extract"
+    prepare(run, videos)
+    finish(run)
+    shards = run / "shards"
+    (shards / "00000.h5").unlink()
+    (shards / "00001.h5").write_bytes(b"longer than before")
+    (shards / "00002.json").write_text("{")
+    mark = Mark.load(shards / "00003.json")
+    replace(mark, fingerprint="other").save(shards / "00003.json")
+    ledger = read_ledger(run)
+    assert [shard.name for shard in ledger.pending] == ["00000", "00001", "00002", "00003"]
+    assert "missing" in ledger.broken["00000"] and "18 bytes, but its mark says 5" in ledger.broken["00001"]
+    assert "cannot be read" in ledger.broken["00002"] and "another plan" in ledger.broken["00003"]
+
+
+def test_failures_and_manifest_are_derived(tmp_path: Path) -> None:
+    videos, run = folder_of(tmp_path / "v", 2), tmp_path / "extract"
+    prepare(run, videos)
+    finish(run, fail=("b/001.mp4",))
+    manifest = write_views(run, read_ledger(run))
+    assert list(manifest.videos) == ["a/000.mp4", "a/001.mp4", "b/000.mp4"]
+    assert [(video.id, video.reason) for video in manifest.failed] == [("b/001.mp4", "too_short")]
+    assert '"reason": "too_short"' in (run / "failures.jsonl").read_text()
+    sides = [
+        len(manifest.subset("1", side)) + len(manifest.failed_of("1", side)) for side in ("train", "test")
+    ]
+    assert sum(sides) == 4
+    with pytest.raises(StinPipeError, match="split '9' is not in this run; its splits are: 1"):
+        manifest.subset("9", "test")
