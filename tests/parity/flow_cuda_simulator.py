@@ -1,89 +1,117 @@
-"""Run the CUDA engine's own launches and kernels under numba's simulator; a script of the test beside it.
+"""Run the CUDA back end whole under numba's simulator; a script of the test beside it.
+
+Its calls, batches, launches and kernels are the real ones. Made up are the driver's launch and what torch
+knows of a GPU: streams, events, graphs that record launches and replay them, and the card's properties.
 
 Usage: NUMBA_ENABLE_CUDASIM=1 python flow_cuda_simulator.py IN.npz OUT.npz
 """
 
+import contextlib
 import sys
+import types
 import warnings
 
 import numpy as np
-from numba import cuda
+import torch
+from numba import cuda as simulator
 
-from pipeline.flow import cuda_tiles
+from pipeline.flow import TVL1Params, cuda, cuda_session, cuda_tiles
 from pipeline.flow.cuda_compile import kernels
-from pipeline.flow.cuda_program import BatchShape, Slice, build_program, output_launch
-from pipeline.flow.params import TVL1Params
+from pipeline.flow.cuda_program import Slice
 
 THREADS = 16
-cuda_tiles.MOST_STEPS = 2  # so that a round of 3 iterations takes two launches, as one of 16 does on a GPU
+PAIRS = TVL1Params(check_interval=2, max_iterations=5, num_scales=2, num_warps=1, epsilon=0.03)
+CLIP = TVL1Params(
+    check_interval=3, max_iterations=3, num_scales=1, num_warps=1, median_filter=3, warm_start=True
+)
 
 
-def run(frames, source, capacity, num_pairs, params, initial, scale):
-    """Run a batch on buffers full of NaN; give its flow, its packed images and its iterations."""
-    height, width = frames.shape[1:]
-    shape = BatchShape(
-        height=height, width=width, capacity=capacity, source=source, threads=THREADS, blocks=3
-    )
-    program = build_program(shape, params)
-    buffers = {
-        name: np.full(count, np.nan if kind is np.float32 else -7, kind)
-        for name, (kind, count) in program.buffers.items()
-    }
-    plan, coarsest = program.plans[0], program.plans[-1]
-    assert plan.num_tiles > 1, "the image must be larger than a tile"
-    level0 = buffers["level0"].reshape(shape.num_frames, -1, plan.pitch_px)
-    if source == "pairs":
-        level0[:num_pairs, :height, :width] = frames[:num_pairs]
-        level0[capacity : capacity + num_pairs, :height, :width] = frames[num_pairs:]
-    else:
-        level0[: num_pairs + 1, :height, :width] = frames
-    field = buffers["field"][: capacity * 2 * coarsest.plane_size]
-    field = field.reshape(capacity, 2, -1, coarsest.pitch_px)
-    field[:, :, : coarsest.height_px, : coarsest.width_px] = initial
-    buffers["num_pairs"][0] = num_pairs
-    compiled = {name: cuda.jit(function) for name, (function, _) in kernels(THREADS).items()}
+class SimulatedGraph:
+    """A CUDA graph: what is launched while it records is done at each replay, not at once."""
 
-    def launch(item):
-        arguments = [
-            buffers[value.buffer][value.start :] if isinstance(value, Slice) else value
-            for value in item.arguments
-        ]
-        compiled[item.kernel][item.grid, item.block, 0, item.shared_bytes](*arguments)
+    recording: "SimulatedGraph | None" = None
 
-    for item in program.launches:
-        launch(item)
-    results = []
-    for scale_or_none, output in (
-        (None, np.full((capacity, height, width, 2), np.nan, np.float32)),
-        (scale, np.zeros((capacity, 2 * height, width), np.uint8)),
-    ):
-        buffers["output"] = output.reshape(-1)
-        launch(output_launch(shape, plan, scale=scale_or_none))
-        results.append(output[:num_pairs])
-    iterations = buffers["iterations"].reshape(len(program.plans), params.num_warps, capacity)
-    return (*results, iterations[..., :num_pairs].transpose(2, 0, 1))
+    def __init__(self):
+        self.launches = []
+
+    def replay(self):
+        """Do the recorded launches."""
+        assert self.launches
+        for launch in self.launches:
+            launch()
+
+
+@contextlib.contextmanager
+def record(graph, capture_error_mode):
+    """Record launches into a graph."""
+    SimulatedGraph.recording = graph
+    yield
+    SimulatedGraph.recording = None
+
+
+def bind(session, launch, **more):
+    """Make a launch of a simulated kernel, in place of `Session._bind`."""
+    buffers = {**session.buffers, **more}
+    arguments = [
+        buffers[value.buffer].view(-1).numpy()[value.start :] if isinstance(value, Slice) else value
+        for value in launch.arguments
+    ]
+    kernel = COMPILED[launch.kernel][launch.grid, launch.block, 0, launch.shared_bytes]
+
+    def do(stream):
+        if SimulatedGraph.recording is not None:
+            SimulatedGraph.recording.launches.append(lambda: kernel(*arguments))
+        else:
+            kernel(*arguments)
+
+    return do
+
+
+def poison(real_init):
+    """Let a session begin with buffers full of what no kernel may use."""
+
+    def init(self, *arguments):
+        real_init(self, *arguments)
+        for buffer in self.buffers.values():
+            buffer.fill_(float("nan") if buffer.is_floating_point() else -7)
+        assert self.plans[0].num_tiles > 1, "the image must be larger than a tile"
+
+    return init
 
 
 def main(source_path: str, target_path: str) -> None:
-    """Run the two cases of the test."""
-    warnings.simplefilter("ignore")  # numba's simulator and numpy warn of arithmetic on NaN
-    given = np.load(source_path)
-    pairs = TVL1Params(check_interval=2, max_iterations=5, num_scales=2, num_warps=2, epsilon=0.03)
-    clip = TVL1Params(check_interval=3, max_iterations=3, num_scales=1, num_warps=1, median_filter=3)
-    names = ("flow", "packed", "iterations")
-    results = {
-        "pairs": run(given["pairs"], "pairs", 3, 2, pairs, 0, 127 / 3),
-        "clip": run(given["clip"], "clip", 2, 2, clip, given["initial"], 127 / 3),
-    }
+    """Solve the two cases of the test."""
+    given = {name: torch.from_numpy(array) for name, array in np.load(source_path).items()}
+    pairs = cuda.tvl1_cuda(given["frames0"], given["frames1"], PAIRS)
+    clip = cuda.tvl1_clip_cuda(given["clip"], CLIP)
+    packed = cuda.tvl1_clip_packed_cuda(given["clip"], CLIP, bound_px=3.0)
     np.savez(
-        target_path,
-        **{
-            f"{case}_{name}": value
-            for case, values in results.items()
-            for name, value in zip(names, values, strict=True)
-        },
-    )
+        target_path, packed=packed, pairs_flow=pairs.flow, pairs_iterations=pairs.iterations,
+        clip_flow=clip.flow, clip_iterations=clip.iterations,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
+    warnings.simplefilter("ignore")  # numba's simulator and numpy warn of arithmetic on NaN
+    stream = types.SimpleNamespace(cuda_stream=0, wait_event=lambda event: None)
+    event = types.SimpleNamespace(record=lambda stream: None, synchronize=lambda: None)
+    card = types.SimpleNamespace(
+        shared_memory_per_block_optin=10**6, shared_memory_per_multiprocessor=10**6, multi_processor_count=1
+    )
+    for name, stand_in in {
+        "device": lambda device: contextlib.nullcontext(), "current_stream": lambda device: stream,
+        "Event": lambda: event, "CUDAGraph": SimulatedGraph, "graph": record, "empty_cache": lambda: None,
+        "get_device_properties": lambda device: card, "mem_get_info": lambda device: (10**9, 10**9),
+        "get_device_capability": lambda device: (9, 0),
+    }.items():  # fmt: skip
+        setattr(torch.cuda, name, stand_in)
+    cuda_session.THREADS = (THREADS,)
+    cuda_session._load_kernels = lambda *arguments: {}
+    cuda_session.Session._bind = bind
+    cuda_session.Session.__init__ = poison(cuda_session.Session.__init__)
+    cuda_tiles.MOST_STEPS = (
+        2  # so that a round of 3 iterations takes two launches, as one of 16 does on a GPU
+    )
+    cuda.BATCH_SIZES = (1, 2)  # so that three pairs take two batches, the second recorded and not full
+    COMPILED = {name: simulator.jit(function) for name, (function, _) in kernels(THREADS).items()}
     main(*sys.argv[1:])
