@@ -44,9 +44,17 @@ def _start_coarsest(space, height, width, pitch, start, warm):
     for y in range(height):
         for component in range(2):
             at, source = (y * NUM_PLANES + component) * pitch, (component * height + y) * pitch
-            space[at : at + pitch] = 0
-            if warm:
-                space[at : at + width] = start[source : source + width]
+            for x in range(pitch):
+                space[at + x] = start[source + x] if warm and x < width else 0
+
+
+@numba.njit(**KERNEL)
+def _zero_duals(space, height, pitch):
+    """Set the four duals of all rows to zero."""
+    for y in range(height):
+        at = y * NUM_PLANES * pitch
+        for x in range(P1X * pitch, (P2Y + 1) * pitch):
+            space[at + x] = 0
 
 
 @numba.njit(
@@ -112,9 +120,7 @@ def solve(
             refine_flow(levels, i, samples, weights, row, coarse, np.float32(1 / scale_step), space)
         else:
             _start_coarsest(space, height, width, pitch, coarse, warm)
-        for y in range(height):
-            at = y * NUM_PLANES * pitch
-            space[at + P1X * pitch : at + (P2Y + 1) * pitch] = 0
+        _zero_duals(space, height, pitch)
         for n in range(num_warps):
             warp(
                 space,
