@@ -30,7 +30,6 @@ def kernels(threads: int) -> dict[str, tuple[Callable, Any]]:
     return {
         "iterate": (cuda_solver.build_iterate(threads), cuda_solver.ITERATE_SIGNATURE),
         "begin_solve": (cuda_solver.begin_solve, cuda_solver.BEGIN_SIGNATURE),
-        "decide": (cuda_solver.decide, cuda_solver.DECIDE_SIGNATURE),
         "shrink": (cuda_image.shrink, cuda_image.SHRINK_SIGNATURE),
         "gradient": (cuda_image.gradient, cuda_image.GRADIENT_SIGNATURE),
         "warp": (cuda_image.warp, cuda_image.WARP_SIGNATURE),

@@ -41,6 +41,11 @@ if config.ENABLE_CUDASIM:
         """Give `yes` or `no`."""
         return yes if condition else no
 
+    def take_ticket(counter):
+        """Add one to an integer, and give it as it was; blocks are simulated one after another."""
+        counter[0] += 1
+        return counter[0] - 1
+
     def pointer_to(array):
         """Give what the simulator indexes: the array."""
         return array
@@ -92,6 +97,15 @@ else:
             return builder.select(*arguments)
 
         return yes(types.boolean, yes, yes), generate
+
+    @intrinsic
+    def take_ticket(typing_context, counter):
+        """Add one to the integer at a pointer, at once for all blocks, and give it as it was."""
+
+        def generate(context, builder, signature, arguments):
+            return builder.atomic_rmw("add", arguments[0], ir.Constant(ir.IntType(32), 1), "monotonic")
+
+        return types.int32(counter), generate
 
     @intrinsic
     def pointer_to(typing_context, array):

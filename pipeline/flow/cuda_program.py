@@ -123,6 +123,7 @@ def buffers(shape: BatchShape, params: TVL1Params) -> dict[str, tuple[type[np.ge
         "active": (np.int32, capacity),
         "num_active": (np.int32, 1),
         "num_pairs": (np.int32, 1),
+        "finished": (np.int32, 1),
         "iterations": (np.int32, len(sizes) * params.num_warps * capacity),
     }
 
@@ -188,37 +189,34 @@ def _level(shape: BatchShape, params: TVL1Params, plans: tuple[TilePlan, ...], l
 def _solve(shape: BatchShape, params: TVL1Params, plan: TilePlan, start: int, *, fresh: bool) -> list[Launch]:
     """The rounds of one solve, of `check_interval` iterations each, as many as the longest may take."""
     launches = []
-    limit = np.float32(params.epsilon**2 * plan.height_px * plan.width_px)
     for before in range(0, params.max_iterations, params.check_interval):
         done = min(params.check_interval, params.max_iterations - before)
-        check = done == params.check_interval
         num_launches = -(-done // plan.steps)
         for number in range(num_launches):
-            steps = min(plan.steps, done - number * plan.steps)
-            last = number == num_launches - 1
+            ends_round = number == num_launches - 1
             launches.append(_iterate(
-                shape, params, plan, odd=number % 2, steps=steps,
-                fresh=fresh and before == 0 and number == 0, check=check and last,
+                shape, params, plan, start,
+                odd=number % 2,
+                steps=min(plan.steps, done - number * plan.steps),
+                fresh=fresh and before == 0 and number == 0,
+                check=done == params.check_interval and ends_round,
+                ends_round=ends_round,
+                turn=num_launches % 2,
+                done=done,
             ))  # fmt: skip
-        launches.append(Launch(
-            kernel="decide", grid=(1, 1, 1), block=(_pair_threads(shape.capacity), 1, 1),
-            arguments=(
-                Slice(buffer="partials"), Slice(buffer="parity"), Slice(buffer="active"),
-                Slice(buffer="num_active"), Slice(buffer="iterations", start=start),
-                np.int32(plan.num_tiles), np.int32(num_launches % 2), np.int32(done), np.int32(check), limit,
-            ),
-        ))  # fmt: skip
     return launches
 
 
 def _iterate(
-    shape: BatchShape, params: TVL1Params, plan: TilePlan, *, odd: int, steps: int, fresh: bool, check: bool
-) -> Launch:
-    lengths = (
-        plan.width_px, plan.height_px, plan.patches_x, plan.patches_y, plan.tile_x, plan.tile_y, plan.halo,
-        plan.tiles_x, plan.tiles_y, shape.capacity, odd, steps, int(fresh), int(check),
-    )  # fmt: skip
+    shape: BatchShape, params: TVL1Params, plan: TilePlan, start: int, *, odd: int, steps: int, fresh: bool,
+    check: bool, ends_round: bool, turn: int, done: int,
+) -> Launch:  # fmt: skip
     names = ("state", "data", "partials", "parity", "active", "num_active")
+    numbers = (
+        plan.width_px, plan.height_px, plan.patches_x, plan.patches_y, plan.tile_x, plan.tile_y, plan.halo,
+        plan.tiles_x, plan.tiles_y, shape.capacity, odd, steps, fresh, check, ends_round, turn, done,
+    )  # fmt: skip
+    limit = params.epsilon**2 * plan.height_px * plan.width_px
     return Launch(
         kernel="iterate",
         grid=(min(shape.blocks, shape.capacity * plan.num_tiles), 1, 1),
@@ -226,8 +224,10 @@ def _iterate(
         shared_bytes=4 * shared_floats(shape.threads),
         arguments=(
             *(Slice(buffer=name) for name in names),
-            *(np.int32(length) for length in lengths),
-            *(np.float32(value) for value in (params.threshold, params.theta, params.dual_step)),
+            Slice(buffer="iterations", start=start),
+            Slice(buffer="finished"),
+            *(np.int32(number) for number in numbers),
+            *(np.float32(value) for value in (params.threshold, params.theta, params.dual_step, limit)),
         ),
     )
 

@@ -1,9 +1,9 @@
 """The kernels of a solve: iterate tiles on chip, and decide which pairs go on.
 
 A solve is rounds of `check_interval` iterations. A round launches `iterate` once or more; it takes the
-pairs still active, tile by tile, from the buffer of the pair's parity into the other one. Then one block of
-`decide` turns the parities, tests the stop rule of each pair and writes the list of those that go on. The
-host never waits: it launches as many rounds as the longest solve takes, and the launches after a pair's
+pairs still active, tile by tile, from the buffer of the pair's parity into the other one. The last block to
+finish a round turns the parities, tests the stop rule of each pair and writes the list of those that go on.
+The host never waits: it launches as many rounds as the longest solve takes, and the launches after a pair's
 end pass it by. A pair that has ended keeps its result in the buffer of its own parity.
 
 Sums of |du|^2 are added in a fixed order: a thread's pixels, a tile's threads, a pair's tiles.
@@ -20,21 +20,71 @@ import types as python_types
 import numpy as np
 from numba import cuda, types
 
-from pipeline.flow.cuda_device import FLOATS, INTS, device, load4, pointer_to, select, store4
+from pipeline.flow.cuda_device import (
+    FLOATS,
+    INTS,
+    device,
+    load4,
+    pointer_to,
+    select,
+    store4,
+    take_ticket,
+)
 from pipeline.flow.cuda_patch import patch_functions
 from pipeline.flow.cuda_tiles import neighbour_slots, owns, tile_start
 
-MOST_PAIRS = 512
-"""Pairs of one batch: `decide` is one block with a thread for each."""
 REDUCERS = 32
 
 ITERATE_SIGNATURE = types.void(
-    FLOATS, FLOATS, FLOATS, INTS, INTS, INTS, *[types.int32] * 14, *[types.float32] * 3
-)
-DECIDE_SIGNATURE = types.void(FLOATS, INTS, INTS, INTS, INTS, *[types.int32] * 4, types.float32)
+    FLOATS, FLOATS, FLOATS, *[INTS] * 5, *[types.int32] * 17, *[types.float32] * 4
+)  # fmt: skip
 BEGIN_SIGNATURE = types.void(INTS, INTS, INTS, INTS, INTS, types.int32, types.int32)
 
 _owns, _tile_start, _neighbour_slots = device(owns), device(tile_start), device(neighbour_slots)
+
+
+@device
+def _decide(
+    shared, t, threads, partials, parity, active, num_active, iterations, tiles, turn, done, check, limit
+):  # fmt: skip
+    """Turn the parities after a round, and keep the pairs whose sum of |du|^2 is above `limit` active.
+
+    Done by all threads of one block; the order of the pairs stays. `turn` is 1 after an odd number of
+    launches; `done` iterations were made in the round; with `check` 0 nothing is tested.
+    """
+    count, kept = num_active[0], 0
+    for first in range(0, count, threads):
+        place = first + t
+        pair, goes_on = 0, 0
+        if place < count:
+            pair = active[place]
+            parity[pair] = parity[pair] ^ turn
+            iterations[pair] += done
+            goes_on = 1
+            if check == 1:
+                change = np.float32(0.0)
+                for tile in range(tiles):
+                    change += partials[np.int64(pair) * tiles + tile]
+                if change <= limit:
+                    goes_on = 0
+        # Inclusive sum over the threads: the place of each pair that goes on.
+        shared[t] = np.float32(goes_on)
+        cuda.syncthreads()
+        distance = 1
+        while distance < threads:
+            before = np.float32(0.0)
+            if t >= distance:
+                before = shared[t - distance]
+            cuda.syncthreads()
+            shared[t] += before
+            cuda.syncthreads()
+            distance *= 2
+        if goes_on == 1:
+            active[kept + int(shared[t]) - 1] = pair
+        kept += int(shared[threads - 1])
+        cuda.syncthreads()
+    if t == 0:
+        num_active[0] = kept
 
 
 def build_iterate(threads: int) -> python_types.FunctionType:
@@ -51,15 +101,15 @@ def build_iterate(threads: int) -> python_types.FunctionType:
     reducers = min(REDUCERS, threads)
 
     def iterate(
-        state, data, partials, parity, active, num_active,
+        state, data, partials, parity, active, num_active, iterations_done, finished,
         width_px, height_px, patches_x, patches_y, tile_x, tile_y, halo, tiles_x, tiles_y,
-        capacity, odd, iterations, fresh, check, threshold, theta, dual_step,
+        capacity, odd, iterations, fresh, check, ends_round, turn, done, threshold, theta, dual_step, limit,
     ):  # fmt: skip
         """Do `iterations` iterations on each tile of each active pair.
 
         `capacity` pairs fit into the buffers; `odd` is 1 when the state lies in the other buffer than parity
         says; `fresh` is 1 when the duals are zero and not read; `check` is 1 when the sums of |du|^2 are
-        wanted.
+        wanted; with `ends_round` 1 the rest is for `_decide`. `finished` is 0 between launches.
         """
         shared = pointer_to(cuda.shared.array(0, types.float32))
         t = cuda.threadIdx.x
@@ -72,7 +122,8 @@ def build_iterate(threads: int) -> python_types.FunctionType:
         tiles = tiles_x * tiles_y
         if t == 0:
             clear_edges(shared)
-        for item in range(cuda.blockIdx.x, num_active[0] * tiles, cuda.gridDim.x):
+        num_items = num_active[0] * tiles
+        for item in range(cuda.blockIdx.x, num_items, cuda.gridDim.x):
             pair = active[item // tiles]
             tile = item % tiles
             column, row = tile % tiles_x, tile // tiles_x
@@ -160,6 +211,21 @@ def build_iterate(threads: int) -> python_types.FunctionType:
                 store_patch(state, target + 3 * plane, pitch, p1y)
                 store_patch(state, target + 4 * plane, pitch, p2x)
                 store_patch(state, target + 5 * plane, pitch, p2y)
+        if ends_round == 1 and num_items > 0:
+            if t == 0:
+                cuda.threadfence()  # this block's sums come before its ticket
+                shared[0] = np.float32(take_ticket(finished))
+            cuda.syncthreads()
+            is_last = shared[0] == np.float32(cuda.gridDim.x - 1)
+            cuda.syncthreads()
+            if is_last:
+                cuda.threadfence()
+                _decide(
+                    shared, t, threads, partials, parity, active, num_active, iterations_done,
+                    tiles, turn, done, check, limit,
+                )  # fmt: skip
+                if t == 0:
+                    finished[0] = 0
 
     return iterate
 
@@ -177,42 +243,3 @@ def begin_solve(active, num_active, num_pairs, iterations, parity, capacity, res
             parity[pair] = 0
     if pair == 0:
         num_active[0] = num_pairs[0]
-
-
-def decide(
-    partials, parity, active, num_active, iterations, tiles, turn, done, check, limit
-):  # fmt: skip
-    """Turn the parities after a round, and keep the pairs whose sum of |du|^2 is above `limit` active.
-
-    One block; thread i takes the i-th active pair. `turn` is 1 after an odd number of launches; `done`
-    iterations were made in the round; with `check` 0 nothing is tested.
-    """
-    shared = cuda.shared.array(MOST_PAIRS, types.int32)
-    t = cuda.threadIdx.x
-    count = num_active[0]
-    pair = active[t] if t < count else 0
-    goes_on = 0
-    if t < count:
-        parity[pair] = parity[pair] ^ turn
-        iterations[pair] += done
-        goes_on = 1
-        if check == 1:
-            change = np.float32(0.0)
-            for tile in range(tiles):
-                change += partials[np.int64(pair) * tiles + tile]
-            if change <= limit:
-                goes_on = 0
-    # Inclusive sum over the threads: the place of each pair that goes on.
-    shared[t] = goes_on
-    cuda.syncthreads()
-    distance = 1
-    while distance < cuda.blockDim.x:
-        before = shared[t - distance] if t >= distance else 0
-        cuda.syncthreads()
-        shared[t] += before
-        cuda.syncthreads()
-        distance *= 2
-    if goes_on == 1:
-        active[shared[t] - 1] = pair
-    if t == cuda.blockDim.x - 1:
-        num_active[0] = shared[t]

@@ -5,8 +5,9 @@ so the step functions written for scalars compile for vectors unchanged. Compile
 loops by themselves: ten arrays that may overlap are too many for their run-time checks.
 
 Division and square root start from the processor's estimate (AVX-512 or AVX) and take one Newton step: a
-relative error near 1e-7, at a fraction of the exact instructions' time. Other processors use exact ones.
-The estimate of 1/sqrt(0) is infinite: `math.sqrt` needs x > 0.
+relative error near 1e-7, at a fraction of the exact instructions' time. The estimate of 1/sqrt(0) is
+infinite: `math.sqrt` needs x > 0. Processors without estimates use the exact instructions, and so do those
+whose divider works fast enough beside their multipliers.
 """
 
 import math
@@ -23,9 +24,11 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic, models, register_model
 
 _TARGET: Any = cpu_target.target_context
-_FEATURES = _TARGET.codegen().magic_tuple()[2].split(",")
-HAS_AVX512 = "+avx512f" in _FEATURES
-HAS_AVX = "+avx" in _FEATURES
+_, _PROCESSOR, _FEATURES = _TARGET.codegen().magic_tuple()
+HAS_AVX512 = "+avx512f" in _FEATURES.split(",")
+HAS_AVX = "+avx" in _FEATURES.split(",")
+HAS_FAST_DIVIDER = _PROCESSOR == "znver5"
+"""Measured on Zen 5: 0.33 ns for a pixel of the solver's loop with exact instructions, 0.40 with estimates."""
 LANES = 16 if HAS_AVX512 else 8
 
 lane_intrinsic: Any = intrinsic
@@ -74,8 +77,10 @@ def _cast_scalar(context, builder, fromty, toty, value):
 
 
 def _estimate(builder, name: str, value):
-    """The processor's 12 to 14 bit estimate of 1/x or 1/sqrt(x); None where it has none."""
+    """The processor's 12 to 14 bit estimate of 1/x or 1/sqrt(x); None where exact instructions do better."""
     module = builder.module
+    if HAS_FAST_DIVIDER:
+        return None
     if HAS_AVX512:
         mask = ir.IntType(16)
         kind = ir.FunctionType(_VEC, [_VEC, _VEC, mask])

@@ -74,6 +74,7 @@ def poison(real_init):
         real_init(self, *arguments)
         for buffer in self.buffers.values():
             buffer.fill_(float("nan") if buffer.is_floating_point() else -7)
+        self.buffers["finished"].zero_()
         assert self.plans[0].num_tiles > 1, "the image must be larger than a tile"
 
     return init

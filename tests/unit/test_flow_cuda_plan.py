@@ -86,15 +86,16 @@ def test_rounds_do_the_iterations_of_the_stop_rule(params):
     for first, last in zip(begins, [*begins[1:], len(program.launches)], strict=True):
         parity, done, total = 0, 0, 0
         for launch in program.launches[first:last]:
-            if launch.kernel == "iterate":
-                odd, steps, fresh, check = (int(value) for value in launch.arguments[16:20])
-                assert odd == parity  # each launch starts where the last one wrote
-                assert not fresh or total == 0
-                parity, done, total = parity ^ 1, done + steps, total + steps
-                assert check == (done == params.check_interval)
-            elif launch.kernel == "decide":
-                _, turn, told, check = (int(value) for value in launch.arguments[5:9])
-                assert (turn, told, check) == (parity, done, done == params.check_interval)
+            if launch.kernel != "iterate":
+                continue
+            odd, steps, fresh, check, ends_round, turn, told = (int(n) for n in launch.arguments[18:25])
+            assert odd == parity  # each launch starts where the last one wrote
+            assert not fresh or total == 0
+            parity, done, total = parity ^ 1, done + steps, total + steps
+            assert check == (done == params.check_interval)
+            assert ends_round == (done == params.check_interval or total == params.max_iterations)
+            if ends_round:
+                assert (turn, told) == (parity, done)
                 parity = done = 0
         assert total == params.max_iterations
 
