@@ -178,7 +178,7 @@ class _FramePipe:
             return None
         width, height = header
         frame = np.empty((height, width, 3), np.uint8)
-        view = memoryview(frame).cast("B")
+        view = frame.data.cast("B")
         filled = min(len(self._rest), len(view))
         view[:filled] = self._rest[:filled]
         self._rest = self._rest[filled:]

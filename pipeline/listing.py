@@ -112,7 +112,7 @@ def hash_split(ids: Iterable[str]) -> dict[str, Subset]:
     A class of two or more has at least one video on each side.
     """
     ranked = sorted(ids, key=_hash_share)
-    sides = {video_id: hash_side(video_id) for video_id in ranked}
+    sides: dict[str, Subset] = {video_id: hash_side(video_id) for video_id in ranked}
     if len(ranked) >= 2:
         sides[ranked[0]], sides[ranked[-1]] = "test", "train"
     return sides

@@ -223,4 +223,5 @@ def _file_bytes(path: Path) -> int:
 
 
 def _show(value: Any) -> str:
-    return "x".join(str(item) for item in value) if isinstance(value, (tuple, list)) else str(value)
+    """Write a size as 340x256, anything else as it is."""
+    return "x".join(map(str, cast(tuple[int, ...], value))) if isinstance(value, tuple) else str(value)

@@ -30,6 +30,7 @@ _BLOCKS = {
 }
 _BOTTLENECK = ("resnet50", "resnet101")
 KNOWN_BACKBONES = tuple(_BLOCKS)
+_RESNET_NAME = r"(resnet\d+)(?:-w(\d{1,4}))?"
 
 
 class Backbone(Protocol):
@@ -182,20 +183,31 @@ class TimmBackbone(nn.Module):
         return features_NCHW
 
 
+def check_backbone_name(name: str) -> None:
+    """Refuse a name that ``build_backbone`` does not know, before any work starts.
+
+    Raises:
+        ValueError: naming the known ones.
+    """
+    match = re.fullmatch(_RESNET_NAME, name)
+    if not name.startswith("timm:") and (match is None or match[1] not in _BLOCKS or match[2] == "0"):
+        raise ValueError(
+            f"unknown backbone {name!r}; known: {', '.join(KNOWN_BACKBONES)}, each also with a first-stage "
+            f"width as in resnet18-w32, and timm:NAME where timm is installed"
+        )
+
+
 def build_backbone(name: str, *, in_channels: int) -> ResNet | TimmBackbone:
     """Build the backbone of this name for inputs of ``in_channels`` (3, or 2 * stack_len for flow).
 
     Raises:
         ValueError: for an unknown name, naming the known ones; for a timm that cannot be imported.
     """
+    check_backbone_name(name)
     if name.startswith("timm:"):
         return TimmBackbone(name.removeprefix("timm:"), in_channels=in_channels)
-    match = re.fullmatch(r"(resnet\d+)(?:-w(\d{1,4}))?", name)
-    if match is None or match[1] not in _BLOCKS or match[2] == "0":
-        raise ValueError(
-            f"unknown backbone {name!r}; known: {', '.join(KNOWN_BACKBONES)}, each also with a first-stage "
-            f"width as in resnet18-w32, and timm:NAME where timm is installed"
-        )
+    match = re.fullmatch(_RESNET_NAME, name)
+    assert match is not None, name
     return ResNet(match[1], in_channels=in_channels, width=int(match[2] or 64))
 
 

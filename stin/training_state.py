@@ -63,7 +63,8 @@ def open_training(folder: Path, *, identity: Mapping[str, Any]) -> TrainingFolde
         raise StinPipeError(f"{folder}: cannot be made ({error.strerror}); give another --run") from error
     wanted = json.loads(json.dumps(identity))
     path = folder / CONFIG_FILE
-    if not path.exists():
+    begun = (folder / RESULT_FILE).exists() or any((folder / CHECKPOINT_FOLDER).glob("step-*"))
+    if not begun:  # nothing to lose, so a first try with other settings does not stand in the way
         publish_json(path, wanted)
     else:
         try:
@@ -72,9 +73,8 @@ def open_training(folder: Path, *, identity: Mapping[str, Any]) -> TrainingFolde
             raise StinPipeError(f"{path}: damaged ({error}); delete {folder} to train anew") from error
         if differences := json_differences(found, wanted):
             raise StinPipeError(
-                f"{folder} holds a training with another configuration:\n  "
-                + "\n  ".join(differences)
-                + f"\ngive the same settings to resume it, or delete {folder} to train anew"
+                f"{folder} holds a training with another configuration ({'; '.join(differences)}); "
+                "give the same settings to resume it, or delete that folder to train anew"
             )
     result_path = folder / RESULT_FILE
     if result_path.exists() and (folder / MODEL_FILE).exists():

@@ -147,7 +147,7 @@ def _params(dataset: str, options: dict[str, Any]):
         raise click.UsageError("--address needs --runner ray")
     if not size_px and not short_side:
         size_px, short_side = ((340, 256), None) if dataset in ("ucf101", "hmdb51") else (None, 256)
-    shorter = min(size_px) if size_px else short_side
+    shorter = min(size_px) if size_px else int(short_side or 0)
     try:
         return ExtractParams(
             size=size_px,

@@ -119,6 +119,7 @@ def _train(stream: str, output: Output, run_path: Path, options: dict[str, Any])
 
 
 def _config(stream: str, dataset: str, options: dict[str, Any]) -> "TrainConfig":
+    from stin.backbones import check_backbone_name
     from stin.config import override
     from stin.recipes import resolve_recipe
 
@@ -137,6 +138,7 @@ def _config(stream: str, dataset: str, options: dict[str, Any]) -> "TrainConfig"
         )
     }
     try:
+        check_backbone_name(options["backbone"] or "resnet18")
         return override(
             resolve_recipe(name, "spatial" if stream == "spatial" else "temporal"),
             **changes,

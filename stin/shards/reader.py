@@ -36,7 +36,7 @@ class StoredVideo:
 
     id: str
     attributes: dict[str, Any]
-    group: h5py.Group
+    group: Any  # h5py's types do not tell groups from data sets
     offsets: dict[Stream, np.ndarray]
     crcs: dict[Stream, np.ndarray]
 
@@ -50,7 +50,7 @@ class ShardFile:
         if not path.exists():
             raise ShardError(f"{path}: the shard is missing; run extract again to rebuild it")
         with _as_shard_error(path, "the file"):
-            self._file = h5py.File(path, "r", locking=False)
+            self._file: Any = h5py.File(path, "r", locking=False)
             self.attributes = _checked_attributes(self._file.attrs, path, "the file")
         found = self.attributes.get("format_version")
         if found != FORMAT_VERSION:
@@ -85,7 +85,8 @@ class ShardFile:
                 count = int(attributes["num_frames"])
                 offsets: dict[Stream, np.ndarray] = {}
                 crcs: dict[Stream, np.ndarray] = {}
-                for stream, number in (("rgb", count), ("flow", count - 1)):
+                numbers: dict[Stream, int] = {"rgb": count, "flow": count - 1}
+                for stream, number in numbers.items():
                     offsets[stream] = group[stream]["offsets"][...]
                     crcs[stream] = group[stream]["crc32"][...]
                     if offsets[stream].shape != (number + 1,) or crcs[stream].shape != (number,):
@@ -113,7 +114,7 @@ class ShardFile:
             if not 0 <= start < end <= dataset.shape[0]:
                 raise ShardError(f"offsets {start}..{end} lie outside the stored {dataset.shape[0]} bytes")
             content = dataset[start:end]
-            if item_crc(video.id, stream, index, content) != int(video.crcs[stream][index]):
+            if item_crc(video.id, stream, index, content.data) != int(video.crcs[stream][index]):
                 raise ShardError("the bytes differ from their crc32")
         return content
 
@@ -132,7 +133,7 @@ def content_digest(shard: ShardFile, name: str) -> str:
         for index in range(len(shard.video(name).crcs[stream])):
             content = shard.read_bytes(name, stream, index)
             part.update(len(content).to_bytes(8, "little"))
-            part.update(content)
+            part.update(content.data)
         digest.update(part.digest())
     return digest.hexdigest()
 

@@ -4,10 +4,11 @@ The layout of the HDF5 file itself is drawn in ARCHITECTURE.md; `writer` makes i
 """
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from stin.shards.errors import StinPipeError
 from stin.shards.publish import canonical_json, publish_json
@@ -78,7 +79,7 @@ class VideoOutcome:
     message: str = ""
     retry: bool = False
     meta: VideoMeta | None = None
-    notes: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     seconds: float = 0.0
 
 
@@ -222,8 +223,6 @@ class Manifest:
 
 def attributes_crc(attributes: Mapping[str, Any]) -> int:
     """Return the checksum that guards HDF5 attributes, which HDF5 itself leaves unguarded."""
-    import zlib
-
     plain = {name: value for name, value in attributes.items() if name != "attrs_crc32"}
     return zlib.crc32(canonical_json(plain))
 
@@ -235,11 +234,12 @@ def _outcome(item: dict[str, Any]) -> VideoOutcome:
 
 def _load_json(path: Path, *, kind: str, next_step: str) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        loaded = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise StinPipeError(f"{path}: the {kind} cannot be read ({error}); {next_step}") from error
-    if not isinstance(value, dict):
+    if not isinstance(loaded, dict):
         raise StinPipeError(f"{path}: the {kind} is not a JSON object; {next_step}")
+    value = cast(dict[str, Any], loaded)
     found = value.get("format_version")
     if found != FORMAT_VERSION:
         raise StinPipeError(

@@ -21,7 +21,7 @@ OFFSETS_PER_CHUNK = 1024
 BUFFER_BYTES = 4 * 1024 * 1024
 
 
-def item_crc(video_id: str, stream: Stream, index: int, content: bytes | np.ndarray) -> int:
+def item_crc(video_id: str, stream: Stream, index: int, content: bytes | memoryview) -> int:
     """Return the crc32 that ties image bytes to their video, stream and index."""
     return zlib.crc32(content, zlib.crc32(f"{video_id}:{stream}:{index}:".encode()))
 
@@ -39,7 +39,7 @@ class ShardWriter:
     def __init__(self, path: Path, *, attributes: Mapping[str, Any]) -> None:
         self._path = path
         self._temporary = temporary_name(path)
-        self._file = h5py.File(self._temporary, "w", locking=False)
+        self._file: Any = h5py.File(self._temporary, "w", locking=False)
         self._num_videos = 0
         _set_attributes(self._file.attrs, {"format_version": FORMAT_VERSION, **attributes})
         self._file.create_group("videos")
@@ -67,7 +67,7 @@ class ShardWriter:
 class VideoWriter:
     """Streams the encoded frames and fields of one video into its group."""
 
-    def __init__(self, group: h5py.Group, video_id: str) -> None:
+    def __init__(self, group: Any, video_id: str) -> None:
         self._group = group
         self._id = video_id
         self._rgb = _ByteStream(group.create_group("rgb"), video_id, "rgb")
@@ -132,8 +132,9 @@ class VideoWriter:
 class _ByteStream:
     """Encoded images end to end, with offsets and checksums; written in blocks of a few MiB."""
 
-    def __init__(self, group: h5py.Group, video_id: str, stream: Stream) -> None:
-        self._id, self._stream = video_id, stream
+    def __init__(self, group: Any, video_id: str, stream: Stream) -> None:
+        self._id = video_id
+        self._stream: Stream = stream
         options: dict[str, Any] = {"maxshape": (None,), "fletcher32": True}
         self._bytes = group.create_dataset("bytes", (0,), np.uint8, chunks=(CHUNK_BYTES,), **options)
         self._offsets = group.create_dataset(
