@@ -4,6 +4,7 @@ The file under construction has a temporary name; a killed writer leaves nothing
 """
 
 import hashlib
+import io
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,7 +40,8 @@ class ShardWriter:
     def __init__(self, path: Path, *, attributes: Mapping[str, Any]) -> None:
         self._path = path
         self._temporary = temporary_name(path)
-        self._file: Any = h5py.File(self._temporary, "w", locking=False)
+        self._guard = _GuardedFile(self._temporary)
+        self._file: Any = h5py.File(self._guard, "w")
         self._num_videos = 0
         _set_attributes(self._file.attrs, {"format_version": FORMAT_VERSION, **attributes})
         self._file.create_group("videos")
@@ -52,7 +54,9 @@ class ShardWriter:
     ) -> None:
         try:
             self._file.close()
+            self._guard.close()
             if kind is None:
+                self._guard.raise_failure()
                 publish_file(self._temporary, self._path)
         finally:
             self._temporary.unlink(missing_ok=True)
@@ -61,21 +65,27 @@ class ShardWriter:
         """Open the next group; close it with `finish` or `abandon` before the next one."""
         name = f"{self._num_videos:06d}"
         self._num_videos += 1
-        return VideoWriter(self._file["videos"].create_group(name), video_id)
+        return VideoWriter(self._file["videos"].create_group(name), video_id, self._guard)
 
 
 class VideoWriter:
     """Streams the encoded frames and fields of one video into its group."""
 
-    def __init__(self, group: Any, video_id: str) -> None:
+    def __init__(self, group: Any, video_id: str, guard: "_GuardedFile") -> None:
         self._group = group
         self._id = video_id
+        self._guard = guard
         self._rgb = _ByteStream(group.create_group("rgb"), video_id, "rgb")
         self._flow = _ByteStream(group.create_group("flow"), video_id, "flow")
 
     def append_frame(self, content: bytes) -> None:
-        """Add the next encoded RGB frame."""
+        """Add the next encoded RGB frame.
+
+        Raises:
+            OSError: the disk is full or failing.
+        """
         self._rgb.append(content)
+        self._guard.raise_failure()
 
     def append_field(self, content: bytes) -> None:
         """Add the next encoded flow field (motion from frame i to i+1)."""
@@ -127,6 +137,41 @@ class VideoWriter:
     def abandon(self) -> None:
         """Remove what was written of a video that failed; HDF5 reuses its room."""
         del self._group.parent[self._group.name]
+
+
+class _GuardedFile(io.FileIO):
+    """The file under HDF5, which cannot be closed in order once a write has failed.
+
+    So a failing write (a full disk) is noted and taken for done; whoever writes asks `raise_failure`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self._failure: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        """Write all of `content`, or note why that failed."""
+        view = memoryview(content).cast("B")
+        done = 0
+        while done < len(view) and self._failure is None:
+            try:
+                done += super().write(view[done:]) or 0
+            except OSError as error:
+                self._failure = OSError(error.errno, error.strerror, str(self.name))
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the length of the file, or note why that failed."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self._failure = OSError(error.errno, error.strerror, str(self.name))
+            return size or 0
+
+    def raise_failure(self) -> None:
+        """Raise the first failure, if there was one."""
+        if self._failure is not None:
+            raise self._failure
 
 
 class _ByteStream:
