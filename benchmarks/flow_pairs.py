@@ -65,7 +65,7 @@ def _read_flo(path: Path) -> np.ndarray:
 
 def load_clips(data: Path) -> PairSet:
     """Five evenly spaced pairs of each clip, decoded by ffmpeg to grey at 340x256."""
-    ffmpeg = _find_ffmpeg()
+    ffmpeg = find_ffmpeg()
     height, width = CLIP_SIZE
     firsts, seconds, labels = [], [], []
     for path in sorted([*data.glob("clips/*/**/*.*"), *data.glob("longer/*.mp4")]):
@@ -85,7 +85,8 @@ def load_clips(data: Path) -> PairSet:
     )
 
 
-def _find_ffmpeg() -> str:
+def find_ffmpeg() -> str:
+    """The ffmpeg of PATH, or the one inside imageio-ffmpeg."""
     if found := shutil.which("ffmpeg"):
         return found
     if importlib.util.find_spec("imageio_ffmpeg") is None:
