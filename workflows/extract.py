@@ -1,6 +1,5 @@
 """`stin-pipe extract`: videos to shards."""
 
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -10,8 +9,9 @@ from typing import Any
 
 import click
 
+from workflows.extract_report import say_listing, say_result, say_work
 from workflows.options import DIRECTORY, FILE, Names, Size, common_options, run_option
-from workflows.output import Output, duration, size
+from workflows.output import Output, size
 
 EXAMPLES = """\b
 Examples:
@@ -120,7 +120,7 @@ def extract(output: Output, run_path: Path, videos: Path, **options: Any) -> Non
         limit=options["limit"],
     )
     params = _params(listing.dataset, options)
-    _say_listing(output, listing, params)
+    say_listing(output, listing, params)
     if options["dry_run"]:
         _dry_run(output, listing, params)
         return
@@ -172,7 +172,7 @@ def _work(output: Output, extract_dir: Path, listing, params, options: dict[str,
     work = prepare_work(
         extract_dir, listing, params, retry_failed=options["retry_failed"], timeout_s=options["timeout"]
     )
-    _say_work(output, work)
+    say_work(output, work)
     num_pairs = 0
     try:
         for report in _reports(output, extract_dir, work, options):
@@ -197,7 +197,7 @@ def _work(output: Output, extract_dir: Path, listing, params, options: dict[str,
         "flow_backend": params.flow_backend,
         "failures": dict(Counter(video.reason for video in manifest.failed)),
     }
-    _say_result(output, extract_dir, manifest, result, seconds)
+    say_result(output, extract_dir, manifest, result, seconds)
     rate = num_failed / max(1, num_done + num_failed)
     too_many = rate > options["max_failure_rate"]
     if too_many:
@@ -261,54 +261,3 @@ def _dry_run(output: Output, listing, params) -> None:
     count = f"{len(listing.videos)} videos into {len(plan.shards)} shards"
     output.show(f"would extract {count}, about {size(need)} of disk")
     output.result({"videos": len(listing.videos), "shards": len(plan.shards), "estimated_bytes": need})
-
-
-def _say_listing(output: Output, listing, params) -> None:
-    from pipeline.plan import estimate_bytes
-
-    sides = Counter(side for video in listing.videos for side in [video.splits.get(listing.split_names[0])])
-    output.say(
-        f"{listing.dataset}: {len(listing.videos)} videos of {len(listing.classes)} classes "
-        f"(split {listing.split_names[0]}: {sides['train']} train, {sides['test']} test), "
-        f"{listing.num_skipped} skipped (in no list), {listing.num_absent} absent (listed, not in the folder)"
-    )
-    output.say(f"{listing.split_source}")
-    shape = "x".join(map(str, params.size)) if params.size else f"short side {params.short_side}"
-    output.say(
-        f"frames {shape}, flow by {params.flow_backend}, bound {params.bound_px:g} px, "
-        f"about {size(estimate_bytes(listing))} of disk"
-    )
-
-
-def _say_work(output: Output, work) -> None:
-    ledger = work.ledger
-    if work.num_added:
-        output.say(f"{work.num_added} videos are new and join the run")
-    if work.num_retried:
-        output.say(f"{work.num_retried} failed videos are tried again")
-    if work.removed:
-        output.warn(
-            f"{len(work.removed)} videos of this run are no longer in the folder or the lists "
-            f"(first: {work.removed[0]}); their shards are kept"
-        )
-    for reason in ledger.broken.values():
-        output.warn(f"{reason}; this shard is made again")
-    if not work.tasks:
-        output.say("everything is extracted already")
-    elif len(work.tasks) < ledger.num_shards:
-        output.say(f"resuming: {ledger.num_shards - len(work.tasks)} of {ledger.num_shards} shards are done")
-
-
-def _say_result(output: Output, extract_dir: Path, manifest, result: dict[str, Any], seconds: float) -> None:
-    rate = f", {result['pairs_per_s']:g} pairs/s" if result["pairs_per_s"] else ""
-    output.show(
-        f"{result['done']} videos extracted, {result['failed']} failed: {result['frames']} frames, "
-        f"{result['flow_pairs']} flow fields in {result['shards']} shards ({duration(seconds)}{rate})"
-    )
-    for video in manifest.failed[:10]:
-        output.show(f"  failed: {video.id}: {video.reason}: {video.message}")
-    if len(manifest.failed) > 10:
-        output.show(f"  ... {len(manifest.failed) - 10} more in {extract_dir / 'failures.jsonl'}")
-    free = shutil.disk_usage(extract_dir).free
-    if free < 1 << 30:
-        output.warn(f"only {size(free)} of disk left at {extract_dir}")

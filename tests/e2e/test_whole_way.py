@@ -1,0 +1,138 @@
+"""From shards to a fused score and back to a raw video: the later commands, joined as a user joins them."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SETTINGS = ("--recipe", "small", "--no-flip", "--epochs", "3", "--segments", "2", "--batch-size", "6")
+SCORING = ("--segments", "3", "--crops", "1")
+
+
+@pytest.fixture(scope="module")
+def trained_run(extracted_run: Path, tmp_path_factory: pytest.TempPathFactory, call) -> Path:
+    run = tmp_path_factory.mktemp("trained") / "run"
+    shutil.copytree(extracted_run, run)
+    for command in ("train-spatial", "train-temporal"):
+        called = call(command, "--run", run, *SETTINGS, "--json")
+        assert called.code == 0, called.stderr
+        value = called.json
+        assert {"split", "epochs", "steps", "seconds", "samples_per_s", "checkpoint"} <= set(value)
+        assert (value["split"], value["epochs"]) == ("1", 3)
+        assert Path(value["checkpoint"]).exists()
+    return run
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained_run: Path, call):
+    called = call("fuse-eval", "--run", trained_run, *SCORING, "--json")
+    assert called.code == 0, called.stderr
+    return called.json
+
+
+def test_fuse_eval_counts_and_files(trained_run: Path, evaluated) -> None:
+    assert (evaluated["num_videos"], evaluated["num_listed"], evaluated["split"]) == (9, 9, "1")
+    for stream in ("spatial", "temporal", "fused"):
+        numbers = evaluated[stream]
+        assert 0 <= numbers["top1"] <= numbers["top5"] <= 1
+        assert numbers["mean_class"] == pytest.approx(numbers["top1"])  # one test video a class
+    assert evaluated["fusion_weights"] == [1.0, 1.5]
+    stored = json.loads((trained_run / "fuse-eval" / "split1" / "metrics.json").read_text())
+    assert stored == {key: value for key, value in evaluated.items() if key != "command"}
+    assert Path(evaluated["report"]).stat().st_size < 15 << 20
+
+
+def test_fusion_is_what_the_score_files_say(trained_run: Path, evaluated) -> None:
+    """Top-1 of the fusion, computed here from the two score files."""
+    folder = trained_run / "fuse-eval" / "split1"
+    logits, ids, labels = {}, {}, None
+    for stream in ("spatial", "temporal"):
+        with np.load(folder / f"{stream}.npz", allow_pickle=False) as opened:
+            logits[stream], labels = opened["logits"], opened["labels"]
+            ids[stream] = json.loads(opened["about"].tobytes())["ids"]
+    assert ids["spatial"] == ids["temporal"]
+    fused = logits["spatial"] + 1.5 * logits["temporal"]
+    assert evaluated["fused"]["top1"] == pytest.approx((fused.argmax(1) == labels).mean())
+
+
+def test_the_report_is_whole_and_fetches_nothing(trained_run: Path, evaluated) -> None:
+    html = Path(evaluated["report"]).read_text()
+    assert html.startswith("<!doctype html>") and html.rstrip().endswith("</html>")
+    assert "red-right" in html and "reconstruction" in html and "polyline" in html
+    assert "src=" not in html and "href=" not in html and "<script" not in html
+
+
+def test_predict_gives_the_scores_of_fuse_eval(trained_run: Path, evaluated, made_videos, call) -> None:
+    video = "green-up/v_green-up_02.avi"
+    called = call("predict", "--run", trained_run, *SCORING, made_videos.videos / video, "--json")
+    assert called.code == 0, called.stderr
+    prediction = called.json["predictions"][0]
+    for stream in ("spatial", "temporal"):
+        path = trained_run / "fuse-eval" / "split1" / f"{stream}.npz"
+        with np.load(path, allow_pickle=False) as opened:
+            about = json.loads(opened["about"].tobytes())
+            logits = opened["logits"][about["ids"].index(video)].astype(np.float64)
+        expected = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        for item in prediction[stream]:
+            assert item["probability"] == pytest.approx(
+                expected[about["class_names"].index(item["class"])], abs=1e-5
+            )
+
+
+def test_predict_goes_on_after_a_bad_video_and_takes_model_files(
+    trained_run: Path, made_videos, tmp_path: Path, call
+) -> None:
+    (tmp_path / "bad.mp4").write_text("no video")
+    shutil.copy(made_videos.videos / "red-up" / "v_red-up_00.avi", tmp_path / "good.avi")
+    model = trained_run / "train-spatial" / "split1" / "model.safetensors"
+    called = call("predict", "--model", model, *SCORING, tmp_path, "--json")
+    assert called.code == 3
+    by_name = {Path(item["video"]).name: item for item in called.json["predictions"]}
+    assert "not_a_video" in by_name["bad.mp4"]["error"]
+    assert len(by_name["good.avi"]["spatial"]) == 5 and "fused" not in by_name["good.avi"]
+
+
+def test_finished_stages_end_at_once(trained_run: Path, evaluated, call) -> None:
+    model = trained_run / "train-temporal" / "split1" / "model.safetensors"
+    before = model.stat().st_mtime_ns
+    called = call("train-temporal", "--run", trained_run, *SETTINGS, "--json")
+    assert called.code == 0 and model.stat().st_mtime_ns == before
+    assert call("fuse-eval", "--run", trained_run, *SCORING, "--json").json == evaluated
+    status = call("status", "--run", trained_run, "--json").json
+    assert status["extract"]["state"] == "done"
+    assert {item["state"] for item in status["training"] + status["fuse_eval"]} == {"done"}
+
+
+def test_training_killed_and_resumed_equals_the_undisturbed_one(
+    trained_run: Path, extracted_run: Path, tmp_path: Path, call
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(extracted_run, run)
+    arguments = [sys.executable, "-c", "from workflows.cli import main; main()", "train-temporal"]
+    arguments += ["--run", str(run), *SETTINGS]
+    checkpoints = run / "train-temporal" / "split1" / "checkpoints"
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not list(checkpoints.glob("*.json")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    called = call("train-temporal", "--run", run, *SETTINGS, "--json")
+    assert called.code == 0, called.stderr
+    folders = [root / "train-temporal" / "split1" for root in (run, trained_run)]
+    for name in ("metrics.jsonl", "model.safetensors"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
+
+
+def test_fuse_eval_with_all_splits(trained_run: Path, evaluated, call) -> None:
+    called = call("fuse-eval", "--run", trained_run, "--split", "all", *SCORING, "--json")
+    assert called.code == 0, called.stderr
+    assert called.json["split"] == "all" and len(called.json["splits"]) == 1
+    assert called.json["fused"] == evaluated["fused"]

@@ -1,0 +1,70 @@
+"""What `stin-pipe extract` tells the person: the plan before, the counts after."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workflows.output import Output, duration, size
+
+if TYPE_CHECKING:
+    from pipeline.listing import Listing
+    from pipeline.plan import ExtractParams
+    from pipeline.resume import Work
+    from stin.shards.schema import Manifest
+
+
+def say_listing(output: Output, listing: "Listing", params: "ExtractParams") -> None:
+    """Say what was found and how it will be stored."""
+    from pipeline.plan import estimate_bytes
+
+    sides = Counter(side for video in listing.videos for side in [video.splits.get(listing.split_names[0])])
+    output.say(
+        f"{listing.dataset}: {len(listing.videos)} videos of {len(listing.classes)} classes "
+        f"(split {listing.split_names[0]}: {sides['train']} train, {sides['test']} test), "
+        f"{listing.num_skipped} skipped (in no list), {listing.num_absent} absent (listed, not in the folder)"
+    )
+    output.say(f"{listing.split_source}")
+    shape = "x".join(map(str, params.size)) if params.size else f"short side {params.short_side}"
+    output.say(
+        f"frames {shape}, flow by {params.flow_backend}, bound {params.bound_px:g} px, "
+        f"about {size(estimate_bytes(listing))} of disk"
+    )
+
+
+def say_work(output: Output, work: "Work") -> None:
+    """Say what is new, what is resumed and what is made again."""
+    ledger = work.ledger
+    if work.num_added:
+        output.say(f"{work.num_added} videos are new and join the run")
+    if work.num_retried:
+        output.say(f"{work.num_retried} failed videos are tried again")
+    if work.removed:
+        output.warn(
+            f"{len(work.removed)} videos of this run are no longer in the folder or the lists "
+            f"(first: {work.removed[0]}); their shards are kept"
+        )
+    for reason in ledger.broken.values():
+        output.warn(f"{reason}; this shard is made again")
+    if not work.tasks:
+        output.say("everything is extracted already")
+    elif len(work.tasks) < ledger.num_shards:
+        output.say(f"resuming: {ledger.num_shards - len(work.tasks)} of {ledger.num_shards} shards are done")
+
+
+def say_result(
+    output: Output, extract_dir: Path, manifest: "Manifest", result: dict[str, Any], seconds: float
+) -> None:
+    """Say the counts, the first failures and whether the disk is nearly full."""
+    rate = f", {result['pairs_per_s']:g} pairs/s" if result["pairs_per_s"] else ""
+    output.show(
+        f"{result['done']} videos extracted, {result['failed']} failed: {result['frames']} frames, "
+        f"{result['flow_pairs']} flow fields in {result['shards']} shards ({duration(seconds)}{rate})"
+    )
+    for video in manifest.failed[:10]:
+        output.show(f"  failed: {video.id}: {video.reason}: {video.message}")
+    if len(manifest.failed) > 10:
+        output.show(f"  ... {len(manifest.failed) - 10} more in {extract_dir / 'failures.jsonl'}")
+    free = shutil.disk_usage(extract_dir).free
+    if free < 1 << 30:
+        output.warn(f"only {size(free)} of disk left at {extract_dir}")
