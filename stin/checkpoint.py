@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -79,7 +80,7 @@ def load_latest(folder: Path) -> Checkpoint | None:
         path = mark.with_suffix(".pt")
         try:
             state = _load_checked(path, mark)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, UnpicklingError) as error:
             notices.append(f"{path}: damaged ({error}); falling back to the checkpoint before it")
             continue
         return Checkpoint(state=state, step=int(path.stem[5:]), path=path, notices=tuple(notices))

@@ -29,8 +29,9 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         )
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
         raise StinPipeError(f"{path}: not a readable weights file: {_first_line(error)}") from error
     except Exception as error:  # torch's own unpickling error has no public name across versions

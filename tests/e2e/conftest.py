@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +25,9 @@ def tiny_run(made_shards: ModuleType, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("tiny_run")
     made_shards.make_run(folder)
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Tiny layers are slower on several threads, and equal bits are promised for one number of them."""
+    torch.set_num_threads(1)

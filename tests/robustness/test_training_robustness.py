@@ -1,0 +1,251 @@
+"""What a training must withstand: kill -9, damaged checkpoints, damaged shards, a loss that is not finite."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import stin.training_step
+from stin.config import override
+from stin.losses import StreamLoss
+from stin.model_file import load_model
+from stin.recipes import resolve_recipe
+from stin.shards.errors import StinPipeError
+from stin.shards.schema import Manifest
+from stin.train import Interrupted, Runtime, TrainNotice, TrainProgress, train_stream
+
+ROOT = Path(__file__).resolve().parents[2]
+QUIET = Runtime(tensorboard=False, device="cpu", checkpoint_every_steps=1)
+
+# What a killed process runs: the same training as `train` below, told by its arguments alone.
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from stin.config import override
+from stin.recipes import resolve_recipe
+from stin.shards.schema import Manifest
+from stin.train import Runtime, TrainProgress, train_stream
+run, out = Path(sys.argv[1]), Path(sys.argv[2])
+config = override(resolve_recipe("small", "spatial"), backbone="resnet18-w8", batch_size=4, epochs=10, flip=False,
+                  val_share=0.25, val_every_epochs=2, ema_decay=0.9)
+train_stream(config, manifest=Manifest.load(run / "extract" / "manifest.json"), extract_dir=run / "extract",
+             out_dir=out, split="1", runtime=Runtime(device="cpu", checkpoint_every_steps=1),
+             on_progress=lambda e: isinstance(e, TrainProgress) and print(e.step, flush=True))
+"""
+
+
+def config(**changes):
+    base = {"backbone": "resnet18-w8", "batch_size": 4, "epochs": 3, "flip": False, "val_share": 0.25}
+    return override(resolve_recipe("small", "spatial"), **{**base, **changes})
+
+
+def train(run, out_dir, settings=None, **more):
+    return train_stream(
+        settings or config(),
+        manifest=Manifest.load(run / "extract" / "manifest.json"),
+        extract_dir=run / "extract",
+        out_dir=out_dir,
+        split="1",
+        runtime=more.pop("runtime", QUIET),
+        **more,
+    )
+
+
+def stop_after(step):
+    def interrupt(event):
+        if isinstance(event, TrainProgress) and event.step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return interrupt
+
+
+def assert_same_training(first, second):
+    assert (first / "metrics.jsonl").read_bytes() == (second / "metrics.jsonl").read_bytes()
+    ours, theirs = (load_model(out / "model.safetensors").network.state_dict() for out in (first, second))
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+def run_and_kill(run, out, *, after_s, generator):
+    """Start the script and kill -9 it ``after_s`` seconds after its first step; return whether it had
+    ended."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(run), str(out)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        process.stdout.readline()
+        time.sleep(generator.random() * after_s)
+    finally:
+        ended = process.poll() is not None
+        process.kill()
+        process.communicate()
+    return ended
+
+
+@pytest.mark.parametrize("num_kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_training_killed_at_random_moments_ends_as_if_undisturbed(tiny_run, tmp_path, num_kills):
+    generator = random.Random(num_kills)
+    subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tiny_run), str(tmp_path / "whole")], cwd=ROOT, check=True
+    )
+    killed = 0
+    while killed < num_kills:
+        out = tmp_path / f"killed{killed // 3}"  # up to three kills in one training
+        ended = run_and_kill(tiny_run, out, after_s=0.5, generator=generator)
+        killed += 1
+        if ended or killed % 3 == 0 or killed == num_kills:
+            subprocess.run([sys.executable, "-c", SCRIPT, str(tiny_run), str(out)], cwd=ROOT, check=True)
+            assert_same_training(tmp_path / "whole", out)
+            leftovers = [path for path in out.rglob("*") if path.name.startswith(".")]
+            assert len(list((out / "checkpoints").glob("*.pt"))) == 2
+            assert not [path for path in leftovers if path.parent.name == "checkpoints"]
+
+
+def test_a_damaged_checkpoint_falls_back_aloud_and_ends_the_same(tiny_run, tmp_path):
+    train(tiny_run, tmp_path / "whole")
+    out = tmp_path / "damaged"
+    with pytest.raises(Interrupted):
+        train(tiny_run, out, on_progress=stop_after(4))
+    newest = sorted((out / "checkpoints").glob("*.pt"))[-1]
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 4
+    newest.write_bytes(content)
+    seen = []
+    train(tiny_run, out, on_progress=seen.append)
+    told = [event.message for event in seen if isinstance(event, TrainNotice)]
+    assert any(str(newest) in message and "falling back" in message for message in told)
+    assert next(event.step for event in seen if isinstance(event, TrainProgress)) == 4
+    assert_same_training(tmp_path / "whole", out)
+
+
+def test_torn_and_lost_metrics_lines_are_cut_or_told(tiny_run, tmp_path):
+    train(tiny_run, tmp_path / "whole")
+    out = tmp_path / "torn"
+    with pytest.raises(Interrupted):
+        train(tiny_run, out, on_progress=stop_after(4))
+    with (out / "metrics.jsonl").open("a") as log:
+        log.write('{"kind": "train", "step": 5, "lo')
+    train(tiny_run, out)
+    assert_same_training(tmp_path / "whole", out)
+
+    lost = tmp_path / "lost"
+    with pytest.raises(Interrupted):
+        train(tiny_run, lost, on_progress=stop_after(4))
+    (lost / "metrics.jsonl").unlink()
+    result = train(tiny_run, lost)
+    assert any("earlier lines are lost" in notice for notice in result.notices)
+
+
+def test_other_settings_are_refused_with_the_difference(tiny_run, tmp_path):
+    with pytest.raises(Interrupted):
+        train(tiny_run, tmp_path, on_progress=stop_after(1))
+    with pytest.raises(
+        StinPipeError, match=r"(?s)another configuration:\n  config\.optim\.lr: 0\.001 -> 0\.5\n.*or delete"
+    ):
+        train(tiny_run, tmp_path, config(lr=0.5))
+    train(tiny_run, tmp_path)  # the refused attempt has spoilt nothing
+
+
+def test_other_training_videos_are_refused(tiny_run, tmp_path):
+    with pytest.raises(Interrupted):
+        train(tiny_run, tmp_path, on_progress=stop_after(1))
+    manifest = Manifest.load(tiny_run / "extract" / "manifest.json")
+    fewer = {key: video for key, video in manifest.videos.items() if key != "falls/v01.avi"}
+    with pytest.raises(StinPipeError, match="training_list"):
+        train_stream(
+            config(),
+            manifest=Manifest(**{**vars(manifest), "videos": fewer}),
+            extract_dir=tiny_run / "extract",
+            out_dir=tmp_path,
+            split="1",
+            runtime=QUIET,
+        )
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_step_and_videos(tiny_run, tmp_path, monkeypatch):
+    honest = stin.training_step.stream_loss
+    calls = []
+
+    def poisoned(output, labels, **more):
+        calls.append(1)
+        loss = honest(output, labels, **more)
+        bad = loss.total * float("nan") if len(calls) == 3 else loss.total
+        return StreamLoss(total=bad, main=loss.main, aux=loss.aux)
+
+    monkeypatch.setattr(stin.training_step, "stream_loss", poisoned)
+    with pytest.raises(
+        StinPipeError, match=r"step 3: the loss is nan .* videos of this batch: \w+/v\d\d\.avi, "
+    ):
+        train(tiny_run, tmp_path)
+    # The last good checkpoint is that of step 2, and training goes on from it once the cause is gone.
+    assert sorted(path.name for path in (tmp_path / "checkpoints").glob("*.pt"))[-1] == "step-00000002.pt"
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+    monkeypatch.undo()
+    train(tiny_run, tmp_path)
+    train(tiny_run, tmp_path.with_name("whole"))
+    assert_same_training(tmp_path, tmp_path.with_name("whole"))
+
+
+@pytest.mark.parametrize("loader_workers", [0, 2])
+def test_a_damaged_shard_stops_training_by_name_and_a_mended_one_resumes(
+    made_shards, tmp_path, loader_workers
+):
+    made_shards.make_run(tmp_path / "run")
+    shard = tmp_path / "run" / "extract" / "shards" / "00001.h5"
+    content = shard.read_bytes()
+    broken = bytearray(content)
+    for place in range(len(broken) // 4, len(broken), 97):
+        broken[place] ^= 0xFF
+    shard.write_bytes(broken)
+    runtime = Runtime(tensorboard=False, device="cpu", loader_workers=loader_workers)
+    with pytest.raises(StinPipeError, match=r"00001\.h5.*delete 00001\.json and run extract again"):
+        train(tmp_path / "run", tmp_path / "out", runtime=runtime)
+    shard.unlink()
+    with pytest.raises(StinPipeError, match=r"00001\.h5: the shard is missing"):
+        train(tmp_path / "run", tmp_path / "out", runtime=runtime)
+    shard.write_bytes(content)
+    assert train(tmp_path / "run", tmp_path / "out", runtime=runtime).steps == 6
+
+
+def test_a_full_or_forbidden_folder_is_one_clear_error(tiny_run, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StinPipeError, match="cannot be made"):
+        train(tiny_run, tmp_path / "file" / "out")
+
+
+def test_a_damaged_config_is_told(tiny_run, tmp_path):
+    with pytest.raises(Interrupted):
+        train(tiny_run, tmp_path, on_progress=stop_after(1))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(StinPipeError, match=r"config\.json: damaged"):
+        train(tiny_run, tmp_path)
+
+
+def test_devices_that_are_absent_are_refused(tiny_run, tmp_path):
+    with pytest.raises(ValueError, match="device must be auto, cpu, cuda or cuda:N, got 'tpu'"):
+        train(tiny_run, tmp_path, runtime=Runtime(device="tpu"))
+    if torch.cuda.device_count() < 64:
+        with pytest.raises(ValueError, match="device cuda:63 is not here"):
+            train(tiny_run, tmp_path, runtime=Runtime(device="cuda:63"))
+    with pytest.raises(ValueError, match="amp fp16 needs a GPU"):
+        train(tiny_run, tmp_path / "x", runtime=Runtime(device="cpu", amp="fp16"))
+    # A wrong flag must not claim the folder for itself.
+    assert train(tiny_run, tmp_path / "x").steps == 6
+
+
+def test_metrics_hold_no_times(tiny_run, tmp_path):
+    train(tiny_run, tmp_path)
+    names = {
+        name for line in (tmp_path / "metrics.jsonl").read_text().splitlines() for name in json.loads(line)
+    }
+    expected = {"kind", "step", "loss", "main_loss", "aux_loss", "grad_norm", "lr", "top1"}
+    assert names == expected
