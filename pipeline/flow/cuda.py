@@ -167,7 +167,7 @@ def _session(source: str, size: tuple[int, int], num_pairs: int, params: TVL1Par
     import torch
 
     from pipeline.flow.cuda_program import BatchShape, buffers
-    from pipeline.flow.cuda_session import Session, choose_threads, count_blocks
+    from pipeline.flow.cuda_session import Session, blocks_of
 
     wanted = next((n for n in BATCH_SIZES if n >= num_pairs), BATCH_SIZES[-1])
     key = (source, size, wanted, params, device)
@@ -177,9 +177,7 @@ def _session(source: str, size: tuple[int, int], num_pairs: int, params: TVL1Par
             return _sessions[key]
         while len(_sessions) >= KEPT_SESSIONS:
             _sessions.popitem(last=False)[1].wait()
-        card = torch.cuda.get_device_properties(device)
-        threads = choose_threads(card.shared_memory_per_block_optin)
-        blocks = count_blocks(threads, card.shared_memory_per_multiprocessor, card.multi_processor_count)
+        threads, blocks = blocks_of(device)
         shapes = [
             BatchShape(
                 height=size[0], width=size[1], capacity=n, source=source, threads=threads, blocks=blocks

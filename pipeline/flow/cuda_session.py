@@ -52,6 +52,27 @@ def count_blocks(threads: int, shared_bytes_of_a_sm: int, num_sms: int) -> int:
     return num_sms * max(1, min(by_memory, by_registers))
 
 
+def blocks_of(device: torch.device) -> tuple[int, int]:
+    """Give the threads of a block of `iterate` on this GPU, and the blocks that it holds at a time.
+
+    Raises:
+        StinPipeError: If the GPU cannot hold even the smallest block.
+    """
+    torch.cuda.synchronize(device)  # the driver is ready once torch has used it
+    attributes = driver.CUdevice_attribute
+
+    def ask(attribute: Any) -> int:
+        return _check(driver.cuDeviceGetAttribute(attribute, device.index), "tell the GPU's properties")
+
+    threads = choose_threads(ask(attributes.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN))
+    blocks = count_blocks(
+        threads,
+        ask(attributes.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR),
+        ask(attributes.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT),
+    )
+    return threads, blocks
+
+
 class Session:
     """The buffers and launches for batches of one shape on one GPU; use `solve`."""
 

@@ -96,17 +96,14 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")  # numba's simulator and numpy warn of arithmetic on NaN
     stream = types.SimpleNamespace(cuda_stream=0, wait_event=lambda event: None)
     event = types.SimpleNamespace(record=lambda stream: None, synchronize=lambda: None)
-    card = types.SimpleNamespace(
-        shared_memory_per_block_optin=10**6, shared_memory_per_multiprocessor=10**6, multi_processor_count=1
-    )
     for name, stand_in in {
         "device": lambda device: contextlib.nullcontext(), "current_stream": lambda device: stream,
         "Event": lambda: event, "CUDAGraph": SimulatedGraph, "graph": record, "empty_cache": lambda: None,
-        "get_device_properties": lambda device: card, "mem_get_info": lambda device: (10**9, 10**9),
+        "mem_get_info": lambda device: (10**9, 10**9),
         "get_device_capability": lambda device: (9, 0),
     }.items():  # fmt: skip
         setattr(torch.cuda, name, stand_in)
-    cuda_session.THREADS = (THREADS,)
+    cuda_session.blocks_of = lambda device: (THREADS, 3)
     cuda_session._load_kernels = lambda *arguments: {}
     cuda_session.Session._bind = bind
     cuda_session.Session.__init__ = poison(cuda_session.Session.__init__)
