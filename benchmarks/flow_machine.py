@@ -82,8 +82,7 @@ def measure_ceilings() -> dict:
     """What one thread of this CPU can do at most: copy memory, and issue vector multiply-adds."""
     from numba import njit
 
-    from pipeline.flow.cpu_pyramid import KERNEL
-    from pipeline.flow.simd import LANES
+    from pipeline.flow.simd import KERNEL, LANES
     from pipeline.flow.simd_memory import load, store
 
     source = np.ones(1 << 26, np.float32)
@@ -114,9 +113,10 @@ def count_instructions() -> dict:
     import numba
 
     from pipeline.flow import cpu_solver
+    from pipeline.flow.simd import KERNEL
 
     floats, ints, one = numba.float32[::1], numba.int64, numba.float32
-    row_pass = numba.njit(numba.float64(floats, *[ints] * 4, *[one] * 3), **cpu_solver.KERNEL)(
+    row_pass = numba.njit(numba.float64(floats, *[ints] * 4, *[one] * 3), **KERNEL)(
         cpu_solver._row_pass.py_func
     )
     lines = next(iter(row_pass.inspect_asm().values())).splitlines()

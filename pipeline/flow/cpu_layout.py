@@ -14,8 +14,9 @@ from pipeline.flow.params import TVL1Params, pyramid_sizes
 HEIGHT, WIDTH, PITCH, GREY_AT, GREY_PITCH, QUADS_AT, QUADS_STRIDE, DOWN_AT, UP_AT = range(9)
 """Columns of `Layout.levels`."""
 
+U1, U2, P1X, P1Y, P2X, P2Y, GX, GY, RHO_C, INV_GRAD2 = range(10)
+"""Planes of a row of the solver's workspace: flow, duals, warped gradient, rho_c and 1/|grad|^2."""
 NUM_PLANES = 10
-"""Planes of a row of the solver's workspace."""
 
 ALIGN_LANES = 16
 """Rows are padded to this many floats: one cache line, and the longest SIMD vector."""

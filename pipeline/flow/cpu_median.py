@@ -3,8 +3,7 @@
 import numba
 
 from pipeline.flow.cpu_layout import ALIGN_LANES, NUM_PLANES
-from pipeline.flow.cpu_pyramid import INLINED, KERNEL
-from pipeline.flow.simd import LANES
+from pipeline.flow.simd import INLINED, KERNEL, LANES
 from pipeline.flow.simd_memory import load, store
 
 

@@ -9,16 +9,18 @@ from pipeline.flow.cpu_layout import (
     GREY_PITCH,
     HEIGHT,
     NUM_PLANES,
+    P1X,
+    P2Y,
     PITCH,
     QUADS_AT,
     QUADS_STRIDE,
     WIDTH,
 )
 from pipeline.flow.cpu_median import filter_median
-from pipeline.flow.cpu_pyramid import KERNEL, coarsen_flow, make_pyramid, make_quads, refine_flow, take_flow
-from pipeline.flow.cpu_solver import P1X, P2Y, iterate_until_still
+from pipeline.flow.cpu_pyramid import coarsen_flow, make_pyramid, make_quads, refine_flow, take_flow
+from pipeline.flow.cpu_solver import iterate_until_still
 from pipeline.flow.cpu_warp import warp
-from pipeline.flow.simd import LANES
+from pipeline.flow.simd import KERNEL, LANES
 from pipeline.flow.simd_denormals import flush_denormals, restore_denormals
 
 SCRATCH_FLOATS = 32 * LANES

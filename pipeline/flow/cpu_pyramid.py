@@ -17,12 +17,9 @@ from pipeline.flow.cpu_layout import (
     UP_AT,
     WIDTH,
 )
-from pipeline.flow.simd import LANES, spread
+from pipeline.flow.simd import INLINED, KERNEL, LANES
+from pipeline.flow.simd_lanes import spread
 from pipeline.flow.simd_memory import load, store, store_quads
-
-# "contract" lets a product and a sum become one FMA; it neither assumes away NaN nor reorders a sum.
-KERNEL = {"error_model": "numpy", "nogil": True, "boundscheck": False, "fastmath": {"contract"}}
-INLINED = {**KERNEL, "forceinline": True}
 
 
 @numba.njit(**KERNEL)

@@ -14,20 +14,12 @@ them. The order of all sums is fixed, so that the result depends on nothing but 
 import numba
 import numpy as np
 
-from pipeline.flow.cpu_layout import NUM_PLANES
-from pipeline.flow.cpu_pyramid import INLINED, KERNEL
-from pipeline.flow.simd import (
-    LANES,
-    lanes_below,
-    shift_from_left,
-    shift_from_right,
-    spread,
-    sum_lanes,
-)
+from pipeline.flow.cpu_layout import GX, GY, INV_GRAD2, NUM_PLANES, P1X, P1Y, P2X, P2Y, RHO_C, U1, U2
+from pipeline.flow.simd import INLINED, KERNEL, LANES
+from pipeline.flow.simd_lanes import lanes_below, shift_from_left, shift_from_right, spread, sum_lanes
 from pipeline.flow.simd_memory import load, store
 from pipeline.flow.steps import update_p, update_u
 
-U1, U2, P1X, P1Y, P2X, P2Y, GX, GY, RHO_C, INV_GRAD2 = range(10)
 MAX_IN_FLIGHT = 8
 
 _update_u = numba.njit(**INLINED)(update_u)

@@ -8,10 +8,9 @@ border are clamped to where the replicated margin already gives the border's val
 import numba
 import numpy as np
 
-from pipeline.flow.cpu_layout import NUM_PLANES, QUADS_MARGIN
-from pipeline.flow.cpu_pyramid import INLINED, KERNEL
-from pipeline.flow.cpu_solver import GX, GY, INV_GRAD2, RHO_C, U1, U2
-from pipeline.flow.simd import LANES, floor_lanes, lane_numbers, lanes_below, reciprocal_above, spread
+from pipeline.flow.cpu_layout import GX, GY, INV_GRAD2, NUM_PLANES, QUADS_MARGIN, RHO_C, U1, U2
+from pipeline.flow.simd import INLINED, KERNEL, LANES
+from pipeline.flow.simd_lanes import floor_lanes, lane_numbers, lanes_below, reciprocal_above, spread
 from pipeline.flow.simd_memory import load, load_quads, sample_quad, store, store_offsets, store_quads
 from pipeline.flow.steps import GRADIENT_FLOOR, catmull_rom
 

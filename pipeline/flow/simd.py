@@ -31,12 +31,17 @@ HAS_FAST_DIVIDER = _PROCESSOR == "znver5"
 """On Zen 5 a pixel of the solver's loop takes 0.33 ns with exact instructions, 0.40 ns with estimates."""
 LANES = 16 if HAS_AVX512 else 8
 
+# "contract" lets a product and a sum become one FMA; it neither assumes away NaN nor reorders a sum.
+KERNEL = {"error_model": "numpy", "nogil": True, "boundscheck": False, "fastmath": {"contract"}}
+"""Options of every compiled function; `INLINED` are those of the small ones."""
+INLINED = {**KERNEL, "forceinline": True}
+
 lane_intrinsic: Any = intrinsic
 """numba's decorator; a kernel calls what it makes without the typing context of its definition."""
 _infer_global: Any = infer_global
 
-_F32, _I32 = ir.FloatType(), ir.IntType(32)
-_VEC = ir.VectorType(_F32, LANES)
+F32, I32 = ir.FloatType(), ir.IntType(32)
+VEC = ir.VectorType(F32, LANES)
 _CONTRACT = ("contract",)
 
 
@@ -58,22 +63,24 @@ vector = VectorType()
 @register_model(VectorType)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, dmm, fe_type):
-        super().__init__(dmm, fe_type, _VEC)
+        super().__init__(dmm, fe_type, VEC)
 
 
-def _constant(value: float) -> ir.Constant:
-    return ir.Constant(_VEC, [ir.Constant(_F32, value)] * LANES)
+def constant_lanes(value: float) -> ir.Constant:
+    """Give the constant vector with `value` in every lane."""
+    return ir.Constant(VEC, [ir.Constant(F32, value)] * LANES)
 
 
-def _spread(builder, scalar):
-    one = builder.insert_element(ir.Constant(_VEC, ir.Undefined), scalar, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES))
+def spread_scalar(builder, scalar):
+    """Emit the vector with `scalar` in every lane."""
+    one = builder.insert_element(ir.Constant(VEC, ir.Undefined), scalar, ir.Constant(I32, 0))
+    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(I32, LANES), [0] * LANES))
 
 
 @lower_cast(types.float32, VectorType)
 def _cast_scalar(context, builder, fromty, toty, value):
     del context, fromty, toty
-    return _spread(builder, value)
+    return spread_scalar(builder, value)
 
 
 def _estimate(builder, name: str, value):
@@ -83,11 +90,11 @@ def _estimate(builder, name: str, value):
         return None
     if HAS_AVX512:
         mask = ir.IntType(16)
-        kind = ir.FunctionType(_VEC, [_VEC, _VEC, mask])
+        kind = ir.FunctionType(VEC, [VEC, VEC, mask])
         function = cgutils.get_or_insert_function(module, kind, f"llvm.x86.avx512.{name}14.ps.512")
-        return builder.call(function, [value, _constant(0.0), ir.Constant(mask, 0xFFFF)])
+        return builder.call(function, [value, constant_lanes(0.0), ir.Constant(mask, 0xFFFF)])
     if HAS_AVX:
-        kind = ir.FunctionType(_VEC, [_VEC])
+        kind = ir.FunctionType(VEC, [VEC])
         function = cgutils.get_or_insert_function(module, kind, f"llvm.x86.avx.{name}.ps.256")
         return builder.call(function, [value])
     return None
@@ -105,19 +112,21 @@ def _sqrt(builder, x):
     inverse = _estimate(builder, "rsqrt", x)
     if inverse is None:
         function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(_VEC, [_VEC]), f"llvm.sqrt.v{LANES}f32"
+            builder.module, ir.FunctionType(VEC, [VEC]), f"llvm.sqrt.v{LANES}f32"
         )
         return builder.call(function, [x])
     root = builder.fmul(x, inverse, flags=_CONTRACT)
-    half_inverse = builder.fmul(inverse, _constant(0.5), flags=_CONTRACT)
+    half_inverse = builder.fmul(inverse, constant_lanes(0.5), flags=_CONTRACT)
     return _multiply_add(builder, _subtract_product(builder, x, root, root), half_inverse, root)
 
 
-def _divide(builder, a, b):
+def divide_lanes(builder, a, b):
+    """Emit a / b."""
     inverse = _estimate(builder, "rcp", b)
     if inverse is None:
         return builder.fdiv(a, b)
-    inverse = _multiply_add(builder, _subtract_product(builder, _constant(1.0), b, inverse), inverse, inverse)
+    error = _subtract_product(builder, constant_lanes(1.0), b, inverse)
+    inverse = _multiply_add(builder, error, inverse, inverse)
     return builder.fmul(a, inverse, flags=_CONTRACT)
 
 
@@ -130,7 +139,7 @@ _BINARY = {
     operator.add: lambda builder, a, b: builder.fadd(a, b, flags=_CONTRACT),
     operator.sub: lambda builder, a, b: builder.fsub(a, b, flags=_CONTRACT),
     operator.mul: lambda builder, a, b: builder.fmul(a, b, flags=_CONTRACT),
-    operator.truediv: _divide,
+    operator.truediv: divide_lanes,
     min: lambda builder, a, b: _extreme(builder, ">", a, b),
     max: lambda builder, a, b: _extreme(builder, "<", a, b),
 }
@@ -162,111 +171,3 @@ for _function, _emit in _BINARY.items():
     _register(_function, _emit, 2)
 for _function, _emit in _UNARY.items():
     _register(_function, _emit, 1)
-
-
-@lane_intrinsic
-def spread(typingctx, scalar):
-    """Give the vector that has `scalar` in every lane."""
-    del typingctx
-
-    def codegen(context, builder, sig, args):
-        del context, sig
-        return _spread(builder, args[0])
-
-    return vector(types.float32), codegen
-
-
-@lane_intrinsic
-def lanes_below(typingctx, count):
-    """Give 1 in the lanes below `count` and 0 in the others."""
-    del typingctx
-
-    def codegen(context, builder, sig, args):
-        del context, sig
-        count = builder.trunc(args[0], _I32)
-        kind = ir.VectorType(_I32, LANES)
-        counts = builder.insert_element(ir.Constant(kind, ir.Undefined), count, ir.Constant(_I32, 0))
-        counts = builder.shuffle_vector(counts, counts, ir.Constant(kind, [0] * LANES))
-        below = builder.icmp_signed("<", ir.Constant(kind, list(range(LANES))), counts)
-        return builder.select(below, _constant(1.0), _constant(0.0))
-
-    return vector(types.intp), codegen
-
-
-def _shuffle_by(first_lane: int):
-    def typed(typingctx, low, high):
-        del typingctx
-
-        def codegen(context, builder, sig, args):
-            del context, sig
-            order = list(range(first_lane, first_lane + LANES))
-            return builder.shuffle_vector(*args, ir.Constant(ir.VectorType(_I32, LANES), order))
-
-        return vector(low, high), codegen
-
-    return typed
-
-
-shift_from_left = lane_intrinsic(_shuffle_by(LANES - 1))
-"""(before, here) -> the vector one element to the left of `here`."""
-shift_from_right = lane_intrinsic(_shuffle_by(1))
-"""(here, after) -> the vector one element to the right of `here`."""
-
-
-@lane_intrinsic
-def sum_lanes(typingctx, value):
-    """Add the lanes of a vector in float64, halves to halves, in an order that never changes."""
-    del typingctx
-
-    def codegen(context, builder, sig, args):
-        del context, sig
-        value, lanes = builder.fpext(args[0], ir.VectorType(ir.DoubleType(), LANES)), LANES
-        while lanes > 1:
-            lanes //= 2
-            kind = ir.VectorType(_I32, lanes)
-            low = builder.shuffle_vector(value, value, ir.Constant(kind, list(range(lanes))))
-            high = builder.shuffle_vector(value, value, ir.Constant(kind, list(range(lanes, 2 * lanes))))
-            value = builder.fadd(low, high)
-        return builder.extract_element(value, ir.Constant(_I32, 0))
-
-    return types.float64(value), codegen
-
-
-@lane_intrinsic
-def floor_lanes(typingctx, value):
-    """Give the floor of each lane."""
-    del typingctx
-
-    def codegen(context, builder, sig, args):
-        del context, sig
-        kind = ir.FunctionType(_VEC, [_VEC])
-        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.floor.v{LANES}f32")
-        return builder.call(function, args)
-
-    return vector(value), codegen
-
-
-@lane_intrinsic
-def reciprocal_above(typingctx, value, floor):
-    """Give 1/x in the lanes where x > `floor`, 0 in the others."""
-    del typingctx
-
-    def codegen(context, builder, sig, args):
-        del context, sig
-        value, floor = args
-        inverse = _divide(builder, _constant(1.0), value)
-        return builder.select(builder.fcmp_ordered(">", value, floor), inverse, _constant(0.0))
-
-    return vector(vector, vector), codegen
-
-
-@lane_intrinsic
-def lane_numbers(typingctx):
-    """Give 0, 1, 2, ... in the lanes."""
-    del typingctx
-
-    def codegen(context, builder, sig, args):
-        del context, builder, sig, args
-        return ir.Constant(_VEC, [ir.Constant(_F32, float(lane)) for lane in range(LANES)])
-
-    return vector(), codegen

@@ -6,12 +6,10 @@ Legend: a "quad" is four channels of one pixel, side by side in memory; four qua
 from llvmlite import ir
 from numba import types
 
-from pipeline.flow.simd import LANES, lane_intrinsic, vector
+from pipeline.flow.simd import F32, I32, LANES, VEC, lane_intrinsic, vector
 
-_F32, _I32 = ir.FloatType(), ir.IntType(32)
-_VEC = ir.VectorType(_F32, LANES)
-_QUADS = ir.VectorType(_F32, 16)
-_QUAD = ir.VectorType(_F32, 4)
+_QUADS = ir.VectorType(F32, 16)
+_QUAD = ir.VectorType(F32, 4)
 _CONTRACT = ("contract",)
 
 
@@ -39,7 +37,7 @@ def load(typingctx, array, index):
         return None
 
     def codegen(context, builder, sig, args):
-        address = _address(context, builder, sig, args, 0, _VEC)
+        address = _address(context, builder, sig, args, 0, VEC)
         return builder.load(address, align=4)
 
     return vector(array, types.intp), codegen
@@ -53,7 +51,7 @@ def store(typingctx, array, index, value):
         return None
 
     def codegen(context, builder, sig, args):
-        address = _address(context, builder, sig, args, 0, _VEC)
+        address = _address(context, builder, sig, args, 0, VEC)
         builder.store(args[2], address, align=4)
         return context.get_dummy_value()
 
@@ -61,7 +59,7 @@ def store(typingctx, array, index, value):
 
 
 def _shuffle(builder, low, high, order):
-    return builder.shuffle_vector(low, high, ir.Constant(ir.VectorType(_I32, len(order)), list(order)))
+    return builder.shuffle_vector(low, high, ir.Constant(ir.VectorType(I32, len(order)), list(order)))
 
 
 @lane_intrinsic
@@ -72,7 +70,7 @@ def store_quads(typingctx, array, index, first, second, third, fourth):
         return None
 
     def codegen(context, builder, sig, args):
-        kind = ir.VectorType(_F32, 4 * LANES)
+        kind = ir.VectorType(F32, 4 * LANES)
         address = _address(context, builder, sig, args, 0, kind)
         pairs = [_shuffle(builder, args[2 + i], args[3 + i], range(2 * LANES)) for i in (0, 2)]
         order = [channel * LANES + lane for lane in range(LANES) for channel in range(4)]
@@ -91,7 +89,7 @@ def load_quads(typingctx, array, index):
     result = types.UniTuple(vector, 3)
 
     def codegen(context, builder, sig, args):
-        address = _address(context, builder, sig, args, 0, ir.VectorType(_F32, 4 * LANES))
+        address = _address(context, builder, sig, args, 0, ir.VectorType(F32, 4 * LANES))
         quads = builder.load(address, align=4)
         channels = [_shuffle(builder, quads, quads, range(channel, 4 * LANES, 4)) for channel in range(3)]
         return context.make_tuple(builder, sig.return_type, channels)
@@ -107,10 +105,10 @@ def store_offsets(typingctx, array, index, row, column, stride):
         return None
 
     def codegen(context, builder, sig, args):
-        kind = ir.VectorType(_I32, LANES)
+        kind = ir.VectorType(I32, LANES)
         row, column, stride = args[2:]
         address = _address(context, builder, sig, args, 0, kind)
-        stride = builder.insert_element(ir.Constant(kind, ir.Undefined), stride, ir.Constant(_I32, 0))
+        stride = builder.insert_element(ir.Constant(kind, ir.Undefined), stride, ir.Constant(I32, 0))
         stride = _shuffle(builder, stride, stride, [0] * LANES)
         offset = builder.mul(builder.fptosi(row, kind), stride)
         builder.store(builder.add(offset, builder.fptosi(column, kind)), address, align=4)
@@ -136,15 +134,15 @@ def sample_quad(typingctx, image, at, stride, weights_x, at_x, weights_y, at_y, 
 
     def codegen(context, builder, sig, args):
         _, at, stride, _, _, _, at_y, step_y, _, _ = args
-        total = ir.Constant(_QUADS, [ir.Constant(_F32, 0.0)] * 16)
+        total = ir.Constant(_QUADS, [ir.Constant(F32, 0.0)] * 16)
         for row in range(4):
             tap = list(args)
             tap[1], tap[6] = at, at_y
             quads = builder.load(_address(context, builder, sig, tap, 0, _QUADS), align=4)
             weight = builder.insert_element(
                 ir.Constant(_QUADS, ir.Undefined),
-                builder.load(_address(context, builder, sig, tap, 5, _F32)),
-                ir.Constant(_I32, 0),
+                builder.load(_address(context, builder, sig, tap, 5, F32)),
+                ir.Constant(I32, 0),
             )
             weighted = builder.fmul(quads, _shuffle(builder, weight, weight, [0] * 16), flags=_CONTRACT)
             total = builder.fadd(total, weighted, flags=_CONTRACT) if row else weighted

@@ -6,10 +6,9 @@ import numba
 import numpy as np
 import pytest
 
-from pipeline.flow import simd, simd_memory
-from pipeline.flow.cpu_pyramid import KERNEL
+from pipeline.flow import simd_lanes, simd_memory
+from pipeline.flow.simd import KERNEL, LANES
 
-LANES = simd.LANES
 load, store = simd_memory.load, simd_memory.store
 TWO = np.float32(2)
 
@@ -45,9 +44,9 @@ def _values(seed: int = 0, low: float = -40, high: float = 40) -> np.ndarray:
         (lambda a, b: max(a, b), np.maximum),
         (lambda a, b: TWO * a - b * TWO, lambda a, b: 2 * a - 2 * b),
         (lambda a, b: -a, lambda a, b: -a),
-        (lambda a, b: simd.floor_lanes(a), lambda a, b: np.floor(a)),
-        (lambda a, b: simd.shift_from_left(a, b), lambda a, b: np.r_[a[-1:], b[:-1]]),
-        (lambda a, b: simd.shift_from_right(a, b), lambda a, b: np.r_[a[1:], b[:1]]),
+        (lambda a, b: simd_lanes.floor_lanes(a), lambda a, b: np.floor(a)),
+        (lambda a, b: simd_lanes.shift_from_left(a, b), lambda a, b: np.r_[a[-1:], b[:-1]]),
+        (lambda a, b: simd_lanes.shift_from_right(a, b), lambda a, b: np.r_[a[1:], b[:1]]),
     ],
 )
 def test_lanes_do_what_numpy_does(function, expected):
@@ -90,7 +89,7 @@ def test_reciprocal_is_zero_up_to_the_floor():
     values = np.zeros(LANES, np.float32)
     values[:4] = 0, 0.5, 2, -4
     floor = np.full(LANES, 0.5, np.float32)
-    out = _apply(lambda a, b: simd.reciprocal_above(a, b), values, floor)
+    out = _apply(lambda a, b: simd_lanes.reciprocal_above(a, b), values, floor)
     np.testing.assert_allclose(out[:4], (0, 0, 0.5, 0))
 
 
@@ -98,8 +97,8 @@ def test_reciprocal_is_zero_up_to_the_floor():
 def test_lanes_below(count):
     @numba.njit(**KERNEL)
     def fill(count, out):
-        store(out, 0, simd.lanes_below(count))
-        store(out, LANES, simd.lane_numbers())
+        store(out, 0, simd_lanes.lanes_below(count))
+        store(out, LANES, simd_lanes.lane_numbers())
 
     out = np.zeros(2 * LANES, np.float32)
     fill(count, out)
@@ -110,7 +109,7 @@ def test_lanes_below(count):
 def test_sum_of_lanes_is_in_double_precision():
     @numba.njit(**KERNEL)
     def total(a):
-        return simd.sum_lanes(load(a, 0))
+        return simd_lanes.sum_lanes(load(a, 0))
 
     values = np.full(LANES, 1, np.float32)
     values[0] = 2**25
