@@ -52,8 +52,8 @@ def count_blocks(threads: int, shared_bytes_of_a_sm: int, num_sms: int) -> int:
     return num_sms * max(1, min(by_memory, by_registers))
 
 
-def blocks_of(device: torch.device) -> tuple[int, int]:
-    """Give the threads of a block of `iterate` on this GPU, and the blocks that it holds at a time.
+def blocks_of(device: torch.device, threads: int | None = None) -> tuple[int, int]:
+    """Give the threads of a block of `iterate`, the best or those asked for, and the blocks a GPU holds.
 
     Raises:
         StinPipeError: If the GPU cannot hold even the smallest block.
@@ -64,7 +64,8 @@ def blocks_of(device: torch.device) -> tuple[int, int]:
     def ask(attribute: Any) -> int:
         return _check(driver.cuDeviceGetAttribute(attribute, device.index), "tell the GPU's properties")
 
-    threads = choose_threads(ask(attributes.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN))
+    most_shared = ask(attributes.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
+    threads = threads or choose_threads(most_shared)
     blocks = count_blocks(
         threads,
         ask(attributes.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR),

@@ -187,7 +187,7 @@ def build_iterate(threads: int) -> python_types.FunctionType:
                 if owned:
                     change += change_patch(u1, load_patch(state, target, pitch), last_x, last_y)
                     change += change_patch(u2, load_patch(state, target + plane, pitch), last_x, last_y)
-                # All edges have been read: their memory serves for the sum.
+                # The constants have been read for the last time: their memory serves for the sum.
                 shared[t] = change
                 cuda.syncthreads()
                 if t < reducers:

@@ -61,6 +61,7 @@ def test_the_iteration_keeps_its_patch_in_registers_and_uses_approximate_arithme
     text = ptx["iterate"]
     assert ".local" not in text, "an array of the patch went to local memory"
     assert ".f64" not in text
+    assert ".extern .shared .align 16 " in text
     assert text.count("sqrt.approx.ftz.f32") == 32  # 16 pixels, 2 components
     assert "sqrt.rn" not in text and "div.rn" not in text
     assert len(re.findall(r"ld\.global\.v4\.f32", text)) == 44  # 3 + 6 planes, and 2 kept, of 4 rows
