@@ -64,7 +64,7 @@ Examples:
     "--codec",
     type=click.Choice(["jpeg", "png"]),
     default="jpeg",
-    help="png is lossless, 3 to 5 times the disk.",
+    help="jpeg of quality 95, or lossless png (several times the disk).",
 )
 @click.option(
     "--partial",
@@ -257,7 +257,7 @@ def _dry_run(output: Output, listing, params) -> None:
     from pipeline.plan import estimate_bytes, make_plan
 
     plan = make_plan(listing, params)
-    need = estimate_bytes(listing)
+    need = estimate_bytes(listing, params)
     count = f"{len(listing.videos)} videos into {len(plan.shards)} shards"
     output.show(f"would extract {count}, about {size(need)} of disk")
     output.result({"videos": len(listing.videos), "shards": len(plan.shards), "estimated_bytes": need})

@@ -28,7 +28,7 @@ def say_listing(output: Output, listing: "Listing", params: "ExtractParams") -> 
     shape = "x".join(map(str, params.size)) if params.size else f"short side {params.short_side}"
     output.say(
         f"frames {shape}, flow by {params.flow_backend}, bound {params.bound_px:g} px, "
-        f"about {size(estimate_bytes(listing))} of disk"
+        f"about {size(estimate_bytes(listing, params))} of disk"
     )
 
 
