@@ -8,6 +8,7 @@ Legend: N pairs, T frames of a clip, H and W sides in pixels.
 
 import concurrent.futures
 import contextlib
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -19,8 +20,10 @@ from pipeline.flow.frames import TracedFlow
 from pipeline.flow.kernel_cache import load_kernels
 from pipeline.flow.params import TVL1Params
 
-PAIRS_A_TURN = 16
-"""Consecutive pairs of a clip that one thread takes; its first frame is prepared by two threads."""
+MOST_PAIRS_A_TURN = 16
+"""Most consecutive pairs of a clip that one thread takes; a frame between two turns is prepared twice."""
+TURNS_A_THREAD = 4
+"""Turns of a clip for each thread, so that all end at about the same time."""
 
 
 def solve_pairs(frames0: np.ndarray, frames1: np.ndarray, params: TVL1Params, num_threads: int) -> TracedFlow:
@@ -51,7 +54,9 @@ def solve_clip(frames: np.ndarray, params: TVL1Params, num_threads: int) -> Trac
                 flow[i] = flow[i - 1]
             solver.solve(flow[i], iterations[i], warm=warm)
 
-    turn = num_pairs if params.warm_start else min(PAIRS_A_TURN, -(-num_pairs // num_threads))
+    turn = min(MOST_PAIRS_A_TURN, math.ceil(num_pairs / (num_threads * TURNS_A_THREAD)))
+    if params.warm_start or num_threads == 1:
+        turn = num_pairs
     return _share_pairs(work, num_pairs, frames.shape[1:], params, num_threads, pairs_a_turn=turn)
 
 
@@ -91,7 +96,7 @@ class _Solver:
         A frame that will only ever be the first of a pair is not warped, and needs no quads.
         """
         self.greys.reverse()
-        frame = np.ascontiguousarray(frame, np.float32)
+        frame = np.require(frame, np.float32, ["C", "A", "W"])
         self.kernels.prepare(frame, *self.tables, self.row, self.greys[1], self.quads, will_be_warped)
 
     def solve(self, flow: np.ndarray, iterations: np.ndarray, *, warm: bool) -> None:

@@ -50,11 +50,16 @@ def choose_directory(preferred: str = "") -> pathlib.Path:
     In order: below `preferred` (what NUMBA_CACHE_DIR says), the user's cache directory, a private
     directory among the temporary files, a fresh temporary directory.
     """
+    roots = [pathlib.Path(preferred)] if preferred else []
+    if cache := os.environ.get("XDG_CACHE_HOME"):
+        roots.append(pathlib.Path(cache) / "stin-pipe")
+    else:
+        with contextlib.suppress(RuntimeError):  # a user without a home, as in some containers
+            roots.append(pathlib.Path.home() / ".cache/stin-pipe")
+    roots.append(pathlib.Path(tempfile.gettempdir()) / f"stin-pipe-{os.getuid()}")
     name = f"flow-{_digest_sources()}"
-    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path("~").expanduser() / ".cache"
-    shared = pathlib.Path(tempfile.gettempdir()) / f"stin-pipe-{os.getuid()}"
-    for root in (pathlib.Path(preferred) if preferred else None, pathlib.Path(home) / "stin-pipe", shared):
-        if root is not None and _is_usable(root / name):
+    for root in roots:
+        if _is_usable(root / name):
             return root / name
     return pathlib.Path(tempfile.mkdtemp(prefix="stin-pipe-"))
 

@@ -36,6 +36,17 @@ def test_an_unwritable_home_falls_back_to_a_private_temporary_directory(homes):
     assert directory.stat().st_mode & 0o077 == 0
 
 
+def test_a_user_without_a_home_has_a_private_temporary_directory(homes, monkeypatch):
+    _, temporary = homes
+
+    def no_home():
+        raise RuntimeError("could not determine home directory")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(pathlib.Path, "home", no_home)
+    assert kernel_cache.choose_directory().parent == temporary / f"stin-pipe-{os.getuid()}"
+
+
 def test_a_directory_that_others_can_write_is_not_trusted(homes):
     home, temporary = homes
     home.write_text("")

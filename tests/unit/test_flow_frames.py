@@ -92,6 +92,13 @@ def test_colour_and_views_give_the_flow_of_their_grey_copy():
     np.testing.assert_array_equal(tvl1_clip(colour, backend="cpu"), expected)
     np.testing.assert_array_equal(tvl1_clip(grey[:, ::-1][:, ::-1], backend="cpu"), expected)
     np.testing.assert_array_equal(tvl1_clip(grey.astype(np.float64), backend="cpu"), expected)
+    read_only = grey.astype(np.float32)
+    read_only.flags.writeable = False
+    np.testing.assert_array_equal(tvl1_clip(read_only, backend="cpu"), expected)
+    unaligned = np.frombuffer(b"\0" + grey.astype(np.float32).tobytes(), np.float32, offset=1).reshape(
+        grey.shape
+    )
+    np.testing.assert_array_equal(tvl1_clip(unaligned, backend="cpu"), expected)
 
 
 def test_importing_the_package_loads_no_back_end():
