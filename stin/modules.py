@@ -14,6 +14,9 @@ from torch import nn
 DifferenceForm = Literal["signed", "abs", "l2"]
 AttentionForm = Literal["sagan", "nonlocal", "cbam"]
 
+L2_SMOOTH = 1e-2
+"""Differences far below this count as none in the ``l2`` form; features are of order 1 after batch norm."""
+
 
 def segment_differences(z_BKCHW: torch.Tensor, *, form: DifferenceForm, step: int = 1) -> torch.Tensor:
     """Return the differences of segments ``step`` apart, within each sample.
@@ -37,7 +40,11 @@ def segment_differences(z_BKCHW: torch.Tensor, *, form: DifferenceForm, step: in
     if form == "abs":
         return difference.abs()
     if form == "l2":
-        return torch.linalg.vector_norm(difference, dim=2, keepdim=True)
+        # A length that is smooth at zero and exactly 0 there. The plain one has a gradient of length 1
+        # however small the difference, so that frames which differ by rounding alone would push the weights
+        # at random.
+        squares = difference.square().sum(2, keepdim=True)
+        return squares / ((squares + L2_SMOOTH**2).sqrt() + L2_SMOOTH)
     return difference
 
 

@@ -48,9 +48,12 @@ def test_steps_that_leave_the_video_are_refused(step):
 def test_l2_is_the_length_over_channels_with_a_finite_gradient_at_zero():
     z = torch.zeros(1, 2, 2, 1, 1, requires_grad=True)
     segment_differences(z, form="l2").sum().backward()
-    assert torch.isfinite(z.grad).all()
+    assert (z.grad == 0).all()
+    noise = torch.tensor([0.0, 0.0, 1e-7, 0.0]).view(1, 2, 2, 1, 1).requires_grad_()
+    segment_differences(noise, form="l2").sum().backward()
+    assert noise.grad.abs().max() < 1e-4  # rounding must not push the weights
     z = torch.tensor([0.0, 0.0, 3.0, 4.0]).view(1, 2, 2, 1, 1)
-    assert segment_differences(z, form="l2").item() == 5
+    assert segment_differences(z, form="l2").item() == pytest.approx(5, abs=0.02)
 
 
 @pytest.mark.parametrize("form", FORMS)
