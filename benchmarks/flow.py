@@ -98,7 +98,8 @@ def growth(clips: PairSet, backends: list[str]) -> dict:
                 traced = trace_tvl1(*pair, params=params, backend=backend, num_threads=1)
                 iterations = np.asarray(traced.iterations)
                 work = float(pixel_iterations(iterations, pair[0].shape[1:], params)[0])
-                seconds = wall_seconds(
+                clock = cpu_seconds if backend == "cpu" else wall_seconds
+                seconds = clock(
                     lambda f=pair, p=params, b=backend: tvl1(*f, params=p, backend=b, num_threads=1), 3
                 )
                 result["size"].append(
@@ -130,14 +131,14 @@ def measure_cuda(sets: list[PairSet], batch: int) -> dict:
     host = clips.frames0[index], clips.frames1[index]
     device = tuple(torch.from_numpy(frames).cuda() for frames in host)
     traced = trace_tvl1(*device, backend="cuda")
-    work = pixel_iterations(
-        np.asarray(torch.as_tensor(traced.iterations).cpu()), flow_pairs.CLIP_SIZE, TVL1Params()
+    fixed_traced = trace_tvl1(*device, params=FIXED_300, backend="cuda")
+    work, fixed_work = (
+        pixel_iterations(np.asarray(torch.as_tensor(t.iterations).cpu()), flow_pairs.CLIP_SIZE, TVL1Params())
+        for t in (traced, fixed_traced)
     )
     on_device = wall_seconds(lambda: tvl1(*device, backend="cuda"))
     end_to_end = wall_seconds(lambda: tvl1(*host, backend="cuda"))
     fixed = wall_seconds(lambda: tvl1(*device, params=FIXED_300, backend="cuda"), 3)
-    levels = pyramid_sizes(*flow_pairs.CLIP_SIZE, FIXED_300)
-    fixed_work = batch * 5 * 300 * sum(height * width for height, width in levels)
     source = torch.empty(1 << 28, dtype=torch.float32, device="cuda")
     target = torch.empty_like(source)
     copy = wall_seconds(lambda: target.copy_(source))
@@ -147,7 +148,7 @@ def measure_cuda(sets: list[PairSet], batch: int) -> dict:
         "pairs_per_s_on_device": batch / on_device,
         "pairs_per_s_end_to_end": batch / end_to_end,
         "mean_pixel_iterations": float(work.mean()),
-        "fixed_300_pixel_iterations_per_s": fixed_work / fixed,
+        "fixed_300_pixel_iterations_per_s": float(fixed_work.sum()) / fixed,
         "copy_bytes_per_s": 2 * source.nbytes / copy,
         "errors_px": {
             pairs.name: end_point_error(
