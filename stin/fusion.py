@@ -84,7 +84,8 @@ def fuse(
     if spatial.class_names != temporal.class_names:
         raise StinPipeError(
             f"the streams know different classes: {len(spatial.class_names)} and "
-            f"{len(temporal.class_names)}, first {spatial.class_names[:3]} and {temporal.class_names[:3]}; train both on one run"
+            f"{len(temporal.class_names)}, first {spatial.class_names[:3]} and {temporal.class_names[:3]}; "
+            "train both on one run"
         )
     for scores in (spatial, temporal):
         _check_stream(scores)
@@ -164,7 +165,7 @@ def softmax(logits_NC: np.ndarray) -> np.ndarray:
 def _check_stream(scores: Scores) -> None:
     twice = {video_id for video_id, count in Counter(scores.ids).items() if count > 1}
     _refuse(twice, f"are scored more than once by the {scores.stream} stream")
-    finite: list[bool] = np.isfinite(scores.logits).all(axis=1).tolist()
+    finite = np.asarray(np.isfinite(scores.logits).all(axis=1))
     _refuse(
         {video_id for video_id, whole in zip(scores.ids, finite, strict=True) if not whole},
         f"have scores of the {scores.stream} stream that are not finite",

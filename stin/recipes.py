@@ -34,10 +34,10 @@ def small(stream: StreamName) -> TrainConfig:
     """
     if stream == "spatial":
         config: StreamConfig = SpatialConfig(
-            backbone="resnet18-w32", difference_channels=64, tap="layer2", dropout=0.3, aux_at_test=0.5
+            backbone="resnet18-w32", difference_channels=64, tap="layer3", dropout=0.3, aux_at_test=0.5
         )
     else:
-        config = TemporalConfig(backbone="resnet18-w32", dropout=0.3)
+        config = TemporalConfig(backbone="resnet18-w32", tap="layer3", dropout=0.3)
     return TrainConfig(
         recipe="small",
         stream=config,
