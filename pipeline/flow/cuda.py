@@ -122,14 +122,15 @@ def _solve(
         for start in range(0, num_pairs, capacity):
             stop = min(start + capacity, num_pairs)
             output = torch.empty((stop - start, *shape), dtype=dtype, device=device)
-            traced = session.solve(
-                _filler(frames, start, stop, capacity), stop - start,
-                initial=initial, bound_px=bound_px, output=output,
-            )  # fmt: skip
+            with session.lock:
+                traced = session.solve(
+                    _filler(frames, start, stop, capacity), stop - start,
+                    initial=initial, bound_px=bound_px, output=output,
+                )  # fmt: skip
+                if params.warm_start:
+                    initial = _carry(session.flow(), sizes, params)
             flow[start:stop].copy_(output)
             iterations[start:stop].copy_(traced)
-            if params.warm_start:
-                initial = _carry(session.flow(), sizes, params)
     return {
         name: value.numpy() if on_host else value
         for name, value in (("flow", flow), ("iterations", iterations))

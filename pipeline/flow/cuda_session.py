@@ -94,7 +94,7 @@ class Session:
         self._launches = [self._bind(launch) for launch in program.launches]
         self._graph: torch.cuda.CUDAGraph | None = None
         self._uses = 0
-        self._lock = threading.Lock()
+        self.lock = threading.RLock()
         self._done = torch.cuda.Event()
 
     def solve(
@@ -113,7 +113,7 @@ class Session:
         Returns:
             (num_pairs, levels, warps) int32 iterations on the GPU.
         """
-        with self._lock:
+        with self.lock:
             stream = torch.cuda.current_stream(self.device)
             stream.wait_event(self._done)  # the last batch may have run on another stream
             put_frames(self._image("level0", 0, self.shape.num_frames))
@@ -133,7 +133,7 @@ class Session:
         self._done.synchronize()
 
     def flow(self) -> torch.Tensor:
-        """Give the (2, H, W) flow of the last batch's first pair."""
+        """Give the (2, H, W) flow of the last batch's first pair; hold `lock` since its `solve`."""
         plan, parity = self.plans[0], int(self.buffers["parity"][0])
         state = self.buffers["state"].view(2, self.shape.capacity, 6, -1, plan.pitch_px)
         return state[parity, 0, :2, : plan.height_px, : plan.width_px].clone()
