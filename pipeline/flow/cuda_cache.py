@@ -117,5 +117,7 @@ def _write(path: Path, code: dict[str, tuple[str, bytes]]) -> None:
 def _locked(path: Path) -> Iterator[None]:
     """Hold a lock between processes; the system frees it if this one dies."""
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        # Some network file systems have no locks. Then several may compile; each publishes its file whole.
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -75,6 +75,15 @@ def test_a_compiler_that_fails_leaves_nothing_behind(compiled, monkeypatch, tmp_
     assert cuda_cache.load_code((9, 0), 256)
 
 
+def test_a_file_system_without_locks_serves_too(compiled, monkeypatch, tmp_path):
+    def refuse(file, operation):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(cuda_cache.fcntl, "flock", refuse)
+    assert cuda_cache.load_code((9, 0), 256) == cuda_cache.load_code((9, 0), 256)
+    assert compiled == [256]
+
+
 def test_where_the_user_has_no_cache_a_private_folder_is_used(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.delenv(cuda_cache.CACHE_VARIABLE, raising=False)
