@@ -27,7 +27,7 @@ MAX_OPEN_FILES = 64
 STREAMS: tuple[Stream, ...] = ("rgb", "flow")
 
 # What h5py raises on damaged files, beside OSError.
-_HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError)
+_HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +87,10 @@ class ShardFile:
                 crcs: dict[Stream, np.ndarray] = {}
                 numbers: dict[Stream, int] = {"rgb": count, "flow": count - 1}
                 for stream, number in numbers.items():
-                    offsets[stream] = group[stream]["offsets"][...]
-                    crcs[stream] = group[stream]["crc32"][...]
-                    if offsets[stream].shape != (number + 1,) or crcs[stream].shape != (number,):
+                    tables = group[stream]["offsets"], group[stream]["crc32"]
+                    if [table.shape for table in tables] != [(number + 1,), (number,)]:
                         raise ShardError(f"the {stream} tables do not have {number} entries")
+                    offsets[stream], crcs[stream] = (table[...] for table in tables)
             self._videos[name] = StoredVideo(
                 id=attributes["id"], attributes=attributes, group=group, offsets=offsets, crcs=crcs
             )
