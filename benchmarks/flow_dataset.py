@@ -10,6 +10,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -63,6 +64,7 @@ def main() -> None:
         wall += time.perf_counter() - begin
         cpu += time.process_time() - begin_cpu
         pairs, videos = pairs + len(frames) - 1, videos + 1
+        print(f"{videos} videos, {pairs} pairs, {cpu:.0f} CPU seconds of flow", file=sys.stderr)
         if number % arguments.sample_every == 0:
             i = len(frames) // 2 - 1
             for name, chosen in solvers.items():
