@@ -41,6 +41,10 @@ if config.ENABLE_CUDASIM:
         """Give `yes` or `no`."""
         return yes if condition else no
 
+    def advance(array, count):
+        """Give the array from `count` on."""
+        return array[count:]
+
     def take_ticket(counter):
         """Add one to an integer, and give it as it was; blocks are simulated one after another."""
         counter[0] += 1
@@ -97,6 +101,15 @@ else:
             return builder.select(*arguments)
 
         return yes(types.boolean, yes, yes), generate
+
+    @intrinsic
+    def advance(typing_context, pointer, count):
+        """Give the pointer `count` elements on, so that what follows counts in 32 bits."""
+
+        def generate(context, builder, signature, arguments):
+            return builder.gep(arguments[0], [arguments[1]])
+
+        return pointer(pointer, types.int64), generate
 
     @intrinsic
     def take_ticket(typing_context, counter):

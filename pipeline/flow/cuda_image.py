@@ -16,7 +16,7 @@ import math
 import numpy as np
 from numba import cuda, types
 
-from pipeline.flow.cuda_device import BYTES, FLOATS, INTS, device
+from pipeline.flow.cuda_device import BYTES, FLOATS, INTS, advance, device
 from pipeline.flow.steps import catmull_rom
 
 HALF = np.float32(0.5)
@@ -62,6 +62,28 @@ def _bilinear(image, base, width, height, pitch, x, y, step_x, step_y):
     return left + tx * (right - left)
 
 
+@device
+def _weigh_run(image, at, weights):
+    """Weighted sum of four samples side by side."""
+    return (
+        weights[0] * image[at]
+        + weights[1] * image[at + 1]
+        + weights[2] * image[at + 2]
+        + weights[3] * image[at + 3]
+    )
+
+
+@device
+def _weigh_row(image, row, columns, weights):
+    """Weighted sum of four samples of a row."""
+    return (
+        weights[0] * image[row + columns[0]]
+        + weights[1] * image[row + columns[1]]
+        + weights[2] * image[row + columns[2]]
+        + weights[3] * image[row + columns[3]]
+    )
+
+
 def shrink(
     source, target, source_width, source_height, source_pitch, source_plane, width, height, pitch, plane, step
 ):  # fmt: skip
@@ -100,35 +122,30 @@ def warp(
         at_y = min(max(np.float32(y) + u2, np.float32(-4.0)), np.float32(height + 3))
         # In some versions of numba-cuda floor and round give a floating number.
         x0, y0 = int(math.floor(at_x)), int(math.floor(at_y))  # noqa: RUF046
-        wx0, wx1, wx2, wx3 = _catmull_rom(at_x - np.float32(x0))
+        wx = _catmull_rom(at_x - np.float32(x0))
         wy = _catmull_rom(at_y - np.float32(y0))
-        c0, c1 = min(max(x0 - 1, 0), width - 1), min(max(x0, 0), width - 1)
-        c2, c3 = min(max(x0 + 1, 0), width - 1), min(max(x0 + 2, 0), width - 1)
-        frame_at = np.int64(pair + second) * plane
-        gx_at = np.int64(pair) * 2 * plane
-        gy_at = gx_at + plane
+        frame1 = advance(level, np.int64(pair + second) * plane)
+        gradient_x = advance(gradients, np.int64(pair) * 2 * plane)
+        gradient_y = advance(gradients, (np.int64(pair) * 2 + 1) * plane)
         value = gx = gy = np.float32(0.0)
-        for j in range(4):
-            row = min(max(y0 - 1 + j, 0), height - 1) * pitch
-            weight = wy[j]
-            r = frame_at + row
-            value += weight * (
-                wx0 * level[r + c0] + wx1 * level[r + c1] + wx2 * level[r + c2] + wx3 * level[r + c3]
+        if 1 <= x0 < width - 2:  # one address serves four samples
+            for j in range(4):
+                run = min(max(y0 - 1 + j, 0), height - 1) * pitch + x0 - 1
+                value += wy[j] * _weigh_run(frame1, run, wx)
+                gx += wy[j] * _weigh_run(gradient_x, run, wx)
+                gy += wy[j] * _weigh_run(gradient_y, run, wx)
+        else:
+            columns = (
+                min(max(x0 - 1, 0), width - 1),
+                min(max(x0, 0), width - 1),
+                min(max(x0 + 1, 0), width - 1),
+                min(max(x0 + 2, 0), width - 1),
             )
-            r = gx_at + row
-            gx += weight * (
-                wx0 * gradients[r + c0]
-                + wx1 * gradients[r + c1]
-                + wx2 * gradients[r + c2]
-                + wx3 * gradients[r + c3]
-            )
-            r = gy_at + row
-            gy += weight * (
-                wx0 * gradients[r + c0]
-                + wx1 * gradients[r + c1]
-                + wx2 * gradients[r + c2]
-                + wx3 * gradients[r + c3]
-            )
+            for j in range(4):
+                row = min(max(y0 - 1 + j, 0), height - 1) * pitch
+                value += wy[j] * _weigh_row(frame1, row, columns, wx)
+                gx += wy[j] * _weigh_row(gradient_x, row, columns, wx)
+                gy += wy[j] * _weigh_row(gradient_y, row, columns, wx)
         target = np.int64(pair) * 3 * plane + pixel
         data[target] = gx
         data[target + plane] = gy
