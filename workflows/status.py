@@ -83,7 +83,7 @@ def _training_status(path: Path) -> dict[str, Any]:
         for line in metrics.read_text(encoding="utf-8").splitlines():
             record = _record(line)
             step = int(record.get("step", step))
-            loss = record.get("loss", loss)
+            loss = record.get("loss", loss) if record.get("kind") == "train" else loss
     return {"stage": name, "state": "unfinished", "steps": step, "loss": loss}
 
 

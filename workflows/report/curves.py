@@ -28,14 +28,15 @@ def training_curves(path: Path, stream: str) -> list[Curve]:
         return []
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     curves = []
-    for key, title in (("loss", "training loss"), ("val_top1", "top-1 on held-out training videos")):
+    wanted = (("train", "loss", "training loss"), ("val", "top1", "top-1 on held-out training videos"))
+    for kind, key, title in wanted:
         series = [
             (int(record["step"]), float(record[key]))
             for record in records
-            if isinstance(record.get(key), (int, float)) and math.isfinite(record[key])
+            if record.get("kind") == kind and math.isfinite(record[key])
         ]
         if len(series) >= 2:
-            curves.append(_curve(f"{stream}: {title}", series, from_zero=key == "val_top1"))
+            curves.append(_curve(f"{stream}: {title}", series, from_zero=kind == "val"))
     return curves
 
 
