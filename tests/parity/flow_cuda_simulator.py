@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numba import cuda as simulator
 
-from pipeline.flow import TVL1Params, cuda, cuda_session, cuda_tiles
+from pipeline.flow import TVL1Params, cuda, cuda_session, cuda_solver, cuda_tiles
 from pipeline.flow.cuda_compile import kernels
 from pipeline.flow.cuda_program import Slice
 
@@ -80,6 +80,36 @@ def poison(real_init):
     return init
 
 
+def probe_decide(*arguments):
+    """Let a block of 4 threads decide, as `iterate` does; becomes a function of `cuda_solver`."""
+    shared = cuda.shared.array(0, types.float32)
+    _decide(shared, cuda.threadIdx.x, 4, *arguments)  # noqa: F821
+
+
+def decide(check: int) -> dict[str, np.ndarray]:
+    """Decide on 9 of 11 pairs, by a block of 4 threads."""
+    counts = {
+        "parity": np.arange(11, dtype=np.int32) % 2,
+        "active": np.array([0, 1, 2, 3, 5, 6, 7, 9, 10, -7, -7], np.int32),
+        "num_active": np.array([9], np.int32),
+        "iterations": np.full(11, 16, np.int32),
+    }
+    partials = np.zeros((11, 3), np.float32)
+    partials[[1, 5, 7, 9], 2] = 2.0  # above the limit
+    partials[[4, 8]] = 9.0  # these ended long ago
+    kernel = simulator.jit(types.FunctionType(probe_decide.__code__, vars(cuda_solver)))
+    kernel[1, 4, 0, 16](
+        partials.ravel(),
+        *counts.values(),
+        np.int32(3),
+        np.int32(1),
+        np.int32(8),
+        np.int32(check),
+        np.float32(1),
+    )
+    return {f"decide{check}_{name}": array for name, array in counts.items()}
+
+
 def main(source_path: str, target_path: str) -> None:
     """Solve the two cases of the test."""
     given = {name: torch.from_numpy(array) for name, array in np.load(source_path).items()}
@@ -88,7 +118,7 @@ def main(source_path: str, target_path: str) -> None:
     packed = cuda.tvl1_clip_packed_cuda(given["clip"], CLIP, bound_px=3.0)
     np.savez(
         target_path, packed=packed, pairs_flow=pairs.flow, pairs_iterations=pairs.iterations,
-        clip_flow=clip.flow, clip_iterations=clip.iterations,
+        clip_flow=clip.flow, clip_iterations=clip.iterations, **decide(0), **decide(1),
     )  # fmt: skip
 
 

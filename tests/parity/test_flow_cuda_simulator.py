@@ -72,3 +72,13 @@ def test_clip_with_warm_start_and_median_equals_the_reference(case):
 def test_packed_images_equal_the_codec(case):
     _, found = case
     np.testing.assert_array_equal(found["packed"], quantise_flow(found["clip_flow"], bound_px=3.0))
+
+
+@pytest.mark.parametrize(("check", "going_on"), [(0, [0, 1, 2, 3, 5, 6, 7, 9, 10]), (1, [1, 5, 7, 9])])
+def test_pairs_that_go_on_keep_their_order_however_few_threads_decide(case, check, going_on):
+    _, found = case
+    active, (count,) = found[f"decide{check}_active"], found[f"decide{check}_num_active"]
+    assert active[:count].tolist() == going_on
+    ended = np.isin(np.arange(11), [4, 8])
+    np.testing.assert_array_equal(found[f"decide{check}_iterations"], np.where(ended, 16, 24))
+    np.testing.assert_array_equal(found[f"decide{check}_parity"], (np.arange(11) + ~ended) % 2)
