@@ -16,7 +16,7 @@ from stin.clips import ClipShape, ClipSource, MemoryClip
 from stin.dataset import Batch, ScoringClips, network_input
 from stin.device import loader_worker_count
 from stin.holdout import list_digest
-from stin.loader import scoring_loader
+from stin.loader import batches_of, scoring_loader
 from stin.model_file import TrainedModel
 from stin.scores import Scores
 from stin.shards.errors import StinPipeError
@@ -174,7 +174,7 @@ def score_split(
             pin_memory=model.device.type == "cuda",
         )
         fresh: list[ClipScores] = []
-        for batch in loader:
+        for batch in batches_of(loader):
             fresh.append(_score_sample(model, replace(batch, clips=batch.clips[0]), protocol))
             on_progress(len(done.ids) + len(fresh), len(videos))
             if partial_path is not None and len(fresh) == VIDEOS_A_SAVE:

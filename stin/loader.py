@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from stin.dataset import Batch, ScoringClips, TrainingClips, join_samples
 from stin.sampling import epoch_order
+from stin.shards.errors import StinPipeError
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -84,6 +85,26 @@ def scoring_loader(
         worker_init_fn=_begin_worker,
         generator=torch.Generator(),
     )
+
+
+def batches_of(loader: DataLoader[Batch]) -> Iterator[Batch]:
+    """Yield a loader's batches, with errors of its worker processes told as if there were none.
+
+    Raises:
+        StinPipeError: what a worker raised, without the worker's traceback; or that a worker died.
+    """
+    try:
+        yield from loader
+    except StinPipeError as error:
+        # A worker's error arrives with its traceback in the text; the last line is "module.Name: message".
+        raise type(error)(str(error).strip().rsplit(f"{type(error).__name__}: ", 1)[-1]) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise StinPipeError(
+            f"a loader worker died ({str(error).strip().splitlines()[0]}); "
+            "if memory is short, lower --loader-workers"
+        ) from error
 
 
 def _begin_worker(_worker: int) -> None:

@@ -18,10 +18,11 @@ from stin.dataset import TrainingClips
 from stin.device import Runtime, choose_device, loader_worker_count
 from stin.holdout import list_digest
 from stin.interrupt import Interrupted, StopSignal
-from stin.loader import StepSampler, training_loader
+from stin.loader import StepSampler, batches_of, training_loader
 from stin.metrics_log import MetricsLog
 from stin.model_file import save_model
 from stin.pace import Pace
+from stin.shards.errors import StinPipeError
 from stin.shards.publish import publish_bytes, publish_json
 from stin.shards.reader import ShardReader
 from stin.shards.schema import Manifest
@@ -151,7 +152,7 @@ def _run_steps(
         first_step=state.step,
         total_steps=job.total_steps,
     )
-    batches = iter(
+    batches = batches_of(
         training_loader(clips, steps, num_workers=num_workers, pin_memory=learner.device.type == "cuda")
     )
     held_out = [ClipShape.of(video) for video in job.lists.held_out]
@@ -244,7 +245,12 @@ def _finish(job: TrainingPlan, learner: Learner, state: LoopState, notices: list
     validated = state.best_top1 >= 0
     path = job.out_dir / MODEL_FILE
     if job.config.select == "best" and validated:
-        publish_bytes(path, (job.out_dir / BEST_FILE).read_bytes())
+        best = job.out_dir / BEST_FILE
+        if not best.exists():
+            raise StinPipeError(
+                f"{best} is gone; delete {job.out_dir} to train anew, or select the last weights"
+            )
+        publish_bytes(path, best.read_bytes())
     else:
         _export(job, learner, path, step=state.step, top1=state.last_top1 if validated else None)
     result = TrainResult(

@@ -12,7 +12,7 @@ from stin.clips import ClipShape, ClipSource
 from stin.config import TrainConfig
 from stin.dataset import Batch, ScoringClips, network_input
 from stin.device import Runtime, autocast, resolve_amp
-from stin.loader import scoring_loader
+from stin.loader import batches_of, scoring_loader
 from stin.losses import stream_loss
 from stin.optim import AveragedWeights, build_optimizer, learning_rate
 from stin.shards.errors import StinPipeError
@@ -209,7 +209,8 @@ def validate(
     learner.network.eval()
     weights = dict(learner.final_weights())
     num_right, loss_sum = 0, 0.0
-    for batch in scoring_loader(clips, batch_size=batch_size, num_workers=num_workers, pin_memory=False):
+    loader = scoring_loader(clips, batch_size=batch_size, num_workers=num_workers, pin_memory=False)
+    for batch in batches_of(loader):
         inputs = network_input(
             batch, stream=config.stream, bound_px=learner.bound_px, device=learner.device
         ).squeeze(1)

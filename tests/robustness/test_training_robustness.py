@@ -35,8 +35,8 @@ from stin.recipes import resolve_recipe
 from stin.shards.schema import Manifest
 from stin.train import Runtime, TrainProgress, train_stream
 run, out = Path(sys.argv[1]), Path(sys.argv[2])
-config = override(resolve_recipe("small", "spatial"), backbone="resnet18-w8", batch_size=4, epochs=10, flip=False,
-                  val_share=0.25, val_every_epochs=2, ema_decay=0.9)
+config = override(resolve_recipe("small", "spatial"), backbone="resnet18-w8", batch_size=4, epochs=10,
+                  flip=False, val_share=0.25, val_every_epochs=2, ema_decay=0.9)
 train_stream(config, manifest=Manifest.load(run / "extract" / "manifest.json"), extract_dir=run / "extract",
              out_dir=out, split="1", runtime=Runtime(device="cpu", checkpoint_every_steps=1),
              on_progress=lambda e: isinstance(e, TrainProgress) and print(e.step, flush=True))
@@ -207,13 +207,25 @@ def test_a_damaged_shard_stops_training_by_name_and_a_mended_one_resumes(
         broken[place] ^= 0xFF
     shard.write_bytes(broken)
     runtime = Runtime(tensorboard=False, device="cpu", loader_workers=loader_workers)
-    with pytest.raises(StinPipeError, match=r"00001\.h5.*delete 00001\.json and run extract again"):
+    with pytest.raises(StinPipeError, match=r"00001\.h5.*delete 00001\.json and run extract again") as caught:
         train(tmp_path / "run", tmp_path / "out", runtime=runtime)
+    assert "Traceback" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
     shard.unlink()
     with pytest.raises(StinPipeError, match=r"00001\.h5: the shard is missing"):
         train(tmp_path / "run", tmp_path / "out", runtime=runtime)
     shard.write_bytes(content)
     assert train(tmp_path / "run", tmp_path / "out", runtime=runtime).steps == 6
+
+
+def test_a_loader_worker_that_dies_is_one_clear_error(tiny_run, tmp_path, monkeypatch):
+    def die(self, key):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr("stin.dataset.TrainingClips.__getitem__", die)
+    runtime = Runtime(tensorboard=False, device="cpu", loader_workers=1)
+    with pytest.raises(StinPipeError, match=r"a loader worker died .*lower --loader-workers"):
+        train(tiny_run, tmp_path, runtime=runtime)
 
 
 def test_a_full_or_forbidden_folder_is_one_clear_error(tiny_run, tmp_path):
