@@ -107,7 +107,7 @@ def decode_frames(
         Frames (H, W, 3) uint8 RGB, all of one size.
 
     Raises:
-        DecodeError: the file is missing, unreadable, not a video, or decoding hangs.
+        DecodeError: the file is missing, unreadable, not a video, decoding hangs, or ffmpeg is killed.
     """
     _require_readable(path)
     command = _command(path, fps=fps, start_s=start_s, end_s=end_s)
@@ -124,6 +124,12 @@ def decode_frames(
             yield frame
         code = process.wait(timeout=stall_s)
         listener.join(timeout=stall_s)
+        if code < 0:
+            raise DecodeError(
+                "decoder_died",
+                f"{path}: ffmpeg was killed by signal {-code} after {notes.decoded} frames (out of memory?)",
+                retry=True,
+            )
         if notes.decoded == 0:
             raise _no_frames(path, notes, code)
     finally:

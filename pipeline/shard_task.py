@@ -12,10 +12,14 @@ from pathlib import Path
 
 from pipeline.extract import extract_video
 from pipeline.ffmpeg import find_ffmpeg
+from pipeline.listing import ListedVideo
 from pipeline.plan import ExtractParams, PlannedShard
 from stin.shards.publish import is_temporary
 from stin.shards.schema import FlowCoding, Mark, VideoOutcome
 from stin.shards.writer import ShardWriter
+
+MAX_TRIES = 3
+"""Times that a shard, or a video in it, is started when a process under it dies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +60,7 @@ def make_shard(task: ShardTask) -> ShardReport:
     with _Progress(folder, task.shard.name) as progress:
         with ShardWriter(path, attributes=_file_attributes(task)) as writer:
             for video in task.shard.videos:
-                outcome = extract_video(
-                    video, root=task.root, params=task.params, writer=writer, timeout_s=task.timeout_s
-                )
+                outcome = _extract_with_retries(task, video, writer)
                 outcomes.append(outcome)
                 progress.add(outcome)
         Mark(
@@ -76,6 +78,17 @@ def make_shard(task: ShardTask) -> ShardReport:
         num_frames=sum(outcome.meta.num_frames for outcome in done if outcome.meta),
         seconds=time.monotonic() - started,
     )
+
+
+def _extract_with_retries(task: ShardTask, video: ListedVideo, writer: ShardWriter) -> VideoOutcome:
+    """Extract a video, again when its decoder was killed: that tells of the machine, not of the video."""
+    for tries in range(1, MAX_TRIES + 1):
+        outcome = extract_video(
+            video, root=task.root, params=task.params, writer=writer, timeout_s=task.timeout_s
+        )
+        if outcome.reason != "decoder_died" or tries == MAX_TRIES:
+            break
+    return outcome
 
 
 def shard_digest(outcomes: list[VideoOutcome]) -> str:

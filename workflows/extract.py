@@ -175,7 +175,7 @@ def _work(output: Output, extract_dir: Path, listing, params, options: dict[str,
     say_work(output, work)
     num_pairs = 0
     try:
-        for report in _reports(output, extract_dir, work, options):
+        for report in _reports(output, extract_dir, listing, work, options):
             num_pairs += report.num_frames - report.num_done
     finally:  # also when interrupted: the views say what the marks say
         ledger = read_ledger(extract_dir)
@@ -211,7 +211,7 @@ def _work(output: Output, extract_dir: Path, listing, params, options: dict[str,
         raise click.exceptions.Exit(code)
 
 
-def _reports(output: Output, extract_dir: Path, work, options: dict[str, Any]) -> Iterator[Any]:
+def _reports(output: Output, extract_dir: Path, listing, work, options: dict[str, Any]) -> Iterator[Any]:
     """Run the tasks and show progress by videos, counting those inside shards that are not finished."""
     from pipeline.shard_task import remove_leftovers, running_shards
 
@@ -222,7 +222,7 @@ def _reports(output: Output, extract_dir: Path, work, options: dict[str, Any]) -
     if not work.tasks:
         return
     with output.progress("extract", total, unit="videos") as meter:
-        for report in _runner(work.tasks, options, cuda=work.tasks[0].params.flow_backend == "cuda"):
+        for report in _runner(output, listing, work.tasks, options):
             if report is not None:
                 done += report.num_done + report.num_failed
                 frames += report.num_frames
@@ -233,8 +233,10 @@ def _reports(output: Output, extract_dir: Path, work, options: dict[str, Any]) -
             meter.update(done + sum(shard.num_videos for shard in in_hand), f"{rate:.1f} frames/s")
 
 
-def _runner(tasks, options: dict[str, Any], *, cuda: bool):
+def _runner(output: Output, listing, tasks, options: dict[str, Any]):
     import os
+
+    from pipeline.plan import estimate_bytes
 
     if options["runner"] == "local":
         from pipeline.runners.local import run_local
@@ -249,7 +251,9 @@ def _runner(tasks, options: dict[str, Any], *, cuda: bool):
         tasks,
         num_workers=options["workers"],
         address=options["address"],
-        gpus_per_worker=options["gpus_per_worker"] if cuda else 0.0,
+        gpus_per_worker=options["gpus_per_worker"] if tasks[0].params.flow_backend == "cuda" else 0.0,
+        need_bytes=estimate_bytes(listing, tasks[0].params),
+        warn=output.warn,
     )
 
 

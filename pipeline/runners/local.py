@@ -8,11 +8,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 
-from pipeline.shard_task import ShardReport, ShardTask, make_shard
+from pipeline.shard_task import MAX_TRIES, ShardReport, ShardTask, make_shard
 from stin.shards.errors import StinPipeError
-
-MAX_TRIES = 3
-"""Times that a shard is started when its worker process dies."""
 
 _PR_SET_PDEATHSIG = 1
 

@@ -157,6 +157,24 @@ def test_a_stalled_decoder_is_given_up(tmp_path: Path, clip: Path, monkeypatch) 
         find_ffmpeg.cache_clear()
 
 
+def test_a_killed_decoder_is_no_short_video(clip: Path, tmp_path: Path, monkeypatch) -> None:
+    """kill -9 of ffmpeg in mid-stream (out of memory, say) must not pass for the end of the video."""
+    dying = tmp_path / "ffmpeg"
+    dying.write_text(
+        f'#!/bin/sh\nif [ "$2" = -version ]; then exec {find_ffmpeg().path} "$@"; fi\n'
+        f'{find_ffmpeg().path} "$@" | head -c 50000\nkill -9 $$\n'
+    )
+    dying.chmod(0o755)
+    monkeypatch.setenv("STIN_PIPE_FFMPEG", str(dying))
+    find_ffmpeg.cache_clear()
+    try:
+        with pytest.raises(DecodeError, match=r"killed by signal 9 after 5 frames") as caught:
+            list(decode_frames(clip, DecodeNotes()))
+        assert (caught.value.reason, caught.value.retry) == ("decoder_died", True)
+    finally:
+        find_ffmpeg.cache_clear()
+
+
 @pytest.mark.shared_data
 def test_frames_agree_with_the_ones_others_extracted(shared_data: Path, tmp_path: Path) -> None:
     """C3D's authors' JPEGs of a UCF101 clip: same count, same frames, to a few grey levels."""
