@@ -21,6 +21,9 @@ from stin.shards.writer import ShardWriter, VideoWriter
 CHUNK_PIXELS = 64 * 340 * 256
 """Pixels of one chunk: 64 frames at 340x256, so that memory does not depend on a video's length."""
 
+GPU_CHUNKS = 4
+"""A GPU needs more pairs a launch to be full: 256 at 340x256."""
+
 MAX_ASPECT = 8.0
 
 
@@ -148,17 +151,27 @@ def _write_frames(
     first = next(frames, None)
     assert first is not None, "decode_frames raises rather than yield nothing"
     shape = first.grey.shape
-    per_chunk = max(2, CHUNK_PIXELS // (shape[0] * shape[1]))
+    pixels = CHUNK_PIXELS * (GPU_CHUNKS if params.flow_backend == "cuda" else 1)
+    per_chunk = max(2, pixels // (shape[0] * shape[1]))
     target.append_frame(encode_image(first.rgb, codec=params.codec))
     last = first.grey
     while chunk := list(islice(frames, per_chunk)):
         greys = np.stack([last, *(frame.grey for frame in chunk)])
-        flow = tvl1_clip(greys, params=flow_params, backend=params.flow_backend, num_threads=1)
-        for frame, field in zip(chunk, quantise_flow(flow, bound_px=params.bound_px), strict=True):
+        for frame, field in zip(chunk, _packed_fields(greys, params, flow_params), strict=True):
             target.append_frame(encode_image(frame.rgb, codec=params.codec))
             target.append_field(encode_image(field, codec=params.codec))
         last = greys[-1]
     return shape[0], shape[1]
+
+
+def _packed_fields(greys: np.ndarray, params: ExtractParams, flow_params: TVL1Params) -> np.ndarray:
+    """Return the fields of a clip (T, H, W) as stored: uint8 (T-1, 2H, W); a GPU packs them itself."""
+    if params.flow_backend == "cuda":
+        from pipeline.flow.cuda import tvl1_clip_packed_cuda
+
+        return tvl1_clip_packed_cuda(greys, flow_params, bound_px=params.bound_px)
+    flow = tvl1_clip(greys, params=flow_params, backend=params.flow_backend, num_threads=1)
+    return quantise_flow(flow, bound_px=params.bound_px)
 
 
 def _check_complete(path: Path, target: VideoWriter, notes: DecodeNotes, params: ExtractParams) -> None:

@@ -135,7 +135,7 @@ def extract(output: Output, run_path: Path, videos: Path, **options: Any) -> Non
 
 
 def _params(dataset: str, options: dict[str, Any]):
-    from pipeline.flow import TVL1Params, resolve_backend
+    from pipeline.flow import TVL1Params
     from pipeline.plan import ExtractParams
 
     size_px, short_side = options["size"], options["short_side"]
@@ -153,7 +153,7 @@ def _params(dataset: str, options: dict[str, Any]):
             size=size_px,
             short_side=short_side,
             bound_px=options["bound"] or 20.0 * shorter / 256,
-            flow_backend=resolve_backend(options["flow"]),
+            flow_backend=_flow_backend(options),
             flow=asdict(TVL1Params()),
             fps=options["fps"],
             stride=options["stride"],
@@ -162,6 +162,15 @@ def _params(dataset: str, options: dict[str, Any]):
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+
+
+def _flow_backend(options: dict[str, Any]) -> str:
+    """Resolve the back end once, for all workers; a cluster may have the GPU that this machine lacks."""
+    from pipeline.flow import resolve_backend
+
+    if options["flow"] == "cuda" and options["address"]:
+        return "cuda"
+    return resolve_backend(options["flow"])
 
 
 def _work(output: Output, extract_dir: Path, listing, params, options: dict[str, Any]) -> None:
