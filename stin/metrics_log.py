@@ -34,7 +34,7 @@ class MetricsLog:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # a second to import, so only where it is used
 
-            self._writer = SummaryWriter(str(folder), purge_step=step)
+            self._writer = SummaryWriter(str(folder), purge_step=step + 1)
 
     @property
     def num_bytes(self) -> int:

@@ -131,7 +131,9 @@ class SelfAttention(nn.Module):
         query_NPC = self.query(x_NCHW).flatten(2).transpose(1, 2)
         key_NCP = self.key(x_NCHW).flatten(2)
         value_NPC = self.value(x_NCHW).flatten(2).transpose(1, 2)
-        attention_NPP = torch.softmax((query_NPC @ key_NCP).float() * self.scale, dim=2)
+        likeness_NPP = (query_NPC @ key_NCP) * self.scale
+        wide = torch.promote_types(likeness_NPP.dtype, torch.float32)  # half precision would round the sums
+        attention_NPP = torch.softmax(likeness_NPP, dim=2, dtype=wide)
         mixed_NCP = (attention_NPP.to(value_NPC.dtype) @ value_NPC).transpose(1, 2)
         features_NCHW = self.project(mixed_NCP.unflatten(2, x_NCHW.shape[2:]))
         # The weight of a place is what it receives on average over all places that look.

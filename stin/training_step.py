@@ -103,9 +103,8 @@ def build_learner(
     if _freezes_norms(config):
         for norm in _frozen_norms(network):
             norm.requires_grad_(False)
-    channels_last = runtime.channels_last if runtime.channels_last is not None else device.type == "cuda"
     network = network.to(device)
-    if channels_last:
+    if runtime.channels_last:
         network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     amp = resolve_amp(runtime.amp, device)
     decay = config.optim.ema_decay

@@ -170,6 +170,25 @@ def test_tensorboard_events_hold_the_curves(tiny_run, tmp_path):
     assert {"train/lr", "train/aux_loss", "val/top1", "speed/samples_per_s"} <= set(events.Tags()["scalars"])
 
 
+def test_resumed_events_show_every_step_once(tiny_run, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings, runtime = config("temporal"), Runtime(checkpoint_every_steps=1)
+
+    def interrupt(event):
+        if isinstance(event, TrainProgress) and event.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        train(tiny_run, tmp_path, settings, runtime=runtime, on_progress=interrupt)
+    # As if killed after step 4 was logged and before its checkpoint was whole: steps 4 on are done again.
+    (tmp_path / "checkpoints" / "step-00000004.json").unlink()
+    train(tiny_run, tmp_path, settings, runtime=runtime)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [item.step for item in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+
+
 def test_init_from_a_finished_model_starts_from_its_weights(trained, tiny_run, tmp_path):
     folder, _ = trained
     path = folder / "temporal" / "model.safetensors"
