@@ -9,16 +9,7 @@ import torch
 
 from pipeline.flow import TVL1Params, reference, trace_tvl1, trace_tvl1_clip, tvl1, tvl1_clip
 
-
-@pytest.fixture(autouse=True)
-def _one_torch_thread():
-    """The images are too small for torch to gain by threads, and lose by waiting for them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 FIXED = TVL1Params(epsilon=0.0, max_iterations=30)
 SMALL_SIZES = [(16, 16), (17, 31), (33, 16), (37, 53), (64, 48), (50, 97)]
 
