@@ -11,10 +11,14 @@ import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from stin.dataset import Batch, ScoringClips, TrainingClips, join_samples
 from stin.sampling import epoch_order
 from stin.shards.errors import StinPipeError
+
+TERMINATION_GRACE_S = 15
+"""Seconds that a loader worker goes on after SIGTERM."""
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -93,8 +97,9 @@ def batches_of(loader: DataLoader[Batch]) -> Iterator[Batch]:
     Raises:
         StinPipeError: what a worker raised, without the worker's traceback; or that a worker died.
     """
+    iterator = iter(loader)
     try:
-        yield from loader
+        yield from iterator
     except StinPipeError as error:
         # A worker's error arrives with its traceback in the text; the last line is "module.Name: message".
         raise type(error)(str(error).strip().rsplit(f"{type(error).__name__}: ", 1)[-1]) from error
@@ -105,10 +110,17 @@ def batches_of(loader: DataLoader[Batch]) -> Iterator[Batch]:
             f"a loader worker died ({str(error).strip().splitlines()[0]}); "
             "if memory is short, lower --loader-workers"
         ) from error
+    finally:
+        # Left to the garbage collector, an iterator that ends by an error finds its queues closed already: it
+        # then cannot tell its workers to end, and waits for them.
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            iterator._shutdown_workers()
 
 
 def _begin_worker(_worker: int) -> None:
-    # A signal for the whole process group is answered by the main process, which ends its workers itself.
+    # A signal may go to the whole process group: the main process answers it, finishes its step and ends its
+    # workers. They outlive SIGTERM by as long as that may take, and not for ever, because multiprocessing
+    # ends what remains by SIGTERM and then waits for it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda _signum, _frame: signal.alarm(TERMINATION_GRACE_S))
     cv2.setNumThreads(0)

@@ -7,6 +7,7 @@ resumed training ends, on a CPU, with the same weights and the same metrics.json
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -152,9 +153,7 @@ def _run_steps(
         first_step=state.step,
         total_steps=job.total_steps,
     )
-    batches = batches_of(
-        training_loader(clips, steps, num_workers=num_workers, pin_memory=learner.device.type == "cuda")
-    )
+    loader = training_loader(clips, steps, num_workers=num_workers, pin_memory=learner.device.type == "cuda")
     held_out = [ClipShape.of(video) for video in job.lists.held_out]
     pace = Pace(seconds_before=state.seconds)
 
@@ -172,33 +171,36 @@ def _run_steps(
         )
         pace.saved()
 
-    while state.step < job.total_steps:
-        with pace.waiting():
-            batch = next(batches)
-        report = train_step(learner, batch, step=state.step, total_steps=job.total_steps)
-        state.step += 1
-        state.num_repeated += batch.num_repeated
-        at_end = state.step == job.total_steps
-        if at_end or state.step % config.log_every_steps == 0:
-            log.write("train", step=state.step, values=report.metrics())
-            log.curve(
-                "speed", step=state.step, values={"samples_per_s": pace.rate, "loader_wait": pace.wait_share}
-            )
-        if held_out and (at_end or state.step % (config.val_every_epochs * job.per_epoch) == 0):
-            _validate(job, learner, state, reader, log, held_out, num_workers)
-        pace.stepped(len(batch.ids))
-        on_progress(_progress(job, state, report, pace))
-        if pace.num_steps == 50 and pace.wait_share > LOADER_WAIT_WARNING:
-            notify(
-                f"the loader is the bottleneck: {pace.wait_share:.0%} of the time is spent waiting for it at "
-                f"{pace.rate:.1f} samples/s with {num_workers} loader workers; raise --loader-workers"
-            )
-        every = runtime.checkpoint_every_steps
-        due = pace.since_saved >= runtime.checkpoint_every_s or (every and state.step % every == 0)
-        if stop.received or due or at_end:
-            write_checkpoint()
-        if stop.received and not at_end:
-            raise Interrupted(stop.received, step=state.step)
+    with closing(batches_of(loader)) as batches:
+        while state.step < job.total_steps:
+            with pace.waiting():
+                batch = next(batches)
+            report = train_step(learner, batch, step=state.step, total_steps=job.total_steps)
+            state.step += 1
+            state.num_repeated += batch.num_repeated
+            at_end = state.step == job.total_steps
+            if at_end or state.step % config.log_every_steps == 0:
+                log.write("train", step=state.step, values=report.metrics())
+                log.curve(
+                    "speed",
+                    step=state.step,
+                    values={"samples_per_s": pace.rate, "loader_wait": pace.wait_share},
+                )
+            if held_out and (at_end or state.step % (config.val_every_epochs * job.per_epoch) == 0):
+                _validate(job, learner, state, reader, log, held_out, num_workers)
+            pace.stepped(len(batch.ids))
+            on_progress(_progress(job, state, report, pace))
+            if pace.num_steps == 50 and pace.wait_share > LOADER_WAIT_WARNING:
+                notify(
+                    f"the loader is the bottleneck: {pace.wait_share:.0%} of the time is spent waiting for it "
+                    f"at {pace.rate:.1f} samples/s with {num_workers} loader workers; raise --loader-workers"
+                )
+            every = runtime.checkpoint_every_steps
+            due = pace.since_saved >= runtime.checkpoint_every_s or (every and state.step % every == 0)
+            if stop.received or due or at_end:
+                write_checkpoint()
+            if stop.received and not at_end:
+                raise Interrupted(stop.received, step=state.step)
 
 
 def _resume(

@@ -149,7 +149,7 @@ def test_other_settings_are_refused_with_the_difference(tiny_run, tmp_path):
     with pytest.raises(Interrupted):
         train(tiny_run, tmp_path, on_progress=stop_after(1))
     with pytest.raises(
-        StinPipeError, match=r"(?s)another configuration:\n  config\.optim\.lr: 0\.001 -> 0\.5\n.*or delete"
+        StinPipeError, match=r"another configuration .*config\.optim\.lr: \S+ -> 0\.5.* or delete"
     ):
         train(tiny_run, tmp_path, config(lr=0.5))
     train(tiny_run, tmp_path)  # the refused attempt has spoilt nothing
