@@ -5,7 +5,7 @@ answers. That makes one loader serve a whole training, over all its epochs, with
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import cv2
 import numpy as np
@@ -91,7 +91,7 @@ def scoring_loader(
     )
 
 
-def batches_of(loader: DataLoader[Batch]) -> Iterator[Batch]:
+def batches_of(loader: DataLoader[Batch]) -> Generator[Batch, None, None]:
     """Yield a loader's batches, with errors of its worker processes told as if there were none.
 
     Raises:

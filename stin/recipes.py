@@ -29,29 +29,35 @@ def tsn_hmdb51(stream: StreamName) -> TrainConfig:
 def small(stream: StreamName) -> TrainConfig:
     """Return a recipe for a hundred small videos on two CPU cores, from scratch.
 
-    A ResNet-18 of half the width. The spatial stream takes six segments, because differences over finer steps
-    of time tell more of the motion.
+    A ResNet-18 of half the width. What makes the spatial stream learn the order of motion from so few videos
+    was chosen on held-out training clips: eight segments, for differences over finer steps of time; weak
+    frames (small crops, random contrast, strong dropout) and a heavy auxiliary loss, because otherwise the
+    main head learns the videos' looks by heart; the third stage as tap, where places still are apart.
     """
-    if stream == "spatial":
-        config: StreamConfig = SpatialConfig(
-            backbone="resnet18-w32", difference_channels=64, tap="layer3", dropout=0.3, aux_at_test=0.5
+    spatial = stream == "spatial"
+    config: StreamConfig = (
+        SpatialConfig(
+            backbone="resnet18-w32", difference_channels=64, tap="layer3", dropout=0.5, aux_weight=2.0
         )
-    else:
-        config = TemporalConfig(backbone="resnet18-w32", tap="layer3", dropout=0.3)
+        if spatial
+        else TemporalConfig(backbone="resnet18-w32", tap="layer3", dropout=0.3)
+    )
     return TrainConfig(
         recipe="small",
         stream=config,
-        num_segments=6 if stream == "spatial" else 3,
-        augment=AugmentConfig(crop_px=112, scales=(1.0, 0.875, 0.75)),
+        num_segments=8 if spatial else 3,
+        augment=AugmentConfig(
+            crop_px=80 if spatial else 112, scales=(1.0, 0.875, 0.75), jitter=0.4 if spatial else 0.0
+        ),
         optim=OptimConfig(
             kind="adamw",
-            lr=1e-3,
+            lr=2e-3 if spatial else 1e-3,
             weight_decay=0.05,
             length=60,
             schedule="cosine",
             warmup=0.1,
             clip_norm=5.0,
-            batch_size=16,
+            batch_size=8 if spatial else 16,
             label_smoothing=0.1,
         ),
         val_share=0.1,

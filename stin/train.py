@@ -192,8 +192,9 @@ def _run_steps(
             on_progress(_progress(job, state, report, pace))
             if pace.num_steps == 50 and pace.wait_share > LOADER_WAIT_WARNING:
                 notify(
-                    f"the loader is the bottleneck: {pace.wait_share:.0%} of the time is spent waiting for it "
-                    f"at {pace.rate:.1f} samples/s with {num_workers} loader workers; raise --loader-workers"
+                    f"the loader is the bottleneck: {pace.wait_share:.0%} of the time is spent waiting for "
+                    f"it at {pace.rate:.1f} samples/s with {num_workers} loader workers; "
+                    "raise --loader-workers"
                 )
             every = runtime.checkpoint_every_steps
             due = pace.since_saved >= runtime.checkpoint_every_s or (every and state.step % every == 0)

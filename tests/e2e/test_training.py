@@ -27,7 +27,7 @@ QUIET = Runtime(tensorboard=False)
 
 def config(stream, **changes):
     base = {"backbone": "resnet18-w8", "batch_size": 4, "epochs": 3, "flip": False, "val_share": 0.25}
-    return override(resolve_recipe("small", stream), **{**base, **changes})
+    return override(resolve_recipe("small", stream), **{**base, "aux_weight": 0.5, **changes})
 
 
 def train(run, out_dir, settings, *, runtime=QUIET, **more):
