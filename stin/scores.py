@@ -74,7 +74,7 @@ class Scores:
         buffer = io.BytesIO()
         # Names travel as JSON bytes: numpy's text arrays pad every name to the longest one.
         text = np.frombuffer(json.dumps(about).encode(), np.uint8)
-        np.savez(buffer, about=text, **arrays)
+        np.savez(buffer, about=text, **arrays)  # pyright: ignore[reportArgumentType]
         publish_bytes(path, buffer.getvalue())
 
     @classmethod
