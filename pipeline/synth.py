@@ -43,7 +43,7 @@ class SynthParams:
     height: int = 72
     num_frames: int = 24
     train_per_class: int = 12
-    test_per_class: int = 6
+    test_per_class: int = 10
     seed: int = 0
 
 

@@ -190,7 +190,9 @@ def _run_steps(
                 _validate(job, learner, state, reader, log, held_out, num_workers)
             pace.stepped(len(batch.ids))
             on_progress(_progress(job, state, report, pace))
-            if pace.num_steps == 50 and pace.wait_share > LOADER_WAIT_WARNING:
+            # On a CPU reading and computing share the cores, so more reading would not help.
+            on_gpu = learner.device.type != "cpu"
+            if on_gpu and pace.num_steps == 50 and pace.wait_share > LOADER_WAIT_WARNING:
                 notify(
                     f"the loader is the bottleneck: {pace.wait_share:.0%} of the time is spent waiting for "
                     f"it at {pace.rate:.1f} samples/s with {num_workers} loader workers; "

@@ -20,7 +20,7 @@ Examples:
   stin-pipe demo --run runs/demo --json
 """
 SPLIT = "1"
-SCORING = {"segments": 6, "crops": "1", "fusion_weights": (1.0, 1.5), "when": "before-softmax"}
+SCORING = {"segments": 25, "crops": "5", "fusion_weights": (1.0, 1.5), "when": "before-softmax"}
 
 
 @click.command(epilog=EXAMPLES)

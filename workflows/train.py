@@ -209,8 +209,6 @@ def _progress_line(event: Any) -> str:
     ]
     if event.val_top1 is not None:
         parts.append(f"held-out top-1 {event.val_top1:.3f}")
-    if event.loader_wait > 0.3:
-        parts.append(f"waiting for data {event.loader_wait:.0%}")
     if event.seconds_left:
         parts.append(f"{duration(event.seconds_left)} left")
     return ", ".join(parts)
