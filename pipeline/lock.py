@@ -1,4 +1,4 @@
-"""One extract at a time in a run: a lock file that names its holder and knows a dead one.
+"""One extract at a time in a run, one training in a folder: a lock file that names its holder.
 
 Network file systems refuse or fake `flock`, so the lock is a file made exclusively; a holder on this host
 is checked by process id, start time and boot id.
@@ -27,12 +27,20 @@ class Holder:
 
 
 @contextmanager
-def run_lock(path: Path, *, break_lock: bool = False) -> Iterator[None]:
+def run_lock(
+    path: Path,
+    *,
+    activity: str = "extract",
+    break_lock: bool = False,
+    to_break: str = "give --break-lock to take over",
+) -> Iterator[None]:
     """Hold the lock file `path` for the length of the block.
 
     Args:
         path: the lock file.
+        activity: what the lock guards, for messages.
         break_lock: take the lock even if a holder on another host may be alive.
+        to_break: what a person does who knows that a holder on another host is gone.
 
     Raises:
         StinPipeError: another process holds it; the message names that process.
@@ -41,7 +49,7 @@ def run_lock(path: Path, *, break_lock: bool = False) -> Iterator[None]:
     temporary = temporary_name(path)
     temporary.write_text(json.dumps(asdict(own)), encoding="utf-8")
     try:
-        _take(temporary, path, own, break_lock)
+        _take(temporary, path, break_lock, activity, to_break)
     finally:
         temporary.unlink(missing_ok=True)
     try:
@@ -59,7 +67,7 @@ def read_holder(path: Path) -> Holder | None:
         return None
     except (OSError, ValueError, TypeError) as error:
         raise StinPipeError(
-            f"{path}: the lock cannot be read ({error}); delete it if no extract runs"
+            f"{path}: the lock cannot be read ({error}); delete it if nothing works there"
         ) from error
 
 
@@ -73,7 +81,7 @@ def is_alive(holder: Holder) -> bool | None:
     return _start_ticks(holder.process_id) == holder.start_ticks
 
 
-def _take(temporary: Path, path: Path, own: Holder, break_lock: bool) -> None:
+def _take(temporary: Path, path: Path, break_lock: bool, activity: str, to_break: str) -> None:
     for _ in range(2):
         try:
             os.link(temporary, path)  # atomic, and fails when the lock exists, also over NFS
@@ -84,13 +92,9 @@ def _take(temporary: Path, path: Path, own: Holder, break_lock: bool) -> None:
             continue
         alive = is_alive(holder)
         if alive or (alive is None and not break_lock):
-            advice = (
-                "wait for it, or stop it"
-                if alive
-                else "if it no longer runs there, give --break-lock to take over"
-            )
+            advice = "wait for it, or stop it" if alive else f"if it no longer runs there, {to_break}"
             raise StinPipeError(
-                f"{path.parent}: another extract works on this run: process {holder.process_id} on host "
+                f"{path.parent}: another {activity} works here: process {holder.process_id} on host "
                 f"{holder.host}; {advice}"
             )
         _set_aside(path, holder)

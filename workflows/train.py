@@ -161,6 +161,7 @@ def train_with_progress(
 ) -> "TrainResult":
     """Train one stream of a run and show how it goes."""
     from pipeline.ledger import plan_paths
+    from pipeline.lock import run_lock
     from pipeline.plan import Plan
     from stin.shards.schema import Manifest
     from stin.train import Interrupted, Runtime, TrainNotice, TrainProgress, train_stream
@@ -177,7 +178,12 @@ def train_with_progress(
         compile=runtime_options.get("compile_", False),
     )
     label = f"train {config.stream_name}" + (" (plain)" if config.stream.is_plain else "")
-    with output.progress(label, 1, unit="steps") as meter:
+    out_dir.mkdir(parents=True, exist_ok=True)
+    lock = out_dir / "lock.json"
+    with (
+        run_lock(lock, activity="training", to_break=f"delete {lock}"),
+        output.progress(label, 1, unit="steps") as meter,
+    ):
 
         def show(event: TrainProgress | TrainNotice) -> None:
             if isinstance(event, TrainNotice):

@@ -35,7 +35,12 @@ def test_a_second_extract_is_refused_by_name_and_a_dead_one_recognised(
     tmp_path: Path, holder_process
 ) -> None:
     path = tmp_path / "lock.json"
-    with pytest.raises(StinPipeError, match=f"process {holder_process.pid} on host"), run_lock(path):
+    with (
+        pytest.raises(
+            StinPipeError, match=f"another extract works here: process {holder_process.pid} on host"
+        ),
+        run_lock(path),
+    ):
         pass
     os.kill(holder_process.pid, signal.SIGKILL)
     holder_process.join()
@@ -66,3 +71,16 @@ def test_a_damaged_lock_is_named(tmp_path: Path) -> None:
     (tmp_path / "lock.json").write_text("{")
     with pytest.raises(StinPipeError, match=r"lock\.json: the lock cannot be read"):
         run_lock(tmp_path / "lock.json").__enter__()
+
+
+def test_a_second_training_is_told_what_holds_the_folder(tmp_path: Path) -> None:
+    path = tmp_path / "lock.json"
+    with (
+        run_lock(path, activity="training"),
+        pytest.raises(StinPipeError, match="another training works here: process"),
+        run_lock(path, activity="training"),
+    ):
+        pass
+    path.write_text(json.dumps(asdict(Holder(host="node7", process_id=1, start_ticks=1, boot_id="x"))))
+    with pytest.raises(StinPipeError, match=r"if it no longer runs there, delete .*lock\.json"):
+        run_lock(path, activity="training", to_break=f"delete {path}").__enter__()
