@@ -130,6 +130,11 @@ def decode_frames(
                 f"{path}: ffmpeg was killed by signal {-code} after {notes.decoded} frames (out of memory?)",
                 retry=True,
             )
+        if notes.decoded == 0 and notes.num_errors == 0 and (start_s is not None or end_s is not None):
+            part = f"{start_s or 0:g} s to {'the end' if end_s is None else f'{end_s:g} s'}"
+            raise DecodeError(
+                "empty_part", f"{path}: the part from {part} holds no frame; is it beyond the end?"
+            )
         if notes.decoded == 0:
             raise _no_frames(path, notes, code)
     finally:
@@ -281,6 +286,6 @@ def _require_readable(path: Path) -> None:
             if not handle.read(1):
                 raise DecodeError("empty", f"{path}: the file has no content (0 bytes)")
     except FileNotFoundError as error:
-        raise DecodeError("missing", f"{path}: the file is gone", retry=True) from error
+        raise DecodeError("missing", f"{path}: there is no such file", retry=True) from error
     except OSError as error:
         raise DecodeError("unreadable", f"{path}: cannot be read: {error.strerror}", retry=True) from error

@@ -85,10 +85,22 @@ def read_csv(path: Path) -> list[CsvRow]:
             found = ", ".join(sorted(columns)) or "none"
             wanted = "path,label[,split,start_s,end_s]"
             raise StinPipeError(f"{path}: the first line must name the columns {wanted}; found: {found}")
+        if unknown := sorted(columns - {"path", "label", "split", "start_s", "end_s"}):
+            raise StinPipeError(
+                f"{path}: unknown column {unknown[0]!r}; known: path,label,split,start_s,end_s"
+            )
+        parts: dict[tuple[str, str, str], str] = {}
         try:
             for raw in table:
                 row = {(key or "").strip().lower(): _text(value) for key, value in raw.items()}
-                rows.append(_csv_row(row, f"{path}:{table.line_num}"))
+                place = f"{path}:{table.line_num}"
+                rows.append(_csv_row(row, place))
+                part = (row["path"], row.get("start_s", ""), row.get("end_s", ""))
+                if part in parts:
+                    raise StinPipeError(
+                        f"{place}: {row['path']} was listed before, at {parts[part]}; list it once"
+                    )
+                parts[part] = place
         except csv.Error as error:
             raise StinPipeError(f"{path}:{table.line_num}: not CSV: {error}") from error
     return rows

@@ -78,7 +78,12 @@ def open_training(folder: Path, *, identity: Mapping[str, Any]) -> TrainingFolde
             )
     result_path = folder / RESULT_FILE
     if result_path.exists() and (folder / MODEL_FILE).exists():
-        return TrainingFolder(checkpoint=None, result=json.loads(result_path.read_text()))
+        try:
+            return TrainingFolder(checkpoint=None, result=json.loads(result_path.read_text()))
+        except ValueError as error:
+            raise StinPipeError(
+                f"{result_path}: damaged ({error}); delete it to finish the training again"
+            ) from error
     return TrainingFolder(checkpoint=load_latest(folder / CHECKPOINT_FOLDER), result=None)
 
 

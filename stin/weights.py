@@ -35,7 +35,10 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
         raise StinPipeError(f"{path}: not a readable weights file: {_first_line(error)}") from error
     except Exception as error:  # torch's own unpickling error has no public name across versions
-        raise StinPipeError(f"{path}: refused, it holds more than tensors: {_first_line(error)}") from error
+        raise StinPipeError(
+            f"{path}: not a weights file, or one that holds more than tensors, which is never loaded; "
+            "give a state_dict saved as .pth or .safetensors"
+        ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not content:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import signal
 import sys
 from importlib import import_module
@@ -38,6 +39,21 @@ COMMANDS = {
 }
 
 
+def _name_environment(command: click.Command, name: str) -> None:
+    """Let each option be given as `STIN_PIPE_<COMMAND>_<OPTION>`, and refuse a name that is none of them."""
+    prefix = f"STIN_PIPE_{name.upper().replace('-', '_')}_"
+    known = set()
+    for item in command.params:
+        if isinstance(item, click.Option):
+            option = max(item.opts, key=len).lstrip("-")
+            own = prefix + option.upper().replace("-", "_")
+            known.add(own)
+            item.envvar = [own, "STIN_PIPE_RUN"] if option == "run" else own
+    for variable in os.environ:
+        if variable.startswith(prefix) and variable not in known:
+            raise click.UsageError(f"environment variable {variable} is no option of {name}")
+
+
 class Terminated(BaseException):
     """The process was asked to end by SIGTERM; not a KeyboardInterrupt, which click would make its own."""
 
@@ -54,7 +70,9 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, function, _ = COMMANDS[cmd_name]
-        return getattr(import_module(module), function)
+        command: click.Command = getattr(import_module(module), function)
+        _name_environment(command, cmd_name)
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands from the table above."""
@@ -66,7 +84,6 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     context_settings={
         "help_option_names": ["-h", "--help"],
-        "auto_envvar_prefix": "STIN_PIPE",
         "max_content_width": 100,
         "show_default": True,
     },
@@ -99,6 +116,9 @@ def main() -> None:
         terminated = isinstance(error, Terminated)
         code = EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
         _report(arguments, "stopped; what is finished is kept, the same command resumes", code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        code = EXIT_USAGE
+        print(error.format_message(), file=sys.stderr)  # noqa: T201
     except click.UsageError as error:
         code = EXIT_USAGE
         where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""

@@ -13,7 +13,7 @@ from typing import Literal
 
 import click
 
-from workflows.options import DIRECTORY, common_options
+from workflows.options import EXISTING_DIRECTORY, common_options
 from workflows.output import Output, size
 
 EXAMPLES = """\b
@@ -40,7 +40,7 @@ class Check:
 @click.command(epilog=EXAMPLES)
 @click.option(
     "--folder",
-    type=DIRECTORY,
+    type=EXISTING_DIRECTORY,
     default=".",
     help="Where runs will be kept: its disk and file system are tried.",
 )

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from workflows.extract_report import say_listing, say_result, say_work
-from workflows.options import DIRECTORY, FILE, Names, Size, common_options, run_option
+from workflows.options import EXISTING_DIRECTORY, FILE, Names, Size, common_options, run_option
 from workflows.output import Output, size
 
 EXAMPLES = """\b
@@ -24,14 +24,16 @@ Examples:
 
 @click.command(epilog=EXAMPLES)
 @run_option()
-@click.option("--videos", type=DIRECTORY, required=True, help="Folder of videos, DIR/<class>/<video>.")
+@click.option(
+    "--videos", type=EXISTING_DIRECTORY, required=True, help="Folder of videos, DIR/<class>/<video>."
+)
 @click.option(
     "--dataset",
     type=click.Choice(["auto", "ucf101", "hmdb51", "folder"]),
     default="auto",
     help="Kind of the lists; auto looks at --splits.",
 )
-@click.option("--splits", type=DIRECTORY, help="Folder of UCF-style or HMDB-style split lists.")
+@click.option("--splits", type=EXISTING_DIRECTORY, help="Folder of UCF-style or HMDB-style split lists.")
 @click.option(
     "--list", "list_csv", type=FILE, help="CSV of path,label[,split,start_s,end_s] instead of folders."
 )
@@ -204,6 +206,7 @@ def _work(output: Output, extract_dir: Path, listing, params, options: dict[str,
         "seconds": round(seconds, 3),
         "pairs_per_s": round(num_pairs / seconds, 2) if num_pairs else None,
         "flow_backend": params.flow_backend,
+        "damaged": sum(bool(entry.outcome and entry.outcome.notes.get("damaged")) for entry in ledger.done),
         "failures": dict(Counter(video.reason for video in manifest.failed)),
     }
     say_result(output, extract_dir, manifest, result, seconds)

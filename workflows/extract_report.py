@@ -61,8 +61,13 @@ def say_result(
         f"{result['done']} videos extracted, {result['failed']} failed: {result['frames']} frames, "
         f"{result['flow_pairs']} flow fields in {result['shards']} shards ({duration(seconds)}{rate})"
     )
+    if result["damaged"]:
+        output.show(
+            f"{result['damaged']} of them are damaged in part and were kept with what could be decoded "
+            "(notes in extract/shards/*.json; --partial refuse fails them)"
+        )
     for video in manifest.failed[:10]:
-        output.show(f"  failed: {video.id}: {video.reason}: {video.message}")
+        output.show(f"  failed: {video.reason}: {video.message}")
     if len(manifest.failed) > 10:
         output.show(f"  ... {len(manifest.failed) - 10} more in {extract_dir / 'failures.jsonl'}")
     free = shutil.disk_usage(extract_dir).free

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from workflows.options import Numbers, common_options, run_option
+from workflows.options import Numbers, common_options, run_option, usage_errors
 from workflows.output import Output
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def fuse_eval(output: Output, run_path: Path, split: str, **options: Any) -> Non
     """
     from stin.shards.schema import Manifest
     from workflows.run_dir import open_run, recorded
+    from workflows.train import require_split
 
     weights = options["fusion_weights"]
     if len(weights) != 2 or min(weights) < 0 or sum(weights) <= 0:
@@ -80,8 +81,12 @@ def fuse_eval(output: Output, run_path: Path, split: str, **options: Any) -> Non
         )
     run = open_run(run_path)
     manifest = Manifest.load(run.manifest)
+    if split != "all":
+        require_split(manifest, split)
     splits = _trained_splits(run, manifest) if split == "all" else [split]
-    with recorded(run, "fuse-eval", options | {"split": split}):
+    for name in splits:
+        _require_trained(run, name)
+    with recorded(run, "fuse-eval", options | {"split": split}), usage_errors():
         results = [evaluate_split(output, run, manifest, name, options) for name in splits]
     for result in results:
         show_result(output, result)
@@ -156,15 +161,10 @@ def score_stream(
     from stin.device import choose_device
     from stin.evaluate import score_split
     from stin.model_file import load_model
-    from stin.shards.errors import StinPipeError
 
-    path = run.training(stream, split) / "model.safetensors"
-    if not path.exists():
-        raise StinPipeError(
-            f"{path.parent}: the {stream} stream of split {split} is not trained yet; "
-            f"run `stin-pipe train-{stream} --run {run.path} --split {split}` first"
-        )
-    model = load_model(path, device=choose_device(options["device"]))
+    model = load_model(
+        run.training(stream, split) / "model.safetensors", device=choose_device(options["device"])
+    )
     total = len(manifest.subset(split, "test"))
     with output.progress(f"score {stream}", total, unit="videos") as meter:
         return score_split(
@@ -177,6 +177,23 @@ def score_stream(
             loader_workers=options["loader_workers"],
             on_progress=lambda done, _total: meter.update(done),
         )
+
+
+def _require_trained(run: "RunDir", split: str) -> None:
+    """Refuse to score before both streams are trained.
+
+    Raises:
+        StinPipeError: names the stream and the command to run first.
+    """
+    from stin.shards.errors import StinPipeError
+
+    for stream in ("spatial", "temporal"):
+        folder = run.training(stream, split)
+        if not (folder / "model.safetensors").exists():
+            raise StinPipeError(
+                f"{folder}: the {stream} stream of split {split} is not trained yet; "
+                f"run `stin-pipe train-{stream} --run {run.path} --split {split}` first"
+            )
 
 
 def show_result(output: Output, result: SplitResult) -> None:

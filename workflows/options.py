@@ -5,7 +5,8 @@ A value comes from the first of: flag, environment (`STIN_PIPE_<COMMAND>_<OPTION
 """
 
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import click
 from workflows.output import Output
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
-FILE = click.Path(dir_okay=False, path_type=Path)
+EXISTING_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class Size(click.ParamType):
@@ -68,6 +70,15 @@ class Numbers(click.ParamType):
             self.fail(f"expected numbers separated by commas, got {value!r}", param, ctx)
 
 
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Show what the library says of its arguments as wrong usage."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
 def run_option(required: bool = True) -> Callable[..., Any]:
     """Add `--run`."""
     return click.option(
@@ -75,7 +86,6 @@ def run_option(required: bool = True) -> Callable[..., Any]:
         "run_path",
         type=DIRECTORY,
         required=required,
-        envvar="STIN_PIPE_RUN",
         help="Run directory; made by extract, read by all later stages.",
     )
 
@@ -112,6 +122,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
         raise click.BadParameter(f"{path}: {error.strerror}", ctx=ctx, param=param) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise click.BadParameter(f"{path}: not TOML: {error}", ctx=ctx, param=param) from error
+    _require_known_tables(tables, path, ctx, param)
     name = ctx.info_name or ""
     shared = ["train"] if name.startswith("train-") else []
     options = {option.lstrip("-"): item.name for item in ctx.command.params for option in item.opts}
@@ -129,3 +140,20 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
                 )
             defaults[options[option] or option] = tuple(value) if isinstance(value, list) else value
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
+
+
+def _require_known_tables(
+    tables: dict[str, Any], path: Path, ctx: click.Context, param: click.Parameter
+) -> None:
+    """Refuse tables that no command reads: they are mistakes that would go unnoticed."""
+    from workflows.cli import COMMANDS
+
+    for name, value in tables.items():
+        if name not in COMMANDS and name != "train":
+            kind = "a table" if isinstance(value, dict) else "a value outside of any table"
+            known = ", ".join(f"[{command}]" for command in ("train", *COMMANDS))
+            raise click.BadParameter(
+                f"{path}: {name!r} is {kind} that no command reads; known tables: {known}",
+                ctx=ctx,
+                param=param,
+            )

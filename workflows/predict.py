@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from workflows.options import FILE, Numbers, common_options, run_option
+from workflows.options import FILE, Numbers, common_options, run_option, usage_errors
 from workflows.output import Output
 
 if TYPE_CHECKING:
@@ -67,15 +67,18 @@ def predict(output: Output, run_path: Path | None, videos: Sequence[Path], **opt
 
     A video that cannot be used is reported and the rest go on; the exit code is then 3 (1 if none could).
     """
-    models = _load_models(run_path, options)
+    with usage_errors():
+        models = _load_models(run_path, options)
     params = _common_params(models)
     from stin.evaluate import TestProtocol
 
     protocol = TestProtocol(num_segments=options["segments"], num_crops=int(options["crops"]))
-    results, failed = [], 0
+    results: list[dict[str, Any]] = []
+    failed = 0
     for path in _expand(videos):
         try:
-            prediction = predict_video(path, models, params, protocol, options)
+            with usage_errors():
+                prediction = predict_video(path, models, params, protocol, options)
         except _Unusable as error:
             failed += 1
             output.show(f"{path}: {error}")
@@ -195,7 +198,10 @@ def _load_models(run_path: Path | None, options: dict[str, Any]) -> dict[str, "T
             folder / "model.safetensors" for folder in folders if (folder / "model.safetensors").exists()
         ]
         if not paths:
-            raise StinPipeError(f"{run.path}: no stream of split {options['split']} is trained yet")
+            raise StinPipeError(
+                f"{run.path}: no stream of split {options['split']} is trained yet; run "
+                f"`stin-pipe train-spatial --run {run.path}` or train-temporal first"
+            )
     models: dict[str, TrainedModel] = {}
     for path in paths:
         model = load_model(path, device=device)
@@ -233,10 +239,14 @@ def _common_params(models: dict[str, "TrainedModel"]) -> "ExtractParams":
 
 def _expand(videos: Sequence[Path]) -> Iterator[Path]:
     from pipeline.video_files import scan
+    from stin.shards.errors import StinPipeError
 
     for path in videos:
         if path.is_dir():
-            yield from (path / file for file in scan(path))
+            files = scan(path)
+            if not files:
+                raise StinPipeError(f"{path}: no video files in this folder")
+            yield from (path / file for file in files)
         else:
             yield path
 

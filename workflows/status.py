@@ -50,6 +50,7 @@ def _extract_status(run: "RunDir") -> dict[str, Any]:
         state = f"running (process {holder.process_id} on {holder.host})"
     else:
         state = "stopped; the same extract command resumes"
+    num_damaged = sum(bool(entry.outcome and entry.outcome.notes.get("damaged")) for entry in ledger.done)
     reasons: dict[str, int] = {}
     for entry in ledger.failed:
         if entry.outcome:
@@ -67,6 +68,7 @@ def _extract_status(run: "RunDir") -> dict[str, Any]:
         "shards": ledger.num_shards,
         "shards_done": ledger.num_shards - len(ledger.pending),
         "failures": reasons,
+        "damaged": num_damaged,
         "broken": list(ledger.broken.values()),
     }
 
@@ -75,7 +77,12 @@ def _training_status(path: Path) -> dict[str, Any]:
     name = f"{path.parent.name}/{path.name}"
     finished = path / "result.json"
     if finished.exists():
-        result = json.loads(finished.read_text(encoding="utf-8"))
+        result = _record(finished.read_text(encoding="utf-8", errors="replace"))
+        if not {"steps", "last_val_top1"} <= result.keys():
+            return {
+                "stage": name,
+                "state": f"damaged: {finished} cannot be read; delete {path} to train anew",
+            }
         return {"stage": name, "state": "done", "steps": result["steps"], "val_top1": result["last_val_top1"]}
     step, loss = 0, None
     metrics = path / "metrics.jsonl"
@@ -100,8 +107,11 @@ def _evaluation_status(path: Path) -> dict[str, Any]:
     metrics = path / "metrics.json"
     if not metrics.exists():
         return {"stage": name, "state": "unfinished"}
-    value = json.loads(metrics.read_text(encoding="utf-8"))
-    return {"stage": name, "state": "done", "fused_top1": value["fused"]["top1"], "report": value["report"]}
+    value = _record(metrics.read_text(encoding="utf-8", errors="replace"))
+    if "fused" not in value:
+        return {"stage": name, "state": f"damaged: {metrics} cannot be read; run fuse-eval again"}
+    report = str(path / "report.html")
+    return {"stage": name, "state": "done", "fused_top1": value["fused"]["top1"], "report": report}
 
 
 def _show(
@@ -119,9 +129,14 @@ def _show(
     )
     for reason, count in extract.get("failures", {}).items():
         output.show(f"  failed, {reason}: {count}")
+    if extract.get("damaged"):
+        output.show(f"  damaged in part, kept with what could be decoded: {extract['damaged']}")
     for message in extract.get("broken", []):
         output.show(f"  broken: {message}")
     for item in trainings:
+        if "steps" not in item:
+            output.show(f"{item['stage']}: {item['state']}")
+            continue
         value = item.get("val_top1") if item["state"] == "done" else item.get("loss")
         what = "held-out top-1" if item["state"] == "done" else "loss"
         shown = f", {what} {value:.3f}" if value is not None else ""

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from workflows.options import FILE, common_options, run_option
+from workflows.options import FILE, common_options, run_option, usage_errors
 from workflows.output import Output, duration
 
 if TYPE_CHECKING:
     from stin.config import TrainConfig
+    from stin.shards.schema import Manifest
     from stin.train import TrainResult
     from workflows.run_dir import RunDir
 
@@ -105,6 +106,7 @@ def _train(stream: str, output: Output, run_path: Path, options: dict[str, Any])
 
     run = open_run(run_path)
     manifest = Manifest.load(run.manifest)
+    require_split(manifest, options["split"])
     config = _config(stream, manifest.dataset, options)
     out_dir = run.training(stream, options["split"])
     with recorded(run, f"train-{stream}", {"train": asdict(config), **options}):
@@ -114,7 +116,8 @@ def _train(stream: str, output: Output, run_path: Path, options: dict[str, Any])
     if result.best_val_top1 is not None:
         best, last = result.best_val_top1, result.last_val_top1
         output.show(f"top-1 on held-out training videos: best {best:.3f}, last {last:.3f}")
-    output.show(f"{stream} stream of split {options['split']} trained: {result.checkpoint}")
+    split, count = options["split"], result.num_train
+    output.show(f"{stream} stream of split {split} trained on {count} videos: {result.checkpoint}")
     output.result(result.to_json())
 
 
@@ -137,7 +140,7 @@ def _config(stream: str, dataset: str, options: dict[str, Any]) -> "TrainConfig"
             "seed",
         )
     }
-    try:
+    with usage_errors():
         check_backbone_name(options["backbone"] or "resnet18")
         return override(
             resolve_recipe(name, "spatial" if stream == "spatial" else "temporal"),
@@ -146,8 +149,13 @@ def _config(stream: str, dataset: str, options: dict[str, Any]) -> "TrainConfig"
             flip=False if options["no_flip"] else None,
             injection=False if options["plain"] else None,
         )
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+
+
+def require_split(manifest: "Manifest", split: str) -> None:
+    """Refuse a split that the run does not have."""
+    if split not in manifest.split_names:
+        known = ", ".join(manifest.split_names)
+        raise click.UsageError(f"--split: {split!r} is not in this run; its splits are: {known}")
 
 
 def train_with_progress(
@@ -193,16 +201,17 @@ def train_with_progress(
             meter.update(event.step, _progress_line(event))
 
         try:
-            return train_stream(
-                config,
-                manifest=manifest,
-                extract_dir=run.extract,
-                out_dir=out_dir,
-                split=split,
-                runtime=runtime,
-                extraction=extraction,
-                on_progress=show,
-            )
+            with usage_errors():
+                return train_stream(
+                    config,
+                    manifest=manifest,
+                    extract_dir=run.extract,
+                    out_dir=out_dir,
+                    split=split,
+                    runtime=runtime,
+                    extraction=extraction,
+                    on_progress=show,
+                )
         except Interrupted as stop:
             raise (Terminated if stop.signum == signal.SIGTERM else KeyboardInterrupt) from stop
 

@@ -10,24 +10,30 @@ from workflows.output import Output, size
 EXAMPLES = """\b
 Example:
   stin-pipe verify --run runs/mine
+  stin-pipe verify --run runs/mine --repair        # then the same extract command again
 """
 
 
 @click.command(epilog=EXAMPLES)
 @run_option()
+@click.option(
+    "--repair", is_flag=True, help="Delete the marks of damaged shards; the next extract makes them again."
+)
 @common_options
-def verify(output: Output, run_path: Path) -> None:
+def verify(output: Output, run_path: Path, repair: bool) -> None:
     """Re-read every finished shard against its checksums, counts and digests.
 
     Exit code 1 when something is damaged; each line names the shard, the video and what to do.
     """
     from pipeline.ledger import read_ledger
+    from pipeline.lock import run_lock
     from pipeline.verify import verify_shards
     from workflows.run_dir import open_run
 
     run = open_run(run_path)
     ledger = read_ledger(run.extract)
     problems: list[str] = []
+    damaged: list[str] = []
     num_shards = num_videos = num_bytes = 0
     with output.progress("verify", ledger.num_shards, unit="shards") as meter:
         for check in verify_shards(run.extract, ledger):
@@ -35,9 +41,17 @@ def verify(output: Output, run_path: Path) -> None:
             num_videos += check.num_videos
             num_bytes += check.num_bytes
             problems += check.problems
+            damaged += [check.shard] if check.problems else []
             meter.update(num_shards)
     for problem in problems:
         output.show(problem)
+    if repair:
+        with run_lock(run.extract / "lock.json"):
+            for shard in damaged:
+                (run.extract / "shards" / f"{shard}.json").unlink(missing_ok=True)
+        output.show(f"{len(damaged)} marks deleted; run extract again to rebuild these shards")
+    elif damaged:
+        output.show("--repair deletes the marks of these shards, so that extract makes them again")
     num_pending = len([shard for shard in ledger.pending if shard.name not in ledger.broken])
     output.show(
         f"{num_shards} shards, {num_videos} videos, {size(num_bytes)} read; "
@@ -50,6 +64,7 @@ def verify(output: Output, run_path: Path) -> None:
             "bytes": num_bytes,
             "pending_shards": num_pending,
             "problems": problems,
+            "damaged_shards": damaged,
             "exit_code": 1 if problems else 0,
         }
     )

@@ -105,12 +105,12 @@ class Mark:
         Raises:
             StinPipeError: the file is damaged or of another format version.
         """
-        value = _load_json(path, kind="mark", next_step="delete it and run extract again")
+        value = _load_json(path, kind="mark", next_step="run extract again to rebuild its shard")
         try:
             outcomes = tuple(_outcome(item) for item in value.pop("outcomes"))
             return cls(outcomes=outcomes, **value)
         except (KeyError, TypeError) as error:
-            raise StinPipeError(f"{path}: damaged mark ({error}); delete it and run extract again") from error
+            raise StinPipeError(f"{path}: damaged mark ({error}); run extract again to rebuild its shard") from error
 
 
 @dataclass(frozen=True, kw_only=True)

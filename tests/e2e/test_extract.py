@@ -118,7 +118,8 @@ def test_a_broken_shard_is_found_and_rebuilt_alone(
     called = call("verify", "--run", run, "--json")
     assert called.code == 1
     assert len(called.json["problems"]) == 1 and "00003" in called.json["problems"][0]
-    path.with_suffix(".json").unlink()
+    repaired = call("verify", "--run", run, "--repair", "--json")
+    assert repaired.json["damaged_shards"] == ["00003"] and not path.with_suffix(".json").exists()
     others = {item: item.stat().st_mtime_ns for item in path.parent.glob("*.h5") if item != path}
     assert call(*extract_arguments(run, made_videos, "--runner", "local")).code == 0
     assert all(item.stat().st_mtime_ns == time_ns for item, time_ns in others.items())

@@ -29,7 +29,7 @@ def run(extracted_run: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "code", "texts"),
     [
-        (["--videos", "gone"], 1, ["videos folder gone does not exist"]),
+        (["--videos", "gone"], 2, ["--videos", "'gone' does not exist"]),
         (["--videos", "empty"], 1, ["empty: no video files; expected empty/<class>/<video>"]),
         (["--videos", "loose"], 1, ["loose: 1 video files but no class folders"]),
         (["--videos", "file.mp4"], 2, ["file.mp4", "is a file"]),
@@ -41,9 +41,13 @@ def run(extracted_run: Path, tmp_path: Path) -> Path:
         (["--videos", "good", "--classes", "cat"], 1, ["no class 'cat'", "it has: a"]),
         (["--videos", "good", "--splits", "empty"], 1, ["empty: no split lists"]),
         (["--videos", "good", "--dataset", "ucf101"], 1, ["--splits"]),
-        (["--videos", "good", "--list", "gone.csv"], 1, ["gone.csv", "No such file"]),
-        (["--videos", "good", "--config", "gone.toml"], 2, ["gone.toml", "No such file"]),
+        (["--videos", "good", "--list", "gone.csv"], 2, ["--list", "'gone.csv' does not exist"]),
+        (["--videos", "good", "--config", "gone.toml"], 2, ["--config", "'gone.toml' does not exist"]),
         (["--videos", "good", "--config", "bad.toml"], 2, ["bad.toml", "no option 'colour'"]),
+        (["--videos", "good", "--config", "table.toml"], 2, ["'extrct' is a table that no command reads"]),
+        (["--videos", "good", "--config", "top.toml"], 2, ["'short_side' is a value outside of any table"]),
+        (["--videos", "good", "--list", "twice.csv"], 1, ["twice.csv:3: a/x.mp4 was listed before"]),
+        (["--videos", "good", "--list", "column.csv"], 1, ["unknown column 'colour'"]),
         (["--videos", "good", "--address", "x:1", "--runner", "local"], 2, ["--address needs --runner ray"]),
         (["--videos", "good", "--flow", "magic"], 2, ["--flow", "'magic'"]),
         ([], 2, ["--videos"]),
@@ -56,6 +60,10 @@ def test_extract(arguments: list[str], code: int, texts: list[str], tmp_path: Pa
     (tmp_path / "file.mp4").write_bytes(b"x")
     (tmp_path / "good" / "a").mkdir(parents=True)
     (tmp_path / "good" / "a" / "x.mp4").write_bytes(b"x")
+    (tmp_path / "table.toml").write_text("[extrct]\nshort_side = 64\n")
+    (tmp_path / "top.toml").write_text("short_side = 64\n")
+    (tmp_path / "twice.csv").write_text("path,label\na/x.mp4,a\na/x.mp4,b\n")
+    (tmp_path / "column.csv").write_text("path,label,colour\na/x.mp4,a,red\n")
     (tmp_path / "bad.toml").write_text("[extract]\ncolour = 3\n")
     called = call("extract", "--run", "run", "--json", *arguments, cwd=tmp_path)
     check(called, code, *texts)
@@ -78,12 +86,14 @@ def test_gpu_flow_without_a_gpu_is_refused(made_videos, tmp_path: Path, call) ->
     ("arguments", "code", "texts"),
     [
         (["train-spatial", "--recipe", "huge"], 2, ["unknown recipe 'huge'", "small"]),
-        (["train-spatial", "--split", "7"], 1, ["split '7' is not in this run; its splits are: 1"]),
+        (["train-spatial", "--split", "7"], 2, ["'7' is not in this run; its splits are: 1"]),
         (["train-temporal", "--backbone", "vgg99"], 2, ["vgg99"]),
-        (["train-spatial", "--init", "gone.pth"], 1, ["gone.pth"]),
+        (["train-spatial", "--init", "gone.pth"], 2, ["--init", "'gone.pth' does not exist"]),
         (["train-spatial", "--lr", "-1"], 2, ["--lr"]),
-        (["train-spatial", "--device", "cuda:42"], 1, ["cuda"]),
+        (["train-spatial", "--device", "cuda:42"], 2, ["cuda:42 is not here"]),
+        (["train-spatial", "--backbone", "timm:nope"], 2, ["timm"]),
         (["fuse-eval"], 1, ["spatial stream of split 1 is not trained yet", "train-spatial"]),
+        (["fuse-eval", "--split", "2"], 2, ["'2' is not in this run; its splits are: 1"]),
         (["fuse-eval", "--split", "all"], 1, ["no split has both streams trained"]),
         (["fuse-eval", "--fusion-weights", "1"], 2, ["--fusion-weights"]),
         (["predict", "x.mp4"], 1, ["no stream of split 1 is trained yet"]),
@@ -93,6 +103,27 @@ def test_later_stages(arguments: list[str], code: int, texts: list[str], run: Pa
     command, *rest = arguments
     called = call(command, "--run", run, "--json", *rest)
     check(called, code, *texts)
+    assert not (run / "fuse-eval").exists()
+
+
+def test_a_misspelled_variable_is_refused(run: Path, call) -> None:
+    called = call("verify", "--run", run, "--json", env={"STIN_PIPE_VERIFY_REPAIRR": "1"})
+    check(called, 2, "STIN_PIPE_VERIFY_REPAIRR is no option of verify")
+
+
+def test_status_says_which_file_is_damaged(run: Path, call) -> None:
+    for name in ("train-spatial/split1/result.json", "fuse-eval/split1/metrics.json"):
+        (run / name).parent.mkdir(parents=True)
+        (run / name).write_text("{")
+    called = call("status", "--run", run, "--json")
+    assert called.code == 0 and called.json["extract"]["done"] == 27
+    assert "result.json cannot be read" in called.json["training"][0]["state"]
+    assert "metrics.json cannot be read" in called.json["fuse_eval"][0]["state"]
+
+
+def test_predict_on_a_folder_without_videos(run: Path, tmp_path: Path, call) -> None:
+    (tmp_path / "empty").mkdir()
+    assert call("predict", "--run", run, tmp_path / "empty", "--json").code == 1
 
 
 @pytest.mark.parametrize("command", ["train-spatial", "train-temporal", "fuse-eval", "status", "verify"])
@@ -125,7 +156,7 @@ def test_weights_that_do_not_fit(run: Path, tmp_path: Path, call) -> None:
     check(called, 1, "w.pth")
     (tmp_path / "t.pth").write_text("not weights")
     called = call("train-spatial", "--run", run, "--recipe", "small", "--init", tmp_path / "t.pth", "--json")
-    check(called, 1, "t.pth")
+    check(called, 1, "t.pth: not a weights file")
 
 
 def test_other_parameters_on_resume_are_refused_with_the_difference(run: Path, made_videos, call) -> None:

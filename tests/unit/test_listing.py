@@ -102,7 +102,7 @@ def test_a_listed_path_may_not_leave_the_videos_folder(tmp_path: Path, path: str
         ("path,label,split\na.mp4,x,maybe\n", ":2: split must be train, test or empty, got 'maybe'"),
         ("path,label,start_s,end_s\na.mp4,x,5,2\n", ":2: end_s must be > start_s, got 5 to 2"),
         ("path,label,start_s\na.mp4,x,soon\n", ":2: start_s must be seconds >= 0, got 'soon'"),
-        ("path,label\na.mp4,x\na.mp4,x\n", "listed 2 times"),
+        ("path,label\na.mp4,x\na.mp4,x\n", ":3: a.mp4 was listed before"),
     ],
 )
 def test_bad_csv_names_the_line(tmp_path: Path, content: str, message: str) -> None:
