@@ -110,7 +110,9 @@ class Mark:
             outcomes = tuple(_outcome(item) for item in value.pop("outcomes"))
             return cls(outcomes=outcomes, **value)
         except (KeyError, TypeError) as error:
-            raise StinPipeError(f"{path}: damaged mark ({error}); run extract again to rebuild its shard") from error
+            raise StinPipeError(
+                f"{path}: damaged mark ({error}); run extract again to rebuild its shard"
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
