@@ -1,14 +1,20 @@
 """Fixtures that several kinds of tests share."""
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+
+# Tiny layers are slower on several threads, and equal bits are promised for one number of them; read by torch
+# when it is loaded, here and in the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL_VIDEO = (48, 32)
@@ -89,6 +95,24 @@ def extracted_run(made_videos: MadeVideos, tmp_path_factory: pytest.TempPathFact
     )
     assert called.code == 0, called.stderr
     return run
+
+
+@pytest.fixture(scope="session")
+def made_shards() -> ModuleType:
+    """The module `tests/made_shards.py`, which no import path reaches."""
+    spec = importlib.util.spec_from_file_location("made_shards", ROOT / "tests" / "made_shards.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def tiny_run(made_shards: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with 12 training and 6 test videos of 40x32; tests only read it."""
+    folder = tmp_path_factory.mktemp("tiny_run")
+    made_shards.make_run(folder)
+    return folder
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from pipeline.flow import TVL1Params, trace_tvl1_clip
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
 FIRST_FRAMES = (10, 90)
 
 

@@ -8,8 +8,6 @@ import pytest
 
 from pipeline.flow import TVL1Params, tvl1
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
-
 # cv2.optflow of OpenCV 5.0.0 with the median off and 1 x 300 iterations, measured by the slow test below.
 CV2_ERROR_PX = {"RubberWhale": 0.1563363, "Chairs": 2.4382707}
 

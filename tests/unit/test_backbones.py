@@ -5,16 +5,6 @@ import torch
 
 from stin.backbones import TAPS, ResNet, build_backbone
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny layers are slower on several threads, much so on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 # From the papers' tables and torchvision's documentation of its pretrained weights (1000 classes, 3
 # channels).
 PUBLISHED_COUNTS = {

@@ -6,16 +6,6 @@ from torch.autograd import gradcheck
 
 from stin.modules import ApparentDifference, build_attention, segment_differences
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny layers are slower on several threads, much so on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 FORMS = ["signed", "abs", "l2"]
 
 

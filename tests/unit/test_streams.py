@@ -6,16 +6,6 @@ import torch
 from stin.losses import stream_loss
 from stin.streams import SpatialConfig, StreamOutput, TemporalConfig, build_stream, stream_scores
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny layers are slower on several threads, much so on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 BACKBONE = "resnet18-w8"
 SPATIAL = {"backbone": BACKBONE, "difference_channels": 8, "dropout": 0.0}
 TEMPORAL = {"backbone": BACKBONE, "dropout": 0.0, "stack_len": 5}

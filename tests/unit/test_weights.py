@@ -12,16 +12,6 @@ from stin.shards.errors import StinPipeError
 from stin.streams import SpatialConfig, TemporalConfig, build_stream
 from stin.weights import cross_modality, start_from
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny layers are slower on several threads, much so on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 SPATIAL = SpatialConfig(backbone="resnet18", difference_channels=8)
 TEMPORAL = TemporalConfig(backbone="resnet18")
 
