@@ -18,7 +18,10 @@ from pipeline.video_files import FileFinder, inside, require_folder, scan
 from stin.shards.errors import StinPipeError
 from stin.shards.schema import Subset
 
-Dataset = Literal["ucf101", "hmdb51", "folder", "csv"]
+Dataset = Literal["ucf101", "hmdb51", "lists", "folder", "csv"]
+"""`lists` are split lists in either official style that name another data set."""
+
+OFFICIAL_CLASSES = {"ucf101": 101, "hmdb51": 51}
 
 TEST_SHARE = 0.3
 """Share of each class that the hash split puts into the test list (HMDB51's 70/30)."""
@@ -93,7 +96,7 @@ def list_videos(
         listing = _from_csv(root, list_csv)
     elif style := _list_style(dataset, splits_dir):
         assert splits_dir is not None
-        listing = _from_split_lists(root, splits_dir, style)
+        listing = _from_split_lists(root, splits_dir, style, official=dataset == style)
     else:
         listing = _from_folders(root)
     listing = _keep_classes(listing, classes)
@@ -197,8 +200,9 @@ def _from_folders(root: Path) -> Listing:
     )
 
 
-def _from_split_lists(root: Path, splits_dir: Path, style: ListStyle) -> Listing:
+def _from_split_lists(root: Path, splits_dir: Path, style: ListStyle, *, official: bool) -> Listing:
     lists = read_lists(splits_dir, style)
+    official = official or len(lists.classes) == OFFICIAL_CLASSES[style]
     files = scan(root)
     find = FileFinder(files)
     used: set[PurePosixPath] = set()
@@ -223,7 +227,7 @@ def _from_split_lists(root: Path, splits_dir: Path, style: ListStyle) -> Listing
         )
     num_lists = len(lists.split_names)
     return Listing(
-        dataset=style,
+        dataset=style if official else "lists",
         root=root,
         classes=tuple(_display(name) for name in lists.classes),
         split_names=lists.split_names,

@@ -31,7 +31,7 @@ Examples:
     "--dataset",
     type=click.Choice(["auto", "ucf101", "hmdb51", "folder"]),
     default="auto",
-    help="Kind of the lists; auto looks at --splits.",
+    help="Kind of the lists; auto looks at --splits (style, number of classes).",
 )
 @click.option("--splits", type=EXISTING_DIRECTORY, help="Folder of UCF-style or HMDB-style split lists.")
 @click.option(

@@ -34,7 +34,8 @@ def test_ucf_lists_with_crlf_case_and_absent_videos(tmp_path: Path) -> None:
         trainlist02="Archery/v_Archery_g02_c01.avi 1\r\n",
     )
     listing = list_videos(videos, splits_dir=lists)
-    assert listing.dataset == "ucf101"
+    assert listing.dataset == "lists"  # two classes: the style of UCF101, another data set
+    assert list_videos(videos, dataset="ucf101", splits_dir=lists).dataset == "ucf101"
     assert listing.classes == ("Archery", "HandstandPushups")
     assert listing.split_names == ("1", "2")
     assert (listing.num_skipped, listing.num_absent) == (1, 1)
