@@ -5,6 +5,7 @@ Hostile files: only plain containers are opened (a playlist named .avi is refuse
 only local files, only through ffmpeg's own limits, under a watchdog.
 """
 
+import fcntl
 import math
 import os
 import re
@@ -122,7 +123,7 @@ def decode_frames(
         while (frame := pipe.read_frame()) is not None:
             notes.decoded += 1
             yield frame
-        code = process.wait(timeout=stall_s)
+        code = _exit_code(process, path, stall_s)
         listener.join(timeout=stall_s)
         if code < 0:
             raise DecodeError(
@@ -143,6 +144,16 @@ def decode_frames(
         listener.join(timeout=stall_s)
         process.stdout.close()
         process.stderr.close()
+
+
+def _exit_code(process: subprocess.Popen[bytes], path: Path, stall_s: float) -> int:
+    """Wait for ffmpeg to end after its last frame."""
+    try:
+        return process.wait(timeout=stall_s)
+    except subprocess.TimeoutExpired as error:
+        raise DecodeError(
+            "stalled", f"{path}: the decoder gave no frame and did not end for {stall_s:g} s", retry=True
+        ) from error
 
 
 def _command(path: Path, *, fps: float | None, start_s: float | None, end_s: float | None) -> list[str]:
@@ -231,8 +242,6 @@ class _FramePipe:
 
 
 def _enlarge_pipe(descriptor: int) -> None:
-    import fcntl
-
     try:
         fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     except (AttributeError, PermissionError):

@@ -157,6 +157,24 @@ def test_a_stalled_decoder_is_given_up(tmp_path: Path, clip: Path, monkeypatch) 
         find_ffmpeg.cache_clear()
 
 
+def test_a_decoder_that_never_ends_is_given_up(clip: Path, tmp_path: Path, monkeypatch) -> None:
+    """All frames came and the pipe is closed, but the process stays."""
+    staying = tmp_path / "ffmpeg"
+    staying.write_text(
+        f'#!/bin/sh\nif [ "$2" = -version ]; then exec {find_ffmpeg().path} "$@"; fi\n'
+        f'{find_ffmpeg().path} "$@"\nexec sleep 600 >/dev/null 2>&1\n'
+    )
+    staying.chmod(0o755)
+    monkeypatch.setenv("STIN_PIPE_FFMPEG", str(staying))
+    find_ffmpeg.cache_clear()
+    try:
+        with pytest.raises(DecodeError, match=r"did not end for 0\.5 s") as caught:
+            list(decode_frames(clip, DecodeNotes(), stall_s=0.5))
+        assert (caught.value.reason, caught.value.retry) == ("stalled", True)
+    finally:
+        find_ffmpeg.cache_clear()
+
+
 def test_a_killed_decoder_is_no_short_video(clip: Path, tmp_path: Path, monkeypatch) -> None:
     """kill -9 of ffmpeg in mid-stream (out of memory, say) must not pass for the end of the video."""
     dying = tmp_path / "ffmpeg"
