@@ -1,0 +1,92 @@
+"""How far each stage of a run is, read from its files while it goes on and after."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from workflows.run_dir import RunDir
+
+
+def extract_state(run: "RunDir") -> dict[str, Any]:
+    """Return how far the extraction is, from its plans and marks."""
+    from pipeline.ledger import plan_paths, read_ledger
+    from pipeline.lock import is_alive, read_holder
+    from pipeline.shard_task import running_shards
+
+    if not plan_paths(run.extract):
+        return {"state": "not started", "videos": 0, "done": 0, "failed": 0, "not_yet": 0}
+    ledger = read_ledger(run.extract)
+    holder = read_holder(run.extract / "lock.json")
+    alive = is_alive(holder) if holder else False
+    running = running_shards(run.extract) if holder and alive is not False else []
+    if not ledger.pending:
+        state = "done"
+    elif holder and alive is not False:
+        state = f"running (process {holder.process_id} on {holder.host})"
+    else:
+        state = "stopped; the same extract command resumes"
+    num_damaged = sum(bool(entry.outcome and entry.outcome.notes.get("damaged")) for entry in ledger.done)
+    reasons: dict[str, int] = {}
+    for entry in ledger.failed:
+        if entry.outcome:
+            reasons[entry.outcome.reason] = reasons.get(entry.outcome.reason, 0) + 1
+    return {
+        "state": state,
+        "videos": len(ledger.entries),
+        "done": len(ledger.done),
+        "failed": len(ledger.failed),
+        "not_yet": len(ledger.not_yet),
+        "in_hand": sum(shard.num_videos for shard in running),
+        "frames": sum(
+            entry.outcome.meta.num_frames for entry in ledger.done if entry.outcome and entry.outcome.meta
+        ),
+        "shards": ledger.num_shards,
+        "shards_done": ledger.num_shards - len(ledger.pending),
+        "failures": reasons,
+        "damaged": num_damaged,
+        "broken": list(ledger.broken.values()),
+    }
+
+
+def training_state(path: Path) -> dict[str, Any]:
+    """Return how far the training in the folder `path` is, `train-spatial/split1`."""
+    name = f"{path.parent.name}/{path.name}"
+    finished = path / "result.json"
+    if finished.exists():
+        result = _record(finished.read_text(encoding="utf-8", errors="replace"))
+        if not {"steps", "last_val_top1"} <= result.keys():
+            return {
+                "stage": name,
+                "state": f"damaged: {finished} cannot be read; delete {path} to train anew",
+            }
+        return {"stage": name, "state": "done", "steps": result["steps"], "val_top1": result["last_val_top1"]}
+    step, loss = 0, None
+    metrics = path / "metrics.jsonl"
+    if metrics.exists():
+        for line in metrics.read_text(encoding="utf-8").splitlines():
+            record = _record(line)
+            step = int(record.get("step", step))
+            loss = record.get("loss", loss) if record.get("kind") == "train" else loss
+    return {"stage": name, "state": "unfinished", "steps": step, "loss": loss}
+
+
+def _record(line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError:  # the last line of a training that is writing it at this instant
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def evaluation_state(path: Path) -> dict[str, Any]:
+    """Return whether the evaluation in the folder `path` is there, `fuse-eval/split1`."""
+    name = f"{path.parent.name}/{path.name}"
+    metrics = path / "metrics.json"
+    if not metrics.exists():
+        return {"stage": name, "state": "unfinished"}
+    value = _record(metrics.read_text(encoding="utf-8", errors="replace"))
+    if "fused" not in value:
+        return {"stage": name, "state": f"damaged: {metrics} cannot be read; run fuse-eval again"}
+    report = str(path / "report.html")
+    return {"stage": name, "state": "done", "fused_top1": value["fused"]["top1"], "report": report}
