@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from stin.shards.errors import StinPipeError
+from workflows.config_file import place_of_mistake
 
 PROGRAM = "stin-pipe"
 
@@ -24,6 +25,8 @@ EXIT_TERMINATED = 143
 # name -> (module, function, one line of help); kept here so that --help imports no stage
 COMMANDS = {
     "extract": ("workflows.extract", "extract", "Extract frames and optical flow of videos into shards."),
+    "import": ("workflows.import_", "import_", "Take folders of frame and flow images into shards."),
+    "export": ("workflows.export", "export", "Write frames and flow as folders of images."),
     "train-spatial": ("workflows.train", "train_spatial", "Train the spatial stream (RGB frames)."),
     "train-temporal": ("workflows.train", "train_temporal", "Train the temporal stream (optical flow)."),
     "fuse-eval": (
@@ -122,7 +125,8 @@ def main() -> None:
     except click.UsageError as error:
         code = EXIT_USAGE
         where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
-        _report(arguments, error.format_message() + where, code)
+        message = error.format_message()
+        _report(arguments, message + place_of_mistake(error) + where, code)
     except click.ClickException as error:
         code = EXIT_FAILED
         _report(arguments, error.format_message(), code)

@@ -1,10 +1,9 @@
 """Options that several commands share, and where their values come from.
 
 A value comes from the first of: flag, environment (`STIN_PIPE_<COMMAND>_<OPTION>`, `STIN_PIPE_RUN`),
-`--config FILE.toml` (table of the command's name; `[train]` serves both trainings), recipe, default.
+`--config FILE.toml` (see `config_file`), recipe, default.
 """
 
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import click
 
+from workflows.config_file import read_config
 from workflows.output import Output
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
@@ -107,53 +107,6 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
         type=FILE,
         is_eager=True,
         expose_value=False,
-        callback=_read_config,
+        callback=read_config,
         help="TOML file with a table a command.",
     )(function)
-
-
-def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
-    """Make the command's table of the file its defaults."""
-    if path is None:
-        return
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise click.BadParameter(f"{path}: {error.strerror}", ctx=ctx, param=param) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"{path}: not TOML: {error}", ctx=ctx, param=param) from error
-    _require_known_tables(tables, path, ctx, param)
-    name = ctx.info_name or ""
-    shared = ["train"] if name.startswith("train-") else []
-    options = {option.lstrip("-"): item.name for item in ctx.command.params for option in item.opts}
-    defaults: dict[str, Any] = {}
-    for table in [*shared, name]:
-        values = tables.get(table, {})
-        if not isinstance(values, dict):
-            raise click.BadParameter(f"{path}: [{table}] must be a table", ctx=ctx, param=param)
-        for key, value in values.items():
-            option = key.replace("_", "-")
-            if option not in options:
-                known = ", ".join(sorted(options))
-                raise click.BadParameter(
-                    f"{path}: [{table}] has no option {key!r}; known: {known}", ctx=ctx, param=param
-                )
-            defaults[options[option] or option] = tuple(value) if isinstance(value, list) else value
-    ctx.default_map = {**(ctx.default_map or {}), **defaults}
-
-
-def _require_known_tables(
-    tables: dict[str, Any], path: Path, ctx: click.Context, param: click.Parameter
-) -> None:
-    """Refuse tables that no command reads: they are mistakes that would go unnoticed."""
-    from workflows.cli import COMMANDS
-
-    for name, value in tables.items():
-        if name not in COMMANDS and name != "train":
-            kind = "a table" if isinstance(value, dict) else "a value outside of any table"
-            known = ", ".join(f"[{command}]" for command in ("train", *COMMANDS))
-            raise click.BadParameter(
-                f"{path}: {name!r} is {kind} that no command reads; known tables: {known}",
-                ctx=ctx,
-                param=param,
-            )

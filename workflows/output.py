@@ -21,11 +21,14 @@ class Output:
     Args:
         as_json: print one JSON object as the last line of standard output, and tables on standard error.
         command: name of the command, for the JSON.
+        keep_result: keep the result in `kept` and print no JSON: a stage inside another command.
     """
 
-    def __init__(self, *, as_json: bool, command: str) -> None:
+    def __init__(self, *, as_json: bool, command: str, keep_result: bool = False) -> None:
         self.as_json = as_json
         self.command = command
+        self.kept: dict[str, Any] = {}
+        self._keep_result = keep_result
         self._errors = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
         self._results = self._errors if as_json else Console(markup=False, highlight=False, soft_wrap=True)
 
@@ -52,7 +55,9 @@ class Output:
 
     def result(self, value: Mapping[str, Any]) -> None:
         """Print the JSON object when it was asked for."""
-        if self.as_json:
+        if self._keep_result:
+            self.kept = dict(value)
+        elif self.as_json:
             sys.stdout.flush()
             print(json.dumps({"command": self.command, **value}), flush=True)  # noqa: T201
 

@@ -1,0 +1,128 @@
+"""Values from `--config FILE.toml`: one file can serve every command of a run.
+
+A command reads the table of its name (`[extract]`, `[job.slurm]`; `[train]` serves both trainings), and two
+keys above all tables: `run` is `--run` of every command, `split` that of those that do the whole chain.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+CHAIN_COMMANDS = ("run", "job.slurm", "job.ray", "job.kubernetes")
+_META = "stin-pipe values of the configuration file"
+
+
+def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    """Make the command's tables of the file its defaults, and remember which value stood where."""
+    if path is None:
+        return None
+    tables = _load(path, ctx, param)
+    name = table_name(ctx)
+    options = {option.lstrip("-"): item for item in ctx.command.params for option in item.opts}
+    defaults: dict[str, Any] = {}
+    places: dict[str, tuple[str, Any]] = {}
+    for place, key, value in _values(tables, name, path, ctx, param):
+        option = key.replace("_", "-")
+        if option not in options:
+            known = ", ".join(sorted(options))
+            raise click.BadParameter(
+                f"{path}: {place} has no option {key!r}; known: {known}", ctx=ctx, param=param
+            )
+        item = options[option]
+        value = tuple(value) if isinstance(value, list) else value
+        defaults[item.name or option] = value
+        places[option] = (place, value)
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+    ctx.meta[f"{_META}: {name}"] = (path, places)
+    return path
+
+
+def place_of_mistake(error: click.UsageError) -> str:
+    """Return ` (size is from FILE, [extract])` when the wrong value came from a file, else nothing."""
+    ctx = error.ctx
+    if ctx is None:
+        return ""
+    path, places = ctx.meta.get(f"{_META}: {table_name(ctx)}", (None, {}))
+    param = error.param if isinstance(error, click.BadParameter) else None
+    for option, (place, value) in places.items():
+        if param is not None:
+            given = param.name and ctx.get_parameter_source(param.name) == ParameterSource.DEFAULT_MAP
+            blamed = given and f"--{option}" in param.opts
+        else:
+            blamed = f"--{option}" in error.message or repr(value) in error.message
+        if blamed:
+            return f" ({option} is from {path}, {place})"
+    return ""
+
+
+def config_path(ctx: click.Context) -> Path | None:
+    """Return the file that this command was given."""
+    return ctx.meta.get(f"{_META}: {table_name(ctx)}", (None, {}))[0]
+
+
+def table_name(ctx: click.Context) -> str:
+    """Return the name of the command's table: `extract`, or `job.slurm` for a command of a group."""
+    name = ctx.info_name or ""
+    grouped = ctx.parent is not None and ctx.parent.parent is not None
+    return f"{ctx.parent.info_name}.{name}" if grouped and ctx.parent else name
+
+
+def _load(path: Path, ctx: click.Context, param: click.Parameter) -> dict[str, Any]:
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise click.BadParameter(f"{path}: {error.strerror}", ctx=ctx, param=param) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{path}: not TOML: {error}", ctx=ctx, param=param) from error
+    _require_known(tables, path, ctx, param)
+    return tables
+
+
+def _values(
+    tables: dict[str, Any], name: str, path: Path, ctx: click.Context, param: click.Parameter
+) -> list[tuple[str, str, Any]]:
+    """Return (place, key, value) of all that the command reads, the more special last."""
+    found = []
+    has_run = any("--run" in item.opts for item in ctx.command.params)
+    if "run" in tables and has_run:
+        found.append(("above the tables", "run", tables["run"]))
+    if "split" in tables and name in CHAIN_COMMANDS:
+        split = tables["split"]
+        split = [str(item) for item in split] if isinstance(split, list) else str(split)
+        found.append(("above the tables", "split", split))
+    for table in [*(["train"] if name.startswith("train-") else []), name]:
+        if table == "run":
+            continue  # a key, the run directory: the command `run` has its options above the tables
+        values: Any = tables
+        for part in table.split("."):
+            values = values.get(part, {})
+            if not isinstance(values, dict):
+                raise click.BadParameter(f"{path}: [{table}] must be a table", ctx=ctx, param=param)
+        found += [(f"[{table}]", key, value) for key, value in values.items()]
+    return found
+
+
+def _require_known(tables: dict[str, Any], path: Path, ctx: click.Context, param: click.Parameter) -> None:
+    """Refuse what no command reads: it is a mistake that would go unnoticed."""
+    from workflows.cli import COMMANDS
+
+    for name, value in tables.items():
+        if name in ("run", "split"):
+            if isinstance(value, dict):
+                raise click.BadParameter(
+                    f'{path}: [{name}] is no table; write {name} = "..." above all tables',
+                    ctx=ctx,
+                    param=param,
+                )
+        elif name not in COMMANDS and name != "train":
+            kind = "a table" if isinstance(value, dict) else "a value outside of any table"
+            known = ", ".join(f"[{command}]" for command in ("train", *COMMANDS) if command != "run")
+            raise click.BadParameter(
+                f"{path}: {name!r} is {kind} that no command reads; known tables: {known}; "
+                "above them: run, split",
+                ctx=ctx,
+                param=param,
+            )
