@@ -234,7 +234,7 @@ def _validate(
 ) -> None:
     found = validate(learner, held_out, reader, batch_size=job.batch_size, num_workers=num_workers)
     state.last_top1 = found.top1
-    log.write("val", step=state.step, values={"top1": found.top1, "loss": found.loss})
+    log.write("val", step=state.step, values=found.metrics())
     if found.top1 >= state.best_top1:  # of equals the later: it has seen more
         state.best_top1, state.best_step = found.top1, state.step
         _export(job, learner, job.out_dir / BEST_FILE, step=state.step, top1=found.top1)

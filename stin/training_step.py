@@ -68,7 +68,19 @@ class ValidationResult:
     """How the stream does on held-out videos, one centre crop of K segments each."""
 
     top1: float
+    """Of the stream's score, as it is fused later."""
+    main_top1: float
+    aux_top1: float | None
     loss: float
+
+    def metrics(self) -> dict[str, float | None]:
+        """Return what metrics.jsonl keeps."""
+        return {
+            "top1": self.top1,
+            "main_top1": self.main_top1,
+            "aux_top1": self.aux_top1,
+            "loss": self.loss,
+        }
 
 
 def build_learner(
@@ -207,7 +219,8 @@ def validate(
     )
     learner.network.eval()
     weights = dict(learner.final_weights())
-    num_right, loss_sum = 0, 0.0
+    right = {"top1": 0, "main": 0, "aux": 0}
+    has_aux, loss_sum = False, 0.0
     loader = scoring_loader(clips, batch_size=batch_size, num_workers=num_workers, pin_memory=False)
     for batch in batches_of(loader):
         inputs = network_input(
@@ -216,11 +229,20 @@ def validate(
         with autocast(resolve_amp(learner.runtime.amp, learner.device), learner.device):
             output: StreamOutput = functional_call(learner.network, weights, (inputs,))
         scores = stream_scores(output, aux_at_test=config.stream.aux_at_test).float().cpu()
-        num_right += int((scores.argmax(1) == batch.labels).sum())
+        right["top1"] += int((scores.argmax(1) == batch.labels).sum())
+        right["main"] += int((output.logits.float().cpu().argmax(1) == batch.labels).sum())
+        if output.aux_logits is not None:
+            has_aux = True
+            right["aux"] += int((output.aux_logits.float().cpu().argmax(1) == batch.labels).sum())
         loss_sum += nn.functional.cross_entropy(
             output.logits.float().cpu(), batch.labels, reduction="sum"
         ).item()
-    return ValidationResult(top1=num_right / len(videos), loss=loss_sum / len(videos))
+    return ValidationResult(
+        top1=right["top1"] / len(videos),
+        main_top1=right["main"] / len(videos),
+        aux_top1=right["aux"] / len(videos) if has_aux else None,
+        loss=loss_sum / len(videos),
+    )
 
 
 def _training_mode(learner: Learner) -> None:

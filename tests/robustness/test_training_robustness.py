@@ -259,5 +259,6 @@ def test_metrics_hold_no_times(tiny_run, tmp_path):
     names = {
         name for line in (tmp_path / "metrics.jsonl").read_text().splitlines() for name in json.loads(line)
     }
-    expected = {"kind", "step", "loss", "main_loss", "aux_loss", "grad_norm", "lr", "top1"}
+    expected = {"kind", "step", "loss", "main_loss", "aux_loss", "grad_norm", "lr"}
+    expected |= {"top1", "main_top1", "aux_top1"}
     assert names == expected

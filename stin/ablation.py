@@ -1,0 +1,350 @@
+"""Train variants of a stream with several seeds, and say how far apart they are.
+
+Every variant is trained with every seed, all on the same lists: the held-out part does not depend on the
+seed. So two variants are compared pair by pair, seed by seed, which takes the luck of a seed out of their
+difference.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from stin.config import TrainConfig, override
+from stin.device import Runtime, choose_device
+from stin.evaluate import TestProtocol, score_split
+from stin.fusion import label_ranks
+from stin.metrics_log import METRICS_FILE
+from stin.model_file import load_model
+from stin.scores import Scores
+from stin.shards.errors import StinPipeError
+from stin.shards.schema import Manifest
+from stin.streams import StreamName
+from stin.train import train_stream
+from stin.training_report import OnProgress
+
+Judge = Literal["held-out", "test"]
+
+NAMED_VARIANTS: Mapping[StreamName, Mapping[str, Mapping[str, Any]]] = {
+    "spatial": {
+        "plain": {"difference": "none"},
+        "loss": {"difference": "loss"},
+        "inject": {"difference": "inject"},
+        "inject-aux0": {"difference": "inject", "aux_weight": 0.0, "aux_at_test": 0.0},
+        "inject-abs": {"difference": "inject", "difference_form": "abs"},
+        "inject-l2": {"difference": "inject", "difference_form": "l2"},
+    },
+    "temporal": {
+        "plain": {"attention": "none"},
+        "sagan": {"attention": "sagan"},
+        "nonlocal": {"attention": "nonlocal"},
+        "cbam": {"attention": "cbam"},
+        "sagan-aux0": {"attention": "sagan", "aux_weight": 0.0},
+    },
+}
+"""The switches of each stream by name; the first of a stream is what the others are compared with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One way to train a stream; ``config.seed`` is replaced by each seed in turn."""
+
+    name: str
+    config: TrainConfig
+
+    def __post_init__(self) -> None:
+        if (
+            not self.name
+            or self.name.startswith(".")
+            or not all(c.isalnum() or c in "-_." for c in self.name)
+        ):
+            raise ValueError(
+                f"a variant's name must be letters, digits, '-', '_' and '.', got {self.name!r}: it names "
+                "a folder"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """How often one trained stream was right, 0..1: as a whole, and each head for itself."""
+
+    top1: float
+    main_top1: float
+    aux_top1: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedDifference:
+    """A variant minus its base over the seeds that both have.
+
+    Attributes:
+        mean: mean difference of top-1.
+        std: standard deviation of the differences over the seeds (n - 1); None for one seed.
+        num_better: seeds with which the variant was better.
+        num_equal: seeds with which both were equal.
+        p_value: share of the ways to swap the two within seeds whose mean is at least as far from zero: an
+            exact two-sided test without assumptions; with n seeds it cannot be below 2 / 2**n.
+    """
+
+    mean: float
+    std: float | None
+    num_better: int
+    num_equal: int
+    num_seeds: int
+    p_value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationRow:
+    """One variant over its seeds; ``mean`` and ``std`` are of top-1 (std with n - 1, None for one seed)."""
+
+    variant: str
+    stream: StreamName
+    by_seed: Mapping[int, Judgement]
+    mean: float
+    std: float | None
+    mean_main: float
+    mean_aux: float | None
+    base: str
+    difference: PairedDifference | None
+    """None for the base itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationTable:
+    """All variants, in the order given."""
+
+    judge: Judge
+    split: str
+    num_judged: int
+    """Videos that each variant was judged on."""
+    rows: tuple[AblationRow, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        value = asdict(self)
+        for row in value["rows"]:
+            row["by_seed"] = {str(seed): found for seed, found in row["by_seed"].items()}
+        return {**value, "rows": list(value["rows"])}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationStep:
+    """What is trained now, for whoever watches."""
+
+    variant: str
+    seed: int
+    number: int
+    """1-based, of ``total``."""
+    total: int
+
+
+def named_variants(base: TrainConfig, names: Sequence[str] = ()) -> tuple[Variant, ...]:
+    """Return variants of ``base``'s stream by their names in ``NAMED_VARIANTS``; by default all of them.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    known = NAMED_VARIANTS[base.stream_name]
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f"unknown variant {name!r} of the {base.stream_name} stream; known: {', '.join(known)}"
+            )
+    return tuple(
+        Variant(name=f"{base.stream_name}-{name}", config=override(base, **known[name]))
+        for name in (names or known)
+    )
+
+
+def run_ablation(
+    variants: Sequence[Variant],
+    *,
+    seeds: Sequence[int],
+    manifest: Manifest,
+    extract_dir: Path,
+    out_dir: Path,
+    split: str,
+    judge: Judge = "held-out",
+    protocol: TestProtocol | None = None,
+    runtime: Runtime | None = None,
+    extraction: Mapping[str, Any] | None = None,
+    on_step: Callable[[AblationStep], None] = lambda _step: None,
+    on_progress: OnProgress = lambda _event: None,
+    on_table: Callable[[AblationTable], None] = lambda _table: None,
+) -> AblationTable:
+    """Train every variant with every seed in ``out_dir/<variant>/seed<N>`` and compare them.
+
+    What is finished is not trained again, and a training that was killed goes on; so the same call resumes,
+    and more seeds or variants join what is there.
+
+    Args:
+        variants: with different names; of each stream, the first is the one that others are compared with.
+        seeds: each with every variant.
+        manifest: the run's videos.
+        extract_dir: folder with ``shards/``.
+        out_dir: folder of the ablation.
+        split: whose training list is used.
+        judge: ``held-out`` judges on the held-out part of the training list, with the last validation of
+            the weights that the training hands on; ``test`` on the test list, with ``protocol``.
+        protocol: for ``test``; by default the whole one.
+        runtime: see ``train_stream``.
+        extraction: see ``train_stream``.
+        on_step: called before each training.
+        on_progress: called as ``train_stream`` does.
+        on_table: called after each seed with the table so far.
+
+    Raises:
+        ValueError: if there is nothing to train, or a name or seed occurs twice.
+        StinPipeError: if nothing is held out to judge on, or what ``train_stream`` raises.
+        Interrupted: see ``train_stream``.
+    """
+    names = [variant.name for variant in variants]
+    if not variants or not seeds or len(set(names)) < len(names) or len(set(seeds)) < len(seeds):
+        raise ValueError(
+            f"an ablation needs variants and seeds, each once, got variants {names} and seeds {list(seeds)}"
+        )
+    found: dict[str, dict[int, Judgement]] = {name: {} for name in names}
+    num_judged = 0
+    total = len(seeds) * len(variants)
+    for number, (seed, variant) in enumerate(product(seeds, variants), start=1):
+        on_step(AblationStep(variant=variant.name, seed=seed, number=number, total=total))
+        folder = Path(out_dir) / variant.name / f"seed{seed}"
+        config = replace(variant.config, seed=seed)
+        result = train_stream(
+            config,
+            manifest=manifest,
+            extract_dir=extract_dir,
+            out_dir=folder,
+            split=split,
+            runtime=runtime,
+            extraction=extraction,
+            on_progress=on_progress,
+        )
+        if judge == "held-out":
+            if not result.num_held_out:
+                raise StinPipeError(
+                    f"split {split!r}: nothing is held out of the training list to judge on; raise val_share"
+                )
+            num_judged = result.num_held_out
+            found[variant.name][seed] = _validated(folder, select=config.select)
+        else:
+            scores = score_split(
+                load_model(
+                    Path(result.checkpoint), device=choose_device(runtime.device if runtime else "auto")
+                ),
+                manifest=manifest,
+                extract_dir=extract_dir,
+                split=split,
+                protocol=protocol,
+                out_path=folder / "test.npz",
+                loader_workers=runtime.loader_workers if runtime else None,
+            )
+            num_judged = len(scores.ids)
+            found[variant.name][seed] = judge_scores(scores)
+        if variant is variants[-1]:
+            on_table(compare(variants, found, judge=judge, split=split, num_judged=num_judged))
+    return compare(variants, found, judge=judge, split=split, num_judged=num_judged)
+
+
+def compare(
+    variants: Sequence[Variant],
+    found: Mapping[str, Mapping[int, Judgement]],
+    *,
+    judge: Judge,
+    split: str,
+    num_judged: int,
+) -> AblationTable:
+    """Make the table of what was found; the first variant of each stream is the base of its others."""
+    base_of: dict[StreamName, str] = {}
+    for variant in variants:
+        base_of.setdefault(variant.config.stream_name, variant.name)
+    rows = []
+    for variant in variants:
+        stream, by_seed = variant.config.stream_name, found[variant.name]
+        base = base_of[stream]
+        top1 = [item.top1 for item in by_seed.values()]
+        aux = [item.aux_top1 for item in by_seed.values() if item.aux_top1 is not None]
+        rows.append(
+            AblationRow(
+                variant=variant.name,
+                stream=stream,
+                by_seed=dict(by_seed),
+                mean=float(np.mean(top1)),
+                std=float(np.std(top1, ddof=1)) if len(top1) > 1 else None,
+                mean_main=float(np.mean([item.main_top1 for item in by_seed.values()])),
+                mean_aux=float(np.mean(aux)) if aux else None,
+                base=base,
+                difference=None
+                if variant.name == base
+                else paired_difference(
+                    {seed: item.top1 for seed, item in by_seed.items()},
+                    {seed: item.top1 for seed, item in found[base].items()},
+                ),
+            )
+        )
+    return AblationTable(judge=judge, split=split, num_judged=num_judged, rows=tuple(rows))
+
+
+def paired_difference(ours: Mapping[int, float], base: Mapping[int, float]) -> PairedDifference:
+    """Compare two variants seed by seed, over the seeds that both have.
+
+    Raises:
+        ValueError: if they share no seed.
+    """
+    seeds = sorted(set(ours) & set(base))
+    if not seeds:
+        raise ValueError(f"no seed in common: {sorted(ours)} and {sorted(base)}")
+    differences = np.array([ours[seed] - base[seed] for seed in seeds])
+    return PairedDifference(
+        mean=float(differences.mean()),
+        std=float(differences.std(ddof=1)) if len(seeds) > 1 else None,
+        num_better=int((differences > 0).sum()),
+        num_equal=int((differences == 0).sum()),
+        num_seeds=len(seeds),
+        p_value=_swap_test(differences),
+    )
+
+
+def judge_scores(scores: Scores) -> Judgement:
+    """Judge a stream and its heads by their scores."""
+
+    def top1(logits: np.ndarray) -> float:
+        return float((label_ranks(logits, scores.labels) == 0).mean())
+
+    return Judgement(
+        top1=top1(scores.logits),
+        main_top1=top1(scores.main_logits),
+        aux_top1=None if scores.aux_logits is None else top1(scores.aux_logits),
+    )
+
+
+def _validated(folder: Path, *, select: Literal["last", "best"]) -> Judgement:
+    """Return the validation of the weights that a finished training handed on."""
+    lines = [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
+    seen = [line for line in lines if line["kind"] == "val"]
+    if not seen:
+        raise StinPipeError(f"{folder / METRICS_FILE}: holds no validation; delete {folder} to train anew")
+    # Of equals the later is handed on, as the training does.
+    chosen = seen[-1] if select == "last" else max(seen, key=lambda line: (line["top1"], line["step"]))
+    return Judgement(top1=chosen["top1"], main_top1=chosen["main_top1"], aux_top1=chosen["aux_top1"])
+
+
+_MAX_EXACT_SEEDS = 16
+
+
+def _swap_test(differences: np.ndarray) -> float:
+    """Return the share of sign flips whose mean is at least as far from zero as the one found."""
+    if len(differences) > _MAX_EXACT_SEEDS:
+        # Too many to try all: the normal approximation, which is close for so many.
+        spread = math.sqrt(float(np.square(differences).sum()))
+        return 1.0 if spread == 0 else math.erfc(abs(float(differences.sum())) / spread / math.sqrt(2))
+    signs = np.array(list(product((1, -1), repeat=len(differences))))
+    sums = np.abs(signs @ differences)
+    # Sums in another order differ by rounding, and must count as equal.
+    return float((sums >= abs(differences.sum()) - 1e-9).mean())
