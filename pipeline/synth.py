@@ -7,7 +7,7 @@ the colour. A stream of single frames can know the colour alone, a stream of flo
 """
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,17 +60,42 @@ def make_videos(folder: Path, params: SynthParams) -> int:
     Raises:
         StinPipeError: ffmpeg cannot encode.
     """
-    lists: dict[str, list[str]] = {"train": [], "test": []}
     names = class_names()
+
+    def draw(label: int, number: int) -> list[np.ndarray]:
+        colour, direction = names[label].split("-")
+        return draw_frames(colour, direction, params, np.random.default_rng([params.seed, label, number]))
+
+    return write_videos(folder, names, draw, num_train=params.train_per_class, num_test=params.test_per_class)
+
+
+def write_videos(
+    folder: Path,
+    names: Sequence[str],
+    draw: Callable[[int, int], Sequence[np.ndarray]],
+    *,
+    num_train: int,
+    num_test: int,
+) -> int:
+    """Write each class's videos and the lists of one split; return the number of videos.
+
+    Args:
+        folder: gets ``videos/<class>/<name>.avi`` and UCF-style ``lists``; files that are there are kept.
+        names: the class names, in the order of their labels.
+        draw: the frames of (label, number of the video within its class).
+        num_train, num_test: videos of each class; the first ones train.
+
+    Raises:
+        StinPipeError: ffmpeg cannot encode.
+    """
+    lists: dict[str, list[str]] = {"train": [], "test": []}
     for label, name in enumerate(names):
-        colour, direction = name.split("-")
-        for number in range(params.train_per_class + params.test_per_class):
+        for number in range(num_train + num_test):
             path = folder / "videos" / name / f"v_{name}_{number:02d}.avi"
-            side = "train" if number < params.train_per_class else "test"
+            side = "train" if number < num_train else "test"
             lists[side].append(f"{name}/{path.name}" + (f" {label + 1}" if side == "train" else ""))
             if not path.exists():
-                rng = np.random.default_rng([params.seed, label, number])
-                encode_video(path, draw_frames(colour, direction, params, rng), fps=FRAME_RATE)
+                encode_video(path, draw(label, number), fps=FRAME_RATE)
     lists_dir = folder / "lists"
     lists_dir.mkdir(parents=True, exist_ok=True)
     index = "".join(f"{label + 1} {name}\n" for label, name in enumerate(names))
@@ -85,20 +110,20 @@ def draw_frames(
 ) -> list[np.ndarray]:
     """Draw one video: frames (H, W, 3) uint8 RGB."""
     height, width = params.height, params.width
-    background = 70.0 + 18.0 * _smooth_noise(rng, height, width, scale_px=6.0)
-    texture = 1.0 + 0.16 * _smooth_noise(rng, height, width, scale_px=2.0)
+    background = 70.0 + 18.0 * smooth_noise(rng, height, width, scale_px=6.0)
+    texture = 1.0 + 0.16 * smooth_noise(rng, height, width, scale_px=2.0)
     radius = rng.uniform(0.14, 0.19) * height
     speed = rng.uniform(1.8, 3.0)
     light = rng.uniform(0.85, 1.1)
     start = rng.uniform((0.0, 0.0), (width, height))
     velocity = speed * np.asarray(DIRECTIONS[direction])
-    disc = _disc(height, width, radius)
+    shape = disc(height, width, radius)
     paint = light * texture[..., None] * np.asarray(COLOURS[colour], np.float64)
     frames = []
     for time in range(params.num_frames):
         shift = start + time * velocity
-        cover = _wrapped_shift(disc, shift)[..., None]
-        moved = _wrapped_shift(paint, shift)
+        cover = wrapped_shift(shape, shift)[..., None]
+        moved = wrapped_shift(paint, shift)
         picture = cover * moved + (1.0 - cover) * background[..., None]
         noise = rng.normal(0.0, 1.5, (height, width, 1))
         frames.append(np.clip(np.rint(picture + noise), 0, 255).astype(np.uint8))
@@ -130,14 +155,14 @@ def encode_video(path: Path, frames: Sequence[np.ndarray], *, fps: float) -> Non
     publish_file(temporary, path)
 
 
-def _disc(height: int, width: int, radius: float) -> np.ndarray:
+def disc(height: int, width: int, radius: float) -> np.ndarray:
     """Return coverage (H, W) in 0..1 of a soft-edged disc around the origin of the wrapped picture."""
     y = np.minimum(np.arange(height), height - np.arange(height))[:, None]
     x = np.minimum(np.arange(width), width - np.arange(width))[None, :]
     return np.clip(radius - np.hypot(x, y) + 0.5, 0.0, 1.0)
 
 
-def _wrapped_shift(image: np.ndarray, shift_xy: np.ndarray) -> np.ndarray:
+def wrapped_shift(image: np.ndarray, shift_xy: np.ndarray) -> np.ndarray:
     """Shift (H, W[, C]) by a fraction of pixels; what leaves on one side enters on the other."""
     whole = np.floor(shift_xy).astype(int)
     part_x, part_y = shift_xy - whole
@@ -146,7 +171,7 @@ def _wrapped_shift(image: np.ndarray, shift_xy: np.ndarray) -> np.ndarray:
     return (1 - part_y) * moved + part_y * np.roll(moved, 1, axis=0)
 
 
-def _smooth_noise(rng: np.random.Generator, height: int, width: int, *, scale_px: float) -> np.ndarray:
+def smooth_noise(rng: np.random.Generator, height: int, width: int, *, scale_px: float) -> np.ndarray:
     """Return wrapped noise (H, W) of mean 0 and deviation 1 with features of about `scale_px`."""
     noise = rng.normal(size=(height, width)).astype(np.float32)
     smooth = cv2.GaussianBlur(np.tile(noise, (3, 3)), (0, 0), scale_px)[
