@@ -99,7 +99,7 @@ def test_the_test_list_is_read_only_when_asked(ablated, tiny_run, monkeypatch):
 
 def test_nothing_held_out_is_told(tiny_run, tmp_path):
     variants = named_variants(tiny(val_share=0.0, epochs=1), ("plain",))
-    with pytest.raises(StinPipeError, match="nothing is held out .* raise val_share"):
+    with pytest.raises(StinPipeError, match=r"nothing is held out .* raise val_share"):
         ablate(tiny_run, tmp_path, variants)
 
 
