@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -53,20 +53,48 @@ def extract_video(
     Raises:
         OSError: the shard cannot be written.
     """
-    started = time.monotonic()
+    deadline = time.monotonic() + timeout_s
     notes = DecodeNotes()
+
+    def fill(target: VideoWriter) -> Filled:
+        frames = prepared_frames(video, root, params, notes, deadline=deadline)
+        height, width = _write_frames(frames, target, params)
+        _check_complete(root / video.path, target, notes, params)
+        source_sha256 = file_sha256(root / video.path)
+        return Filled(height=height, width=width, fps=stored_fps(params, notes), source_sha256=source_sha256)
+
+    return fill_video(video, writer, notes, fill)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filled:
+    """What is known of a video once its frames and fields are written."""
+
+    height: int
+    width: int
+    fps: float
+    source_sha256: str
+
+
+def fill_video(
+    video: ListedVideo, writer: ShardWriter, notes: DecodeNotes, fill: Callable[[VideoWriter], Filled]
+) -> VideoOutcome:
+    """Let `fill` write one video into the open shard and tell how that ended; what failed leaves nothing.
+
+    Raises:
+        OSError: the shard cannot be written.
+    """
+    started = time.monotonic()
     target = writer.begin_video(video.id)
     try:
-        frames = prepared_frames(video, root, params, notes, deadline=started + timeout_s)
-        shape = _write_frames(frames, target, params)
-        _check_complete(root / video.path, target, notes, params)
+        filled = fill(target)
         group, meta = target.finish(
             label=video.label,
             class_name=video.class_name,
-            height=shape[0],
-            width=shape[1],
-            fps=stored_fps(params, notes),
-            source_sha256=file_sha256(root / video.path),
+            height=filled.height,
+            width=filled.width,
+            fps=filled.fps,
+            source_sha256=filled.source_sha256,
             notes=notes.as_json(),
         )
     except (DecodeError, cv2.error, ValueError, MemoryError) as error:

@@ -8,7 +8,7 @@ no path that they hold may leave the videos folder.
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -77,6 +77,7 @@ def list_videos(
     list_csv: Path | None = None,
     classes: Sequence[str] = (),
     limit: int | None = None,
+    find: Callable[[Path], list[PurePosixPath]] = scan,
 ) -> Listing:
     """List the videos under `root`.
 
@@ -87,6 +88,7 @@ def list_videos(
         list_csv: CSV of path,label[,split,start_s,end_s] that replaces folders and lists.
         classes: keep these classes alone; labels then count from 0 in the order of the data set.
         limit: keep at most this many videos, spread evenly over the classes.
+        find: finds the videos under a folder, relative to it; folders of frames are videos too.
 
     Raises:
         StinPipeError: nothing to list, or lists that contradict each other or cannot be read.
@@ -96,9 +98,9 @@ def list_videos(
         listing = _from_csv(root, list_csv)
     elif style := _list_style(dataset, splits_dir):
         assert splits_dir is not None
-        listing = _from_split_lists(root, splits_dir, style, official=dataset == style)
+        listing = _from_split_lists(root, find(root), splits_dir, style, official=dataset == style)
     else:
-        listing = _from_folders(root)
+        listing = _from_folders(root, find(root))
     listing = _keep_classes(listing, classes)
     if not listing.videos:
         absent = f" ({listing.num_absent} listed videos are absent)" if listing.num_absent else ""
@@ -153,14 +155,13 @@ def _list_style(dataset: str, splits_dir: Path | None) -> ListStyle | None:
         raise StinPipeError("--dataset folder takes no --splits; leave one of them out")
     if found is None:
         raise StinPipeError(
-            f"{splits_dir}: no split lists: expected trainlistNN.txt and testlistNN.txt (UCF style) "
-            "or <class>_test_splitN.txt (HMDB style)"
+            f"{splits_dir}: no split lists: expected trainlistNN.txt and testlistNN.txt (UCF style), "
+            "<class>_test_splitN.txt (HMDB style) or train_split_N.txt of frame folders (TSN, mmaction2)"
         )
     return found
 
 
-def _from_folders(root: Path) -> Listing:
-    files = scan(root)
+def _from_folders(root: Path, files: list[PurePosixPath]) -> Listing:
     if not files:
         raise StinPipeError(f"{root}: no video files; expected {root}/<class>/<video>")
     loose = [file for file in files if len(file.parts) == 1]
@@ -200,10 +201,11 @@ def _from_folders(root: Path) -> Listing:
     )
 
 
-def _from_split_lists(root: Path, splits_dir: Path, style: ListStyle, *, official: bool) -> Listing:
+def _from_split_lists(
+    root: Path, files: list[PurePosixPath], splits_dir: Path, style: ListStyle, *, official: bool
+) -> Listing:
     lists = read_lists(splits_dir, style)
-    official = official or len(lists.classes) == OFFICIAL_CLASSES[style]
-    files = scan(root)
+    official = official or len(lists.classes) == OFFICIAL_CLASSES.get(style)
     find = FileFinder(files)
     used: set[PurePosixPath] = set()
     videos, num_absent = [], 0
@@ -227,7 +229,7 @@ def _from_split_lists(root: Path, splits_dir: Path, style: ListStyle, *, officia
         )
     num_lists = len(lists.split_names)
     return Listing(
-        dataset=style if official else "lists",
+        dataset=style if official and style != "frames" else "lists",
         root=root,
         classes=tuple(_display(name) for name in lists.classes),
         split_names=lists.split_names,

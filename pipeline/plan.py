@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 from pipeline.listing import ListedVideo, Listing
 from stin.shards.errors import StinPipeError
 from stin.shards.publish import canonical_json, publish_json
-from stin.shards.schema import FORMAT_VERSION, ImageCodec
+from stin.shards.schema import FORMAT_VERSION, FlowCoding, ImageCodec
 
 ALGORITHM_VERSION = 1
 """Raise by hand when the same parameters give other bytes than before."""
@@ -26,6 +26,9 @@ MIN_SHARDS = 32
 
 STORED_PER_SOURCE_BYTE = 12
 """Bytes of JPEG frames and fields at 340x256 for a byte of 320x240 source (UCF101: 7 GB give about 84 GB)."""
+
+IMPORTED = "imported"
+"""The `flow_backend` of shards whose frames and flow came as folders of images."""
 
 PlanKind = Literal["first", "added", "retry"]
 
@@ -40,8 +43,8 @@ class ExtractParams:
         bound_px: motion in pixels a frame that the largest byte stands for.
         fps: resample to this rate; None keeps every frame.
         stride: keep every stride-th frame.
-        flow_backend: resolved name, never `auto`.
-        flow: parameters of TV-L1.
+        flow_backend: resolved name, never `auto`; `imported` for folders of images, which keep their size.
+        flow: parameters of TV-L1; for `imported` the names of the images.
         codec: `jpeg`, or `png` for lossless frames and fields.
         partial: whether a video damaged in part is kept with what could be decoded, or refused.
     """
@@ -71,6 +74,14 @@ class ExtractParams:
             raise ValueError(f"fps must be > 0 and at most 1000, got {self.fps:g}")
         if self.stride < 1:
             raise ValueError(f"stride must be >= 1, got {self.stride}")
+
+    @property
+    def flow_coding(self) -> FlowCoding:
+        """How the stored bytes of flow become pixels a frame."""
+        imported = self.flow_backend == IMPORTED
+        return (
+            FlowCoding.of_frame_folders(self.bound_px) if imported else FlowCoding.from_bound(self.bound_px)
+        )
 
     def fingerprint(self) -> str:
         """Return the digest that two runs share exactly when their shards may be mixed."""
@@ -217,12 +228,23 @@ def require_same_params(plan: Plan, params: ExtractParams, *, path: Path) -> Non
 
 
 def _stored_bytes(path: Path, params: ExtractParams) -> int:
+    if params.flow_backend == IMPORTED:
+        return _folder_bytes(path)
     width, height = params.size or (round(4 / 3 * (params.short_side or 0)), params.short_side or 0)
     try:
         source = path.stat().st_size
     except OSError:  # gone since it was listed; extraction records it as missing
         return 0
     return round(STORED_PER_SOURCE_BYTE * source * width * height / (340 * 256))
+
+
+def _folder_bytes(folder: Path) -> int:
+    """Estimate what a folder of images holds from one file in eight; it is kept almost as it is."""
+    try:
+        images = sorted(folder.iterdir())
+        return sum(8 * image.stat().st_size for image in images[::8])
+    except OSError:  # gone or closed to us; the import records why
+        return 0
 
 
 def _show(value: Any) -> str:

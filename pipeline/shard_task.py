@@ -12,10 +12,11 @@ from pathlib import Path
 
 from pipeline.extract import extract_video
 from pipeline.ffmpeg import find_ffmpeg
+from pipeline.import_frames import import_video
 from pipeline.listing import ListedVideo
-from pipeline.plan import ExtractParams, PlannedShard
+from pipeline.plan import IMPORTED, ExtractParams, PlannedShard
 from stin.shards.publish import is_temporary
-from stin.shards.schema import FlowCoding, Mark, VideoOutcome
+from stin.shards.schema import Mark, VideoOutcome
 from stin.shards.writer import ShardWriter
 
 MAX_TRIES = 3
@@ -82,8 +83,9 @@ def make_shard(task: ShardTask) -> ShardReport:
 
 def _extract_with_retries(task: ShardTask, video: ListedVideo, writer: ShardWriter) -> VideoOutcome:
     """Extract a video, again when its decoder was killed: that tells of the machine, not of the video."""
+    make_video = import_video if task.params.flow_backend == IMPORTED else extract_video
     for tries in range(1, MAX_TRIES + 1):
-        outcome = extract_video(
+        outcome = make_video(
             video, root=task.root, params=task.params, writer=writer, timeout_s=task.timeout_s
         )
         if outcome.reason != "decoder_died" or tries == MAX_TRIES:
@@ -160,7 +162,7 @@ def _file_attributes(task: ShardTask) -> dict[str, str | float]:
     import h5py
     import numpy
 
-    coding = FlowCoding.from_bound(task.params.bound_px)
+    coding = task.params.flow_coding
     versions = {
         "numpy": numpy.__version__,
         "opencv": cv2.__version__,

@@ -1,24 +1,27 @@
-"""Read split lists: the official UCF101 and HMDB51 formats, and our CSV.
+"""Read split lists: the official UCF101 and HMDB51 formats, those of frame folders, and our CSV.
 
 UCF style: `classInd.txt` (`1 ApplyEyeMakeup`), `trainlist01.txt` (`Class/name.avi 1`), `testlist01.txt`
 (`Class/name.avi`), lines often CRLF. HMDB style: `<class>_test_split1.txt` with `name.avi 1` (1 train,
-2 test, 0 unused), lines often ending in a blank.
+2 test, 0 unused), lines often ending in a blank. Lists of frame folders, as TSN and mmaction2 have them:
+`ucf101_rgb_train_split_1.txt` or `ucf101_train_split_1_rawframes.txt` with `path total_frames label`; lists
+of flow repeat those of frames and are not read.
 """
 
 import csv
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from stin.shards.errors import StinPipeError
 from stin.shards.schema import Subset
 
-ListStyle = Literal["ucf101", "hmdb51"]
+ListStyle = Literal["ucf101", "hmdb51", "frames"]
 
 _UCF_LIST = re.compile(r"(train|test)list0*(\d+)\.txt", re.IGNORECASE)
 _HMDB_LIST = re.compile(r"(.+)_test_split(\d+)\.txt", re.IGNORECASE)
+_FRAME_LIST = re.compile(r"(?!.*flow)(?:.*_)?(train|val|test)_split_?(\d+)(?:_\w+)?\.txt", re.IGNORECASE)
 _HMDB_SUBSETS: dict[str, Subset | None] = {"0": None, "1": "train", "2": "test"}
 
 
@@ -59,6 +62,8 @@ def recognise(folder: Path) -> ListStyle | None:
         return "ucf101"
     if any(_HMDB_LIST.fullmatch(name) for name in names):
         return "hmdb51"
+    if any(_FRAME_LIST.fullmatch(name) for name in names):
+        return "frames"
     return None
 
 
@@ -68,7 +73,8 @@ def read_lists(folder: Path, style: ListStyle) -> SplitLists:
     Raises:
         StinPipeError: no such lists, a malformed line (named), or a video on both sides of a split.
     """
-    return _read_ucf(folder) if style == "ucf101" else _read_hmdb(folder)
+    readers = {"ucf101": _read_ucf, "hmdb51": _read_hmdb, "frames": _read_frame_lists}
+    return readers[style](folder)
 
 
 def read_csv(path: Path) -> list[CsvRow]:
@@ -192,6 +198,33 @@ def _read_hmdb(folder: Path) -> SplitLists:
             if subset is not None:
                 _assign(known, match[2], subset, place)
     return _collect("hmdb51", tuple(sorted(classes)), sides)
+
+
+def _read_frame_lists(folder: Path) -> SplitLists:
+    """Read `path total_frames label`; a label is a number, named by classInd.txt or else by its folder."""
+    rows: list[tuple[str, PurePosixPath, int, str, Subset]] = []
+    for path in sorted(item for item in folder.iterdir() if _FRAME_LIST.fullmatch(item.name)):
+        match = _FRAME_LIST.fullmatch(path.name)
+        assert match is not None
+        subset: Subset = "train" if match[1].lower() == "train" else "test"
+        for place, line in _lines(path):
+            video, *numbers = line.rsplit(None, 2)
+            if len(numbers) != 2 or not all(number.isascii() and number.isdigit() for number in numbers):
+                raise StinPipeError(f"{place}: expected `path total_frames label`, got {line!r}")
+            rows.append((place, PurePosixPath(video), int(numbers[1]), str(int(match[2])), subset))
+    named = _read_class_index(folder / "classInd.txt")
+    names: dict[int, str] = dict(enumerate(named))
+    for place, video, label, _, _ in rows:
+        if named and label >= len(named):
+            raise StinPipeError(f"{place}: label {label}, but classInd.txt names {len(named)} classes")
+        if names.setdefault(label, video.parent.name or str(label)) != video.parent.name and not named:
+            names[label] = str(label)  # its videos lie in several folders: only the number is sure
+    if len(set(names.values())) < len(names):
+        raise StinPipeError(f"{folder}: two labels have one class folder; name them in {folder}/classInd.txt")
+    sides: dict[tuple[str, str], dict[str, Subset]] = {}
+    for place, video, label, split, subset in rows:
+        _assign(sides.setdefault((names[label], video.name), {}), split, subset, place)
+    return _collect("frames", tuple(names[label] for label in sorted(names)), sides)
 
 
 def _assign(known: dict[str, Subset], split: str, subset: Subset, place: str) -> None:

@@ -51,16 +51,18 @@ class FileFinder:
 
     def __init__(self, files: Sequence[PurePosixPath]) -> None:
         self._files = set(files)
-        self._by_stem: dict[str, list[PurePosixPath]] = defaultdict(list)
+        self._by_name: dict[str, list[PurePosixPath]] = defaultdict(list)
         for file in files:
-            self._by_stem[file.stem.lower()].append(file)
+            for name in {file.stem.lower(), file.name.lower()}:  # a folder's dots are no extension
+                self._by_name[name].append(file)
 
     def __call__(self, entry: ListEntry) -> PurePosixPath | None:
         """Return the file that `entry` means, None when the folder lacks it."""
         exact = PurePosixPath(entry.class_name, entry.file_name)
         if exact in self._files:
             return exact
-        same = self._by_stem.get(PurePosixPath(entry.file_name).stem.lower(), [])
+        same = self._by_name.get(PurePosixPath(entry.file_name).stem.lower(), [])
+        same = same or self._by_name.get(entry.file_name.lower(), [])
         in_class = [file for file in same if file.parent.name.lower() == entry.class_name.lower()]
         candidates = in_class or [file for file in same if len(file.parts) == 1]
         if len(candidates) > 1:

@@ -1,15 +1,13 @@
 """`stin-pipe extract`: videos to shards."""
 
-import time
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from workflows.extract_report import say_listing, say_result, say_work
+from workflows.extract_report import say_listing
+from workflows.extract_work import make_shards
 from workflows.options import EXISTING_DIRECTORY, FILE, Names, Size, common_options, run_option
 from workflows.output import Output, size
 
@@ -133,7 +131,18 @@ def extract(output: Output, run_path: Path, videos: Path, **options: Any) -> Non
         run_lock(run.extract / "lock.json", break_lock=options["break_lock"]),
         recorded(run, "extract", {"params": asdict(params), **options, "videos": str(videos)}),
     ):
-        _work(output, run.extract, listing, params, options)
+        code = make_shards(
+            output,
+            run.extract,
+            listing,
+            params,
+            retry_failed=options["retry_failed"],
+            timeout_s=options["timeout"],
+            max_failure_rate=options["max_failure_rate"],
+            run_tasks=lambda tasks: _runner(output, listing, tasks, options),
+        )
+    if code:
+        raise click.exceptions.Exit(code)
 
 
 def _params(dataset: str, options: dict[str, Any]):
@@ -173,76 +182,6 @@ def _flow_backend(options: dict[str, Any]) -> str:
     if options["flow"] == "cuda" and options["address"]:
         return "cuda"
     return resolve_backend(options["flow"])
-
-
-def _work(output: Output, extract_dir: Path, listing, params, options: dict[str, Any]) -> None:
-    from pipeline.ledger import read_ledger, write_views
-    from pipeline.resume import prepare_work
-
-    started = time.monotonic()
-    work = prepare_work(
-        extract_dir, listing, params, retry_failed=options["retry_failed"], timeout_s=options["timeout"]
-    )
-    say_work(output, work)
-    num_pairs = 0
-    try:
-        for report in _reports(output, extract_dir, listing, work, options):
-            num_pairs += report.num_frames - report.num_done
-    finally:  # also when interrupted: the views say what the marks say
-        ledger = read_ledger(extract_dir)
-        manifest = write_views(extract_dir, ledger)
-    seconds = time.monotonic() - started
-    num_frames = sum(video.num_frames for video in manifest.videos.values())
-    num_done, num_failed = len(manifest.videos), len(manifest.failed)
-    result = {
-        "videos": num_done + num_failed,
-        "done": num_done,
-        "failed": num_failed,
-        "skipped": manifest.num_skipped,
-        "absent": manifest.num_absent,
-        "frames": num_frames,
-        "flow_pairs": num_frames - num_done,
-        "shards": ledger.num_shards,
-        "seconds": round(seconds, 3),
-        "pairs_per_s": round(num_pairs / seconds, 2) if num_pairs else None,
-        "flow_backend": params.flow_backend,
-        "damaged": sum(bool(entry.outcome and entry.outcome.notes.get("damaged")) for entry in ledger.done),
-        "failures": dict(Counter(video.reason for video in manifest.failed)),
-    }
-    say_result(output, extract_dir, manifest, result, seconds)
-    rate = num_failed / max(1, num_done + num_failed)
-    too_many = rate > options["max_failure_rate"]
-    if too_many:
-        output.warn(
-            f"{num_failed} of {num_done + num_failed} videos failed, more than --max-failure-rate "
-            f"{options['max_failure_rate']:g} allows; see {extract_dir / 'failures.jsonl'}"
-        )
-    code = 3 if too_many else 0
-    output.result({**result, "exit_code": code})
-    if code:
-        raise click.exceptions.Exit(code)
-
-
-def _reports(output: Output, extract_dir: Path, listing, work, options: dict[str, Any]) -> Iterator[Any]:
-    """Run the tasks and show progress by videos, counting those inside shards that are not finished."""
-    from pipeline.shard_task import remove_leftovers, running_shards
-
-    remove_leftovers(extract_dir)
-    total = len(work.ledger.entries)
-    done = total - len(work.ledger.not_yet)
-    frames, started = 0, time.monotonic()
-    if not work.tasks:
-        return
-    with output.progress("extract", total, unit="videos") as meter:
-        for report in _runner(output, listing, work.tasks, options):
-            if report is not None:
-                done += report.num_done + report.num_failed
-                frames += report.num_frames
-                yield report
-            in_hand = running_shards(extract_dir)
-            now_frames = frames + sum(shard.num_frames for shard in in_hand)
-            rate = now_frames / (time.monotonic() - started)
-            meter.update(done + sum(shard.num_videos for shard in in_hand), f"{rate:.1f} frames/s")
 
 
 def _runner(output: Output, listing, tasks, options: dict[str, Any]):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def say_listing(output: Output, listing: "Listing", params: "ExtractParams") -> None:
     """Say what was found and how it will be stored."""
-    from pipeline.plan import estimate_bytes
+    from pipeline.plan import IMPORTED, estimate_bytes
 
     sides = Counter(side for video in listing.videos for side in [video.splits.get(listing.split_names[0])])
     output.say(
@@ -26,8 +26,10 @@ def say_listing(output: Output, listing: "Listing", params: "ExtractParams") -> 
     )
     output.say(f"{listing.split_source}")
     shape = "x".join(map(str, params.size)) if params.size else f"short side {params.short_side}"
+    how = f"frames {shape}, flow by {params.flow_backend}"
+    how = "frames as they are, flow imported" if params.flow_backend == IMPORTED else how
     output.say(
-        f"frames {shape}, flow by {params.flow_backend}, bound {params.bound_px:g} px, "
+        f"{how}, bound {params.bound_px:g} px, "
         f"about {size(estimate_bytes(listing, params))} of disk"
     )
 

@@ -6,7 +6,7 @@ through the scoring of fuse-eval - so that it gets the scores that fuse-eval wou
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -215,8 +215,8 @@ def _load_models(run_path: Path | None, options: dict[str, Any]) -> dict[str, "T
 
 def _common_params(models: dict[str, "TrainedModel"]) -> "ExtractParams":
     """Return how frames and flow are to be made, which the models must agree on."""
-    from pipeline.flow import resolve_backend
-    from pipeline.plan import ExtractParams
+    from pipeline.flow import TVL1Params, resolve_backend
+    from pipeline.plan import IMPORTED, ExtractParams
     from stin.shards.errors import StinPipeError
 
     infos = [model.info for model in models.values()]
@@ -233,6 +233,8 @@ def _common_params(models: dict[str, "TrainedModel"]) -> "ExtractParams":
     backend = value["flow_backend"]
     if backend == "cuda":  # trained where there was a GPU; the back ends have one meaning
         backend = resolve_backend("auto")
+    if backend == IMPORTED:  # the flow images of TSN's tools are TV-L1 too
+        backend, value = resolve_backend("auto"), {**value, "flow": asdict(TVL1Params())}
     size = None if value["size"] is None else tuple(value["size"])
     return ExtractParams(**{**value, "size": size, "flow_backend": backend, "partial": "keep"})
 

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 
 from pipeline.shard_task import MAX_TRIES, ShardReport, ShardTask, make_shard
 from stin.shards.errors import StinPipeError
@@ -25,7 +26,7 @@ def run_local(
     waiting = list(tasks)
     tries = dict.fromkeys((task.shard.name for task in tasks), 0)
     while waiting:
-        with _pool(num_workers) as pool:
+        with worker_pool(num_workers) as pool:
             futures: dict[Future[ShardReport], ShardTask] = {}
             try:
                 for task in waiting:
@@ -40,10 +41,6 @@ def run_local(
                         yield None
             except BrokenProcessPool:
                 _count_tries(futures.values(), tries, num_workers)
-            finally:
-                for process in list((pool._processes or {}).values()):  # no public way to stop work in hand
-                    process.kill()
-                pool.shutdown(wait=True, cancel_futures=True)
 
 
 def worker_environment() -> None:
@@ -55,10 +52,18 @@ def worker_environment() -> None:
     cv2.setNumThreads(1)
 
 
-def _pool(num_workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(
+@contextmanager
+def worker_pool(num_workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Hold processes of one thread each; work in hand is killed when the block is left."""
+    pool = ProcessPoolExecutor(
         num_workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
     )
+    try:
+        yield pool
+    finally:
+        for process in list((pool._processes or {}).values()):  # no public way to stop work in hand
+            process.kill()
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _start_worker() -> None:

@@ -32,6 +32,15 @@ def encode_image(image: np.ndarray, *, codec: ImageCodec = "jpeg") -> bytes:
     return encoded.tobytes()
 
 
+def decode_image(content: np.ndarray | bytes, *, grey: bool = False) -> np.ndarray:
+    """Decode image bytes to RGB (H, W, 3) uint8, or to grey (H, W).
+
+    Raises:
+        ShardError: they are no image.
+    """
+    return _decode(content, cv2.IMREAD_GRAYSCALE) if grey else decode_rgb(content)
+
+
 def decode_rgb(content: np.ndarray | bytes) -> np.ndarray:
     """Decode stored bytes to an RGB frame (H, W, 3) uint8."""
     return cv2.cvtColor(_decode(content, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
@@ -62,6 +71,13 @@ def quantise_flow(flow: np.ndarray, *, bound_px: float) -> np.ndarray:
 def dequantise_flow(field: np.ndarray, coding: FlowCoding) -> np.ndarray:
     """Turn quantised planes (..., 2, H, W) uint8 into float32 pixels a frame, same shape."""
     return (field.astype(np.float32) - np.float32(coding.zero)) * np.float32(coding.scale)
+
+
+def recode_field(field: np.ndarray, *, old: FlowCoding, new: FlowCoding) -> np.ndarray:
+    """Bring quantised planes (..., 2, H, W) uint8 to the nearest bytes of another coding, same shape."""
+    levels = np.arange(256)
+    table = np.rint((levels - old.zero) * (old.scale / new.scale) + new.zero)
+    return np.clip(table, 0, 255).astype(np.uint8)[field]
 
 
 def _decode(content: np.ndarray | bytes, flags: int) -> np.ndarray:

@@ -40,6 +40,16 @@ class FlowCoding:
             raise ValueError(f"bound_px must be > 0, got {bound_px}")
         return cls(zero=128.0, scale=bound_px / 127.0)
 
+    @classmethod
+    def of_frame_folders(cls, bound_px: float) -> "FlowCoding":
+        """Return the coding of the tools around TSN: `q = round(255 (v + b) / (2 b))`, so 0 and 255 are -+b.
+
+        No byte is motion 0: the nearest, 128, is +b/255.
+        """
+        if not bound_px > 0:
+            raise ValueError(f"bound_px must be > 0, got {bound_px}")
+        return cls(zero=127.5, scale=2.0 * bound_px / 255.0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class VideoMeta:

@@ -1,0 +1,112 @@
+"""The work of `extract` and `import`: plan, run the shards, tell the person, write the views."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workflows.extract_report import say_result, say_work
+from workflows.output import Output
+
+if TYPE_CHECKING:
+    from pipeline.listing import Listing
+    from pipeline.plan import ExtractParams
+    from pipeline.resume import Work
+    from pipeline.shard_task import ShardReport, ShardTask
+
+Reports = Iterator["ShardReport | None"]
+
+
+def make_shards(
+    output: Output,
+    extract_dir: Path,
+    listing: "Listing",
+    params: "ExtractParams",
+    *,
+    retry_failed: bool,
+    timeout_s: float,
+    max_failure_rate: float,
+    run_tasks: Callable[[Sequence["ShardTask"]], Reports],
+) -> int:
+    """Make every shard that is not done yet and return the exit code; the caller holds the run's lock.
+
+    Args:
+        output: where the person is told.
+        extract_dir: the run's `extract` folder.
+        listing: what the folder and the lists hold now.
+        params: what decides the bytes of a shard.
+        retry_failed: try failed videos again.
+        timeout_s: time limit a video.
+        max_failure_rate: share of failed videos above which the exit code is 3.
+        run_tasks: a runner: yields a report for each finished shard, and None in between.
+    """
+    from pipeline.ledger import read_ledger, write_views
+    from pipeline.resume import prepare_work
+
+    started = time.monotonic()
+    work = prepare_work(extract_dir, listing, params, retry_failed=retry_failed, timeout_s=timeout_s)
+    say_work(output, work)
+    num_pairs = 0
+    try:
+        for report in _reports(output, extract_dir, work, run_tasks):
+            num_pairs += report.num_frames - report.num_done
+    finally:  # also when interrupted: the views say what the marks say
+        ledger = read_ledger(extract_dir)
+        manifest = write_views(extract_dir, ledger)
+    seconds = time.monotonic() - started
+    num_frames = sum(video.num_frames for video in manifest.videos.values())
+    num_done, num_failed = len(manifest.videos), len(manifest.failed)
+    result = {
+        "videos": num_done + num_failed,
+        "done": num_done,
+        "failed": num_failed,
+        "skipped": manifest.num_skipped,
+        "absent": manifest.num_absent,
+        "frames": num_frames,
+        "flow_pairs": num_frames - num_done,
+        "shards": ledger.num_shards,
+        "seconds": round(seconds, 3),
+        "pairs_per_s": round(num_pairs / seconds, 2) if num_pairs else None,
+        "flow_backend": params.flow_backend,
+        "damaged": sum(bool(entry.outcome and entry.outcome.notes.get("damaged")) for entry in ledger.done),
+        "failures": dict(Counter(video.reason for video in manifest.failed)),
+    }
+    say_result(output, extract_dir, manifest, result, seconds)
+    rate = num_failed / max(1, num_done + num_failed)
+    too_many = rate > max_failure_rate
+    if too_many:
+        output.warn(
+            f"{num_failed} of {num_done + num_failed} videos failed, more than --max-failure-rate "
+            f"{max_failure_rate:g} allows; see {extract_dir / 'failures.jsonl'}"
+        )
+    code = 3 if too_many else 0
+    output.result({**result, "exit_code": code})
+    return code
+
+
+def _reports(
+    output: Output,
+    extract_dir: Path,
+    work: "Work",
+    run_tasks: Callable[[Sequence["ShardTask"]], Reports],
+) -> Iterator["ShardReport"]:
+    """Run the tasks and show progress by videos, counting those inside shards that are not finished."""
+    from pipeline.shard_task import remove_leftovers, running_shards
+
+    remove_leftovers(extract_dir)
+    total = len(work.ledger.entries)
+    done = total - len(work.ledger.not_yet)
+    frames, started = 0, time.monotonic()
+    if not work.tasks:
+        return
+    with output.progress(output.command, total, unit="videos") as meter:
+        for report in run_tasks(work.tasks):
+            if report is not None:
+                done += report.num_done + report.num_failed
+                frames += report.num_frames
+                yield report
+            in_hand = running_shards(extract_dir)
+            now_frames = frames + sum(shard.num_frames for shard in in_hand)
+            rate = now_frames / (time.monotonic() - started)
+            meter.update(done + sum(shard.num_videos for shard in in_hand), f"{rate:.1f} frames/s")
