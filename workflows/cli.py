@@ -24,6 +24,7 @@ EXIT_TERMINATED = 143
 
 # name -> (module, function, one line of help); kept here so that --help imports no stage
 COMMANDS = {
+    "run": ("workflows.run_chain", "run_chain", "Do the whole chain from one configuration file."),
     "extract": ("workflows.extract", "extract", "Extract frames and optical flow of videos into shards."),
     "import": ("workflows.import_", "import_", "Take folders of frame and flow images into shards."),
     "export": ("workflows.export", "export", "Write frames and flow as folders of images."),

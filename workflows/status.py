@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from workflows.chain import chain_stages, recorded_splits
 from workflows.options import common_options, run_option
 from workflows.output import Output
 from workflows.stage_state import evaluation_state, extract_state, training_state
@@ -30,7 +31,20 @@ def status(output: Output, run_path: Path) -> None:
     trainings = [training_state(path) for path in sorted(run.path.glob("train-*/split*"))]
     evaluations = [evaluation_state(path) for path in sorted(run.path.glob("fuse-eval/split*"))]
     _show(output, run, extract, trainings, evaluations)
-    output.result({"extract": extract, "training": trainings, "fuse_eval": evaluations})
+    stages = chain_stages(run, recorded_splits(run))
+    left = [stage for stage in stages if stage.progress != "done"]
+    output.show(
+        f"chain: {len(stages) - len(left)} of {len(stages)} stages done"
+        + (f"; next: {left[0].name} ({left[0].progress})" if left else "")
+    )
+    output.result(
+        {
+            "extract": extract,
+            "training": trainings,
+            "fuse_eval": evaluations,
+            "chain": [stage.to_json() for stage in stages],
+        }
+    )
 
 
 def _show(

@@ -1,0 +1,1 @@
+"""Templates of cluster jobs, and the starter of a configuration file."""
