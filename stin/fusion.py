@@ -1,10 +1,11 @@
-"""Join the two streams' scores by video, fuse them, and say how often they are right.
+"""Join the streams' scores by video, fuse them, and say how often they are right.
 
 Joining by position is the classic silent mistake of two-stream code; here ids decide, and anything that does
 not join is an error that lists what.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -22,14 +23,15 @@ FusionPoint = Literal["before_softmax", "after_softmax"]
 
 @dataclass(frozen=True, kw_only=True)
 class FusedScores:
-    """The fused scores of N videos, in the order of the spatial stream's."""
+    """The fused scores of N videos, in the order of the first stream's."""
 
     ids: tuple[str, ...]
     labels: np.ndarray
     class_names: tuple[str, ...]
     scores: np.ndarray
     """float32 (N, C): mean logits, or mean probabilities where fused after softmax."""
-    weights: tuple[float, float]
+    weights: tuple[float, ...]
+    """One a stream, in the order in which they were given."""
     when: FusionPoint
 
 
@@ -60,56 +62,53 @@ class Accuracy:
 
 
 def fuse(
-    spatial: Scores,
-    temporal: Scores,
-    *,
-    weights: tuple[float, float] = TSN_WEIGHTS,
+    *streams: Scores,
+    weights: tuple[float, ...] = TSN_WEIGHTS,
     when: FusionPoint = "before_softmax",
 ) -> FusedScores:
-    """Return the weighted mean of two streams' scores, joined by video id.
+    """Return the weighted mean of the streams' scores, joined by video id.
 
     Args:
-        spatial: scores of the RGB stream.
-        temporal: scores of the flow stream; any order.
-        weights: of spatial and temporal; only their ratio matters.
+        streams: scores of the spatial and the temporal stream, and of any others; the videos of each in any
+            order.
+        weights: of the streams in that order; only their ratios matter.
         when: whether logits or probabilities are averaged.
 
     Raises:
-        ValueError: for weights that are negative, not finite, or all zero.
+        ValueError: for weights that are negative, not finite, all zero, or not one a stream.
         StinPipeError: if a video is missing in one stream, occurs twice, has two labels, or a score is not
             finite; if the streams know different classes. The message lists the first videos.
     """
-    if len(weights) != 2 or not all(np.isfinite(weights)) or min(weights) < 0 or sum(weights) <= 0:
-        raise ValueError(f"fusion weights must be two numbers >= 0, not both 0, got {weights}")
-    if spatial.class_names != temporal.class_names:
-        raise StinPipeError(
-            f"the streams know different classes: {len(spatial.class_names)} and "
-            f"{len(temporal.class_names)}, first {spatial.class_names[:3]} and {temporal.class_names[:3]}; "
-            "train both on one run"
-        )
-    for scores in (spatial, temporal):
-        _check_stream(scores)
-    _refuse(set(spatial.ids) - set(temporal.ids), "are scored by the spatial stream alone")
-    _refuse(set(temporal.ids) - set(spatial.ids), "are scored by the temporal stream alone")
-    row_of = {video_id: row for row, video_id in enumerate(temporal.ids)}
-    rows = np.array([row_of[video_id] for video_id in spatial.ids], np.int64)
-    differing = spatial.labels != temporal.labels[rows]
-    _refuse(
-        {video_id for video_id, differs in zip(spatial.ids, differing, strict=True) if differs},
-        "have different labels in the two streams",
-    )
-    parts = [spatial.logits.astype(np.float64), temporal.logits[rows].astype(np.float64)]
+    check_weights(weights, names=[scores.stream for scores in streams])
+    first = streams[0]
+    _check_stream(first)
+    rows = [np.arange(len(first.ids))] + [_joined_rows(first, other) for other in streams[1:]]
+    parts = [scores.logits[row].astype(np.float64) for scores, row in zip(streams, rows, strict=True)]
     if when == "after_softmax":
         parts = [softmax(part) for part in parts]
-    fused = (weights[0] * parts[0] + weights[1] * parts[1]) / sum(weights)
+    fused = sum(weight * part for weight, part in zip(weights, parts, strict=True)) / sum(weights)
     return FusedScores(
-        ids=spatial.ids,
-        labels=spatial.labels,
-        class_names=spatial.class_names,
-        scores=fused.astype(np.float32),
-        weights=weights,
+        ids=first.ids,
+        labels=first.labels,
+        class_names=first.class_names,
+        scores=np.asarray(fused, np.float32),
+        weights=tuple(weights),
         when=when,
     )
+
+
+def check_weights(weights: Sequence[float], *, names: Sequence[str]) -> None:
+    """Refuse weights that do not fit the streams of these names.
+
+    Raises:
+        ValueError: says what is wanted.
+    """
+    if len(weights) != len(names) or not all(np.isfinite(weights)) or min(weights) < 0 or sum(weights) <= 0:
+        count = {2: "two"}.get(len(names), str(len(names)))
+        raise ValueError(
+            f"fusion weights must be {count} numbers >= 0, not {'both' if len(names) == 2 else 'all'} 0 "
+            f"({', '.join(names)}), got {tuple(weights)}"
+        )
 
 
 def accuracy(scores_NC: np.ndarray, labels_N: np.ndarray, *, num_listed: int | None = None) -> Accuracy:
@@ -160,6 +159,26 @@ def softmax(logits_NC: np.ndarray) -> np.ndarray:
     """Return the probabilities of each row."""
     shifted = np.exp(logits_NC - logits_NC.max(1, keepdims=True))
     return shifted / shifted.sum(1, keepdims=True)
+
+
+def _joined_rows(first: Scores, other: Scores) -> np.ndarray:
+    """Return where each video of `first` is in `other`."""
+    if first.class_names != other.class_names:
+        raise StinPipeError(
+            f"the streams know different classes: {len(first.class_names)} and {len(other.class_names)}, "
+            f"first {first.class_names[:3]} and {other.class_names[:3]}; train both on one run"
+        )
+    _check_stream(other)
+    _refuse(set(first.ids) - set(other.ids), f"are scored by the {first.stream} stream alone")
+    _refuse(set(other.ids) - set(first.ids), f"are scored by the {other.stream} stream alone")
+    row_of = {video_id: row for row, video_id in enumerate(other.ids)}
+    rows = np.array([row_of[video_id] for video_id in first.ids], np.int64)
+    differing = first.labels != other.labels[rows]
+    _refuse(
+        {video_id for video_id, differs in zip(first.ids, differing, strict=True) if differs},
+        "have different labels in the two streams",
+    )
+    return rows
 
 
 def _check_stream(scores: Scores) -> None:

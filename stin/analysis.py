@@ -1,0 +1,230 @@
+"""Everything that is counted of one list of scored videos: accuracies with intervals, paired comparisons,
+calibration, classes, confusions, and who is right alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stin.calibration import Calibration, calibrate, log_softmax
+from stin.comparison import Comparison, compare_drawn, recording_numbers
+from stin.fusion import Accuracy, FusedScores, accuracy, label_ranks
+from stin.intervals import Interval, Resampled, resample, share_interval, worth_by_class
+from stin.scores import Scores
+
+FUSED = "fused"
+NUM_CONFUSIONS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What one stream, or the fusion, says of N videos.
+
+    Attributes:
+        name: of the stream, or ``fused``.
+        scores: float (N, C), the highest wins.
+        log_probabilities: float64 (N, C).
+    """
+
+    name: str
+    scores: np.ndarray
+    log_probabilities: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassAccuracy:
+    """One class of the test list.
+
+    Attributes:
+        name: of the class.
+        count: scored videos.
+        right: stream -> share right, ``fused`` among them.
+        mistaken_for: the class that the fusion says most often in its place, or None.
+    """
+
+    name: str
+    count: int
+    right: Mapping[str, float]
+    mistaken_for: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confusion:
+    """Videos of ``truth`` that the fusion calls ``guess``."""
+
+    truth: str
+    guess: str
+    count: int
+    share: float
+    """Of the videos of ``truth``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """Which videos the streams get right, as ids in the order of the list."""
+
+    right_in_all: tuple[str, ...]
+    right_alone: Mapping[str, tuple[str, ...]]
+    """Stream -> videos that it alone gets right."""
+    right_in_none: tuple[str, ...]
+    won_by_fusion: tuple[str, ...]
+    """No stream is right, but the fusion is."""
+    lost_by_fusion: tuple[str, ...]
+    """At least one stream is right, but the fusion is not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """The numbers of one list; mappings are by stream in the order of the fusion, and ``fused`` last."""
+
+    accuracies: Mapping[str, Accuracy]
+    intervals: Mapping[str, Mapping[str, Interval]]
+    """Stream -> ``top1``, ``top5``, ``mean_class``."""
+    num_recordings: int
+    """Recordings that the videos were cut from; what the intervals draw."""
+    comparisons: tuple[Comparison, ...]
+    """Fused against each stream, then each pair of streams."""
+    calibration: Mapping[str, Calibration]
+    classes: tuple[ClassAccuracy, ...]
+    """Those with a scored video, in order of label."""
+    confusions: tuple[Confusion, ...]
+    """Most frequent first, at most 20."""
+    agreement: Agreement
+
+
+def analyse(
+    streams: Sequence[Scores],
+    fused: FusedScores,
+    *,
+    recordings: Mapping[str, str] | None = None,
+    num_listed: int | None = None,
+) -> Analysis:
+    """Count everything once.
+
+    Args:
+        streams: the scores that were fused, in that order; joined to ``fused`` by id.
+        fused: their fusion.
+        recordings: video id -> recording; a video that is not named is a recording of its own.
+        num_listed: length of the list that was to be scored.
+    """
+    labels = fused.labels
+    answers = [stream_answers(scores, fused.ids) for scores in streams] + [fused_answers(fused)]
+    accuracies = {answer.name: accuracy(answer.scores, labels, num_listed=num_listed) for answer in answers}
+    ranks = {answer.name: label_ranks(answer.scores, labels) for answer in answers}
+    right = {name: rank == 0 for name, rank in ranks.items()}
+    numbers = recording_numbers(fused.ids, labels, recordings)
+    names = list(right)
+    drawn = resample(
+        np.column_stack([rank < most for rank in ranks.values() for most in (1, 5)]), labels, numbers
+    )
+    pairs = [(FUSED, name) for name in names[:-1]]
+    pairs += [(first, second) for place, first in enumerate(names[:-1]) for second in names[place + 1 : -1]]
+    return Analysis(
+        accuracies=accuracies,
+        intervals=_intervals(accuracies, drawn, labels),
+        num_recordings=len(np.unique(numbers)),
+        comparisons=tuple(
+            compare_drawn(
+                first,
+                right[first],
+                second,
+                right[second],
+                labels,
+                drawn=drawn,
+                columns=(2 * names.index(first), 2 * names.index(second)),
+            )
+            for first, second in pairs
+        ),
+        calibration={answer.name: calibrate(answer.log_probabilities, labels) for answer in answers},
+        classes=_classes(fused, right),
+        confusions=_confusions(fused),
+        agreement=_agreement(fused.ids, right),
+    )
+
+
+def stream_answers(scores: Scores, ids: Sequence[str]) -> Answers:
+    """Return one stream's answers in the order of ``ids``."""
+    row_of = {video_id: row for row, video_id in enumerate(scores.ids)}
+    logits = scores.logits[[row_of[video_id] for video_id in ids]]
+    return Answers(name=scores.stream, scores=logits, log_probabilities=log_softmax(logits))
+
+
+def fused_answers(fused: FusedScores) -> Answers:
+    """Return the fusion's answers."""
+    if fused.when == "after_softmax":  # they are probabilities
+        logs = np.log(np.maximum(fused.scores.astype(np.float64), np.finfo(np.float32).tiny))
+    else:
+        logs = log_softmax(fused.scores)
+    return Answers(name=FUSED, scores=fused.scores, log_probabilities=logs)
+
+
+def _intervals(
+    accuracies: Mapping[str, Accuracy], drawn: Resampled, labels_N: np.ndarray
+) -> dict[str, dict[str, Interval]]:
+    num = float(len(labels_N))
+    worth = {"top1": num, "top5": num, "mean_class": worth_by_class(labels_N)}
+    overall, by_class = drawn.overall.std(0), drawn.by_class.std(0)
+    errors = {"top1": overall[0::2], "top5": overall[1::2], "mean_class": by_class[0::2]}
+    return {
+        name: {
+            metric: share_interval(
+                getattr(found, metric), standard_error=float(errors[metric][place]), largest_n=worth[metric]
+            )
+            for metric in worth
+        }
+        for place, (name, found) in enumerate(accuracies.items())
+    }
+
+
+def _classes(fused: FusedScores, right: Mapping[str, np.ndarray]) -> tuple[ClassAccuracy, ...]:
+    guesses = fused.scores.argmax(1)
+    rows = []
+    for label in np.unique(fused.labels):
+        own = fused.labels == label
+        wrong = np.bincount(guesses[own], minlength=len(fused.class_names))
+        wrong[label] = 0
+        rows.append(
+            ClassAccuracy(
+                name=fused.class_names[label],
+                count=int(own.sum()),
+                right={name: float(hits[own].mean()) for name, hits in right.items()},
+                mistaken_for=fused.class_names[int(wrong.argmax())] if wrong.any() else None,
+            )
+        )
+    return tuple(rows)
+
+
+def _confusions(fused: FusedScores) -> tuple[Confusion, ...]:
+    num = len(fused.class_names)
+    guesses = fused.scores.argmax(1)
+    counts = np.bincount(fused.labels * num + guesses, minlength=num * num).reshape(num, num)
+    wrong = counts - np.diag(np.diag(counts))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:NUM_CONFUSIONS]
+    pairs = [divmod(int(place), num) for place in order]
+    return tuple(
+        Confusion(
+            truth=fused.class_names[truth],
+            guess=fused.class_names[guess],
+            count=int(wrong[truth, guess]),
+            share=float(wrong[truth, guess] / counts[truth].sum()),
+        )
+        for truth, guess in pairs
+        if wrong[truth, guess]
+    )
+
+
+def _agreement(ids: tuple[str, ...], right: Mapping[str, np.ndarray]) -> Agreement:
+    streams = [name for name in right if name != FUSED]
+    table_SN = np.stack([right[name] for name in streams])
+    num_right = table_SN.sum(0)
+
+    def chosen(mask: np.ndarray) -> tuple[str, ...]:
+        return tuple(ids[row] for row in np.flatnonzero(mask))
+
+    return Agreement(
+        right_in_all=chosen(num_right == len(streams)),
+        right_alone={name: chosen((num_right == 1) & table_SN[place]) for place, name in enumerate(streams)},
+        right_in_none=chosen(num_right == 0),
+        won_by_fusion=chosen((num_right == 0) & right[FUSED]),
+        lost_by_fusion=chosen((num_right > 0) & ~right[FUSED]),
+    )

@@ -1,0 +1,124 @@
+"""Two answers on the same videos, compared video by video."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from stin.intervals import Interval, Resampled, difference_interval, exact_mcnemar, resample, worth_by_class
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """First less second, with a 95 % interval."""
+
+    value: float
+    interval: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two answers on the same videos.
+
+    Attributes:
+        first, second: their names.
+        top1, mean_class: difference of the accuracies.
+        num_both, num_first_alone, num_second_alone, num_neither: videos that are answered rightly.
+        mcnemar_p: two-sided exact p of the hypothesis that both are right equally often.
+    """
+
+    first: str
+    second: str
+    top1: Difference
+    mean_class: Difference
+    num_both: int
+    num_first_alone: int
+    num_second_alone: int
+    num_neither: int
+    mcnemar_p: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        value = asdict(self)
+        for name in ("top1", "mean_class"):
+            found: Difference = getattr(self, name)
+            value[name] = {"difference": found.value, "interval": found.interval.to_json()}
+        return value
+
+
+def compare(
+    first: str,
+    first_right_N: np.ndarray,
+    second: str,
+    second_right_N: np.ndarray,
+    labels_N: np.ndarray,
+    recordings_N: np.ndarray,
+) -> Comparison:
+    """Compare two answers video by video.
+
+    Args:
+        first, second: their names.
+        first_right_N, second_right_N: whether each video is answered rightly.
+        labels_N: class of each video.
+        recordings_N: recording of each video (``recording_numbers``).
+    """
+    drawn = resample(np.column_stack([first_right_N, second_right_N]), labels_N, recordings_N)
+    return compare_drawn(first, first_right_N, second, second_right_N, labels_N, drawn=drawn, columns=(0, 1))
+
+
+def compare_drawn(
+    first: str,
+    first_right_N: np.ndarray,
+    second: str,
+    second_right_N: np.ndarray,
+    labels_N: np.ndarray,
+    *,
+    drawn: Resampled,
+    columns: tuple[int, int],
+) -> Comparison:
+    """Compare two answers whose resampled means are at hand, in these two columns."""
+    signed = first_right_N.astype(np.int64) - second_right_N.astype(np.int64)
+    alone = int((signed > 0).sum()), int((signed < 0).sum())
+    both = int((first_right_N & second_right_N).sum())
+    per_class = [signed[labels_N == label] for label in np.unique(labels_N)]
+    overall, by_class = (
+        float((means[:, columns[0]] - means[:, columns[1]]).std())
+        for means in (drawn.overall, drawn.by_class)
+    )
+    return Comparison(
+        first=first,
+        second=second,
+        top1=_difference(float(signed.mean()), float(np.abs(signed).mean()), overall, float(len(labels_N))),
+        mean_class=_difference(
+            float(np.mean([part.mean() for part in per_class])),
+            float(np.mean([np.abs(part).mean() for part in per_class])),
+            by_class,
+            worth_by_class(labels_N),
+        ),
+        num_both=both,
+        num_first_alone=alone[0],
+        num_second_alone=alone[1],
+        num_neither=len(signed) - both - sum(alone),
+        mcnemar_p=exact_mcnemar(*alone),
+    )
+
+
+def recording_numbers(
+    ids: Sequence[str], labels_N: np.ndarray, recordings: Mapping[str, str] | None
+) -> np.ndarray:
+    """Return the number of each video's recording, int64 (N,); recordings of two classes are two."""
+    known = recordings or {}
+    keys = [
+        (int(label), known.get(video_id) or f"\0{video_id}")
+        for video_id, label in zip(ids, labels_N, strict=True)
+    ]
+    number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return np.array([number_of[key] for key in keys], np.int64)
+
+
+def _difference(value: float, disagreement: float, standard_error: float, largest_n: float) -> Difference:
+    interval = difference_interval(
+        value, standard_error=standard_error, disagreement=disagreement, largest_n=largest_n
+    )
+    return Difference(value=value, interval=interval)

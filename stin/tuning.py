@@ -1,0 +1,120 @@
+"""Choose the fusion weight on the held-out part of the training list; the test list has no part in it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from stin.analysis import fused_answers
+from stin.comparison import recording_numbers
+from stin.fusion import FusionPoint, accuracy, fuse
+from stin.intervals import Interval, resample, share_interval
+from stin.scores import Scores
+from stin.shards.errors import StinPipeError
+
+GRID = tuple(round(0.05 * step, 2) for step in range(21))
+"""Shares of the temporal stream that are tried: 0 is the spatial stream alone, 1 the temporal alone."""
+DEFAULT_SHARE = 0.6
+"""TSN's 1 : 1.5."""
+MIN_VIDEOS = 10
+RULE = (
+    "the highest held-out top-1 on a grid of 21 shares from 0 to 1 in steps of 0.05; of equal ones the share "
+    "nearest to 0.6 (1 : 1.5), and of two as near the smaller"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningPoint:
+    """The held-out part fused with one weight."""
+
+    temporal_share: float
+    top1: float
+    mean_class: float
+    nll: float
+    """Mean negative log probability of the label, nats; shown, not chosen by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """A weight, and the curve that it was chosen from.
+
+    Attributes:
+        curve: one point a share of ``GRID``.
+        temporal_share: the chosen one.
+        weights: spatial and temporal, summing to 1.
+        num_videos: held-out videos that neither stream was trained on.
+        top1: held-out top-1 with the chosen weight; it was chosen by this number, so it flatters.
+        interval: its 95 % interval.
+        rule: how it was chosen, in words.
+    """
+
+    curve: tuple[TuningPoint, ...]
+    temporal_share: float
+    weights: tuple[float, float]
+    num_videos: int
+    top1: float
+    interval: Interval
+    rule: str = RULE
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self) | {
+            "curve": [asdict(point) for point in self.curve],
+            "weights": list(self.weights),
+            "interval": self.interval.to_json(),
+        }
+
+
+def tune_fusion(
+    spatial: Scores,
+    temporal: Scores,
+    *,
+    when: FusionPoint,
+    recordings: Mapping[str, str] | None = None,
+) -> Tuning:
+    """Choose the share of the temporal stream by the held-out videos' top-1.
+
+    Args:
+        spatial: scores of held-out videos of the training list.
+        temporal: scores of the same videos.
+        when: where the mean is taken, as in the fusion to come.
+        recordings: video id -> recording, for the interval.
+
+    Raises:
+        StinPipeError: if there are fewer than 10 videos, or they do not join.
+    """
+    if len(spatial.ids) < MIN_VIDEOS:
+        raise StinPipeError(
+            f"--tune-fusion: {len(spatial.ids)} held-out videos are too few to choose a weight by (at least "
+            f"{MIN_VIDEOS}); train both streams with a larger --val-share, or leave --tune-fusion out"
+        )
+    curve, rights = [], []
+    for share in GRID:
+        fused = fuse(spatial, temporal, weights=(1 - share, share), when=when)
+        logs = fused_answers(fused).log_probabilities
+        found = accuracy(fused.scores, fused.labels)
+        own = np.take_along_axis(logs, fused.labels[:, None], axis=1)
+        rights.append(fused.scores.argmax(1) == fused.labels)
+        curve.append(
+            TuningPoint(
+                temporal_share=share, top1=found.top1, mean_class=found.mean_class, nll=float(-own.mean())
+            )
+        )
+    place = min(
+        range(len(GRID)), key=lambda i: (-curve[i].top1, round(abs(GRID[i] - DEFAULT_SHARE), 6), GRID[i])
+    )
+    numbers = recording_numbers(spatial.ids, spatial.labels, recordings)
+    drawn = resample(rights[place][:, None], spatial.labels, numbers)
+    return Tuning(
+        curve=tuple(curve),
+        temporal_share=GRID[place],
+        weights=(round(1 - GRID[place], 2), GRID[place]),
+        num_videos=len(spatial.ids),
+        top1=curve[place].top1,
+        interval=share_interval(
+            curve[place].top1,
+            standard_error=float(drawn.overall.std()),
+            largest_n=float(len(spatial.ids)),
+        ),
+    )
