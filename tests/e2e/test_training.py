@@ -224,7 +224,7 @@ def test_a_clip_in_memory_scores_as_from_its_shard(trained, tiny_run, stream):
         assert np.array_equal(clip.logits, scores.logits[row])
 
 
-def test_scoring_resumes_and_returns_at_once_when_done(trained, tiny_run, tmp_path, monkeypatch):
+def test_scoring_resumes_and_returns_at_once_when_done(trained, tiny_run, tmp_path):
     folder, _ = trained
     manifest = Manifest.load(tiny_run / "extract" / "manifest.json")
     model = load_model(folder / "temporal" / "model.safetensors")
@@ -235,7 +235,6 @@ def test_scoring_resumes_and_returns_at_once_when_done(trained, tiny_run, tmp_pa
         "protocol": TestProtocol(num_segments=2, num_crops=1),
     }
     undisturbed = score_split(model, **arguments)
-    monkeypatch.setattr("stin.evaluate.VIDEOS_A_SAVE", 2)
 
     class Killed(Exception):
         pass
@@ -250,7 +249,7 @@ def test_scoring_resumes_and_returns_at_once_when_done(trained, tiny_run, tmp_pa
     assert not path.exists()
     calls = []
     resumed = score_split(model, out_path=path, on_progress=lambda *call: calls.append(call), **arguments)
-    assert calls[0] == (2, 6)
+    assert calls[0] == (3, 6)  # nothing that was scored is scored again
     assert resumed.ids == undisturbed.ids and np.array_equal(resumed.logits, undisturbed.logits)
     assert [item.name for item in tmp_path.iterdir()] == ["temporal.npz"]
     calls.clear()
