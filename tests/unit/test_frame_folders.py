@@ -1,0 +1,283 @@
+"""Folders of images: names that stay inside, what each fault is called, and names of export."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.export_frames import folder_names
+from pipeline.frame_folders import FrameNames, numbered_images, scan_frame_folders
+from pipeline.import_frames import import_video
+from pipeline.listing import ListedVideo, list_videos
+from pipeline.plan import IMPORTED, ExtractParams
+from stin.shards.codec import quantise_flow, recode_field
+from stin.shards.errors import StinPipeError
+from stin.shards.reader import ShardFile
+from stin.shards.schema import FlowCoding
+from stin.shards.writer import ShardWriter
+
+NUM_FRAMES = 4
+PARAMS = ExtractParams(
+    size=None, short_side=32, bound_px=20.0, flow_backend=IMPORTED, flow=asdict(FrameNames()), codec="png"
+)
+
+
+def make_folder(
+    folder: Path, *, num_flow: int = NUM_FRAMES - 1, first: int = 1, suffix: str = ".jpg"
+) -> Path:
+    rng = np.random.default_rng(3)
+    folder.mkdir(parents=True)
+    for index in range(NUM_FRAMES):
+        image = rng.integers(0, 256, (32, 40, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"img_{index + first:05d}{suffix}"), image)
+    for index in range(num_flow):
+        for axis in "xy":
+            image = rng.integers(100, 156, (32, 40), dtype=np.uint8)
+            cv2.imwrite(str(folder / f"flow_{axis}_{index + first:05d}{suffix}"), image)
+    return folder
+
+
+def imported(root: Path, name: str = "a/v"):
+    """Import one folder into a shard under `root`; return the outcome and the shard's path."""
+    path = root / "00000.h5"
+    video = ListedVideo(id=name, path=name, label=0, class_name="a", splits={"1": "train"})
+    coding = PARAMS.flow_coding
+    with ShardWriter(path, attributes={"flow_zero": coding.zero, "flow_scale": coding.scale}) as writer:
+        outcome = import_video(video, root=root / "frames", params=PARAMS, writer=writer, timeout_s=60)
+    return outcome, path
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("num_flow", [NUM_FRAMES - 1, NUM_FRAMES])
+def test_a_good_folder_keeps_its_bytes_and_its_flow(tmp_path: Path, first: int, num_flow: int) -> None:
+    folder = make_folder(tmp_path / "frames/a/v", num_flow=num_flow, first=first, suffix=".png")
+    outcome, path = imported(tmp_path)
+    assert outcome.state == "done" and outcome.meta is not None, outcome.message
+    assert (outcome.meta.num_frames, outcome.meta.height, outcome.meta.width) == (NUM_FRAMES, 32, 40)
+    assert (outcome.notes["messages"] != []) == (num_flow == NUM_FRAMES)
+    shard = ShardFile(path)
+    assert (shard.flow_coding.zero, shard.flow_coding.scale) == (127.5, 40 / 255)
+    for index in range(NUM_FRAMES):
+        stored = shard.read_bytes(outcome.group, "rgb", index).tobytes()
+        assert stored == (folder / f"img_{index + first:05d}.png").read_bytes()
+    for index in range(NUM_FRAMES - 1):
+        field = cv2.imdecode(shard.read_bytes(outcome.group, "flow", index), cv2.IMREAD_GRAYSCALE)
+        assert field is not None
+        for axis, plane in zip("xy", np.split(field, 2), strict=True):
+            wanted = cv2.imread(str(folder / f"flow_{axis}_{index + first:05d}.png"), cv2.IMREAD_GRAYSCALE)
+            assert wanted is not None and np.array_equal(plane, wanted)
+
+
+def spoil_gap(folder: Path) -> None:
+    (folder / "img_00002.jpg").unlink()
+
+
+def spoil_start(folder: Path) -> None:
+    for index in (1, 2):
+        (folder / f"img_0000{index}.jpg").unlink()
+
+
+def spoil_flow_gap(folder: Path) -> None:
+    (folder / "flow_y_00002.jpg").unlink()
+
+
+def spoil_one_axis(folder: Path) -> None:
+    (folder / "flow_y_00003.jpg").unlink()
+
+
+def spoil_flow(folder: Path) -> None:
+    for path in folder.glob("flow_*"):
+        path.unlink()
+
+
+def spoil_size(folder: Path) -> None:
+    cv2.imwrite(str(folder / "img_00003.jpg"), np.zeros((32, 48, 3), np.uint8))
+
+
+def spoil_flow_size(folder: Path) -> None:
+    cv2.imwrite(str(folder / "flow_x_00001.jpg"), np.zeros((16, 20), np.uint8))
+
+
+def spoil_cut(folder: Path) -> None:
+    content = (folder / "img_00003.jpg").read_bytes()
+    (folder / "img_00003.jpg").write_bytes(content[: len(content) // 2])
+
+
+def spoil_text(folder: Path) -> None:
+    (folder / "flow_x_00002.jpg").write_text("no image")
+
+
+def spoil_inside(folder: Path) -> None:
+    content = (folder / "img_00001.jpg").read_bytes()
+    (folder / "img_00001.jpg").write_bytes(content[:3] + b"\0" * (len(content) - 5) + content[-2:])
+
+
+def spoil_twice(folder: Path) -> None:
+    cv2.imwrite(str(folder / "img_00002.png"), np.zeros((32, 40, 3), np.uint8))
+
+
+def spoil_alone(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.name != "img_00001.jpg":
+            path.unlink()
+
+
+def spoil_all(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def spoil_link(folder: Path) -> None:
+    secret = folder.parents[2] / "secret.jpg"
+    cv2.imwrite(str(secret), np.zeros((32, 40, 3), np.uint8))
+    (folder / "img_00002.jpg").unlink()
+    (folder / "img_00002.jpg").symlink_to(secret)
+
+
+def spoil_pipe(folder: Path) -> None:
+    (folder / "img_00002.jpg").unlink()
+    os.mkfifo(folder / "img_00002.jpg")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason", "text"),
+    [
+        (spoil_gap, "missing_image", "img_00002 is missing between 1 and 4"),
+        (spoil_start, "missing_image", "but begin at 3"),
+        (spoil_flow_gap, "missing_image", "flow_y_00002"),
+        (spoil_one_axis, "flow_count", "4 frames need 3 images each of flow x and flow y, found 3 and 2"),
+        (spoil_flow, "flow_count", "found 0 and 0"),
+        (spoil_size, "unequal_size", "img_00003.jpg: 48x32, but the first frame is 40x32"),
+        (spoil_flow_size, "unequal_size", "flow_x_00001.jpg: 20x16, but the first frame is 40x32"),
+        (spoil_cut, "unreadable_image", "img_00003.jpg: the image is cut off"),
+        (spoil_text, "unreadable_image", "flow_x_00002.jpg: neither a JPEG nor a PNG"),
+        (spoil_inside, "unreadable_image", "img_00001.jpg: the image cannot be decoded"),
+        (spoil_twice, "ambiguous", "have one number"),
+        (spoil_alone, "too_short", "motion needs at least 2"),
+        (spoil_all, "no_frames", "no image named img_%05d"),
+        (spoil_link, "outside", "img_00002.jpg: a link out of the folder"),
+        (spoil_pipe, "unreadable_image", "img_00002.jpg: not a file"),
+    ],
+)
+def test_a_bad_folder_fails_with_its_reason(tmp_path: Path, spoil, reason: str, text: str) -> None:
+    spoil(make_folder(tmp_path / "frames/a/v"))
+    outcome, path = imported(tmp_path)
+    assert (outcome.state, outcome.reason) == ("failed", reason), outcome.message
+    assert text in outcome.message
+    assert ShardFile(path).group_names() == []
+
+
+def test_a_linked_folder_is_not_followed_out(tmp_path: Path) -> None:
+    make_folder(tmp_path / "elsewhere")
+    (tmp_path / "frames/a").mkdir(parents=True)
+    (tmp_path / "frames/a/v").symlink_to(tmp_path / "elsewhere")
+    assert imported(tmp_path)[0].reason == "outside"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("img.jpg", "must hold one number"),
+        ("%05d_%05d.jpg", "must hold one number"),
+        ("img_%s_%05d.jpg", "must hold one number"),
+        ("../%05d.jpg", "must stay inside"),
+        ("/tmp/%05d.jpg", "must stay inside"),
+        ("flow_x_%05d", "must differ"),
+    ],
+)
+def test_names_that_are_refused(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FrameNames(image=name)
+
+
+def test_other_names_in_folders_of_their_own(tmp_path: Path) -> None:
+    names = FrameNames(image="f%06d.png", flow_x="u/%06d", flow_y="v/%06d")
+    (tmp_path / "u").mkdir()
+    for index in (0, 1, 2):
+        (tmp_path / f"f{index:06d}.png").touch()
+        (tmp_path / "u" / f"{index:06d}.JPG").touch()
+    (tmp_path / "f1.png").touch()  # not the six digits of the name
+    (tmp_path / "f000001.jpg").touch()  # not the extension of the name
+    found = [path.name for path in numbered_images(tmp_path, names.image)]
+    assert found == ["f000000.png", "f000001.png", "f000002.png"]
+    assert len(numbered_images(tmp_path, names.flow_x)) == 3
+    assert numbered_images(tmp_path, names.flow_y) == []
+
+
+def test_class_folders_and_flat_ones_are_found(tmp_path: Path) -> None:
+    make_folder(tmp_path / "jump" / "v.one")
+    make_folder(tmp_path / "flat.v1")
+    (tmp_path / "jump" / "empty").mkdir()
+    (tmp_path / ".hidden" / "v").mkdir(parents=True)
+    found = scan_frame_folders(tmp_path, FrameNames())
+    assert found == [PurePosixPath(name) for name in ("flat.v1", "jump/empty", "jump/v.one")]
+
+
+def test_lists_of_frame_folders_give_labels_and_splits(tmp_path: Path) -> None:
+    root, lists = tmp_path / "frames", tmp_path / "lists"
+    for name in ("jump/a.1", "jump/b", "run/c", "run/d"):
+        (root / name).mkdir(parents=True)
+    lists.mkdir()
+    (lists / "ucf101_rgb_train_split_1.txt").write_text("data/jump/a.1 9 1\nrun/c 9 0\n")
+    (lists / "ucf101_rgb_val_split_1.txt").write_text("jump/b 9 1\nrun/gone 9 0\n")
+    (lists / "ucf101_flow_val_split_1.txt").write_text("nonsense\n")
+    listing = list_videos(
+        root, splits_dir=lists, find=lambda folder: scan_frame_folders(folder, FrameNames())
+    )
+    assert (listing.classes, listing.split_names, listing.dataset) == (("run", "jump"), ("1",), "lists")
+    found = {video.id: (video.label, video.splits["1"]) for video in listing.videos}
+    assert found == {"jump/a.1": (1, "train"), "jump/b": (1, "test"), "run/c": (0, "train")}
+    assert (listing.num_absent, listing.num_skipped) == (1, 1)
+    (lists / "ucf101_rgb_val_split_1.txt").write_text("jump/b 9 1\njump/a.1 9 1\n")
+    with pytest.raises(StinPipeError, match=r"val_split_1\.txt:2: the video is in both train and test"):
+        list_videos(root, splits_dir=lists)
+    (lists / "ucf101_rgb_val_split_1.txt").write_text("jump/b 1\n")
+    with pytest.raises(StinPipeError, match="expected `path total_frames label`, got 'jump/b 1'"):
+        list_videos(root, splits_dir=lists)
+
+
+def test_folder_names_are_plain_and_apart() -> None:
+    ids = [
+        "a/x.avi",
+        "a/X.mp4",
+        "b c/v 1.avi",
+        "../../etc/passwd",
+        "é/ü.mkv",
+        "a/v#2-5",
+        "a/v.avi#2-5",
+        "..avi",
+    ]
+    found = folder_names(ids)
+    assert len({name.lower() for name in found.values()}) == len(ids)
+    assert found["b c/v 1.avi"] == "b_c/v_1" and found["é/ü.mkv"] == "é/ü"
+    assert found["a/x.avi"].startswith("a/x-") and found["../../etc/passwd"] == "_._.._etc/passwd"
+
+
+@given(st.lists(st.text(max_size=300), unique=True, max_size=6))
+def test_no_folder_name_leaves_its_place(ids: list[str]) -> None:
+    found = folder_names(ids)
+    assert len({name.lower() for name in found.values()}) == len(ids)
+    for name in found.values():
+        parts = name.split("/")
+        assert len(parts) == 2 and os.path.normpath(name) == name
+        assert all(part and not part.startswith(".") and len(part.encode()) < 200 for part in parts)
+        assert not any(char.isspace() or char == "\0" for char in name)
+
+
+def test_recoding_stays_within_half_a_step_and_is_exact_both_ways_at_one_bound() -> None:
+    rng = np.random.default_rng(1)
+    flow = rng.uniform(-19.5, 19.5, (40, 40, 2)).astype(np.float32)
+    ours, theirs = FlowCoding.from_bound(20.0), FlowCoding.of_frame_folders(20.0)
+    field = quantise_flow(flow, bound_px=20.0).reshape(2, 40, 40)
+    there = recode_field(field, old=ours, new=theirs)
+    values = (there - theirs.zero) * theirs.scale
+    assert np.abs(values - (field - ours.zero) * ours.scale).max() <= theirs.scale / 2 + 1e-9
+    wanted = np.rint(255 * ((field - ours.zero) * ours.scale + 20) / 40)
+    assert np.array_equal(there, wanted)
+    assert np.array_equal(recode_field(there, old=theirs, new=theirs), there)
+    assert np.abs(recode_field(there, old=theirs, new=ours).astype(int) - field).max() <= 1
