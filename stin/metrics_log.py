@@ -32,9 +32,16 @@ class MetricsLog:
         self._file.truncate(min(found, num_bytes))
         self._writer: Any = None
         if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # a second to import, so only where it is used
-
-            self._writer = SummaryWriter(str(folder), purge_step=step + 1)
+            try:
+                from torch.utils.tensorboard import SummaryWriter  # a second to import, so only here
+            except ImportError:
+                lacking = (
+                    'no TensorBoard events are written: tensorboard is not installed ("stin-pipe[report]"); '
+                    f"{METRICS_FILE} has the numbers"
+                )
+                self.notices = (*self.notices, lacking)
+            else:
+                self._writer = SummaryWriter(str(folder), purge_step=step + 1)
 
     @property
     def num_bytes(self) -> int:

@@ -26,7 +26,9 @@ SCORING = {"segments": 25, "crops": "5", "fusion_weights": (1.0, 1.5), "when": "
 @click.command(epilog=EXAMPLES)
 @run_option(required=False)
 @click.option("--seed", type=int, default=0, help="Seed of the videos and of the training.")
-@click.option("--runner", type=click.Choice(["ray", "local"]), default="ray", help="Who runs the extraction.")
+@click.option(
+    "--runner", type=click.Choice(["auto", "ray", "local"]), default="auto", help="Who runs the extraction."
+)
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
 @common_options
 def demo(output: Output, run_path: Path | None, seed: int, runner: str, device: str) -> None:

@@ -78,7 +78,12 @@ Examples:
     default=3600.0,
     help="Seconds after which a video is given up.",
 )
-@click.option("--runner", type=click.Choice(["ray", "local"]), default="ray", help="Who runs the workers.")
+@click.option(
+    "--runner",
+    type=click.Choice(["auto", "ray", "local"]),
+    default="auto",
+    help="Who runs the workers; auto is ray where it is installed, else processes of this machine.",
+)
 @click.option("--address", help="Address of a Ray cluster; without one Ray starts on this machine.")
 @click.option(
     "--workers",
@@ -111,6 +116,7 @@ def extract(output: Output, run_path: Path, videos: Path, **options: Any) -> Non
     from pipeline.lock import run_lock
     from workflows.run_dir import create_run, recorded
 
+    options["runner"] = choose_runner(output, options["runner"], options["address"])
     listing = list_videos(
         videos,
         dataset=options["dataset"],
@@ -145,6 +151,29 @@ def extract(output: Output, run_path: Path, videos: Path, **options: Any) -> Non
         raise click.exceptions.Exit(code)
 
 
+def choose_runner(output: Output, runner: str, address: str | None) -> str:
+    """Return `ray` or `local`, and say so when the lack of ray decides.
+
+    Raises:
+        click.UsageError: ray is asked for and not installed, or an address is given to the local runner.
+    """
+    from pipeline.runners.ray import ray_installed
+
+    if address and runner == "local":
+        raise click.UsageError("--address needs --runner ray")
+    if ray_installed():
+        return "local" if runner == "local" else "ray"
+    if runner == "ray" or address:
+        option = "--address" if address else "--runner ray"
+        raise click.UsageError(
+            f'{option} needs ray, which is not installed: pip install "stin-pipe[cluster]"; '
+            "without it, --runner local works on this machine"
+        )
+    if runner == "auto":
+        output.say('ray is not installed ("stin-pipe[cluster]"): processes of this machine do the work')
+    return "local"
+
+
 def _params(dataset: str, options: dict[str, Any]):
     from pipeline.flow import TVL1Params
     from pipeline.plan import ExtractParams
@@ -154,8 +183,6 @@ def _params(dataset: str, options: dict[str, Any]):
         raise click.UsageError("--size and --short-side exclude each other; give one of them")
     if options["fps"] and options["stride"] > 1:
         raise click.UsageError("--fps and --stride exclude each other; give one of them")
-    if options["address"] and options["runner"] == "local":
-        raise click.UsageError("--address needs --runner ray")
     if not size_px and not short_side:
         size_px, short_side = ((340, 256), None) if dataset in ("ucf101", "hmdb51") else (None, 256)
     shorter = min(size_px) if size_px else int(short_side or 0)
@@ -194,10 +221,8 @@ def _runner(output: Output, listing, tasks, options: dict[str, Any]):
 
         num_workers = options["workers"] or len(os.sched_getaffinity(0))
         return run_local(tasks, num_workers=min(num_workers, len(tasks)))
-    from pipeline.runners.ray import ray_installed, run_ray
+    from pipeline.runners.ray import run_ray
 
-    if not ray_installed():
-        raise click.ClickException("ray is not installed; install it, or give --runner local")
     return run_ray(
         tasks,
         num_workers=options["workers"],
