@@ -1,6 +1,7 @@
 """Where and how fast a training or scoring runs: nothing here belongs to what is computed."""
 
 import os
+import resource
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -37,14 +38,27 @@ class Runtime:
     tensorboard: bool = True
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, *, local_rank: int = 0, local_count: int = 1) -> torch.device:
     """Resolve ``auto`` and check that the device exists.
+
+    Args:
+        name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        local_rank: number of this process among those that train together on this machine: its GPU, where
+            ``name`` names none.
+        local_count: how many such processes there are.
 
     Raises:
         ValueError: for a device that this machine does not have.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and local_count > 1:
+        if local_count > torch.cuda.device_count():
+            raise ValueError(
+                f"{local_count} train workers on this machine need as many GPUs, torch sees "
+                f"{torch.cuda.device_count()}; lower --train-workers, or train on cpu"
+            )
+        name = f"cuda:{local_rank}"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -58,15 +72,22 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def loader_worker_count(wanted: int | None, device: torch.device) -> int:
-    """Return how many processes feed the network."""
+def loader_worker_count(wanted: int | None, device: torch.device, *, local_count: int = 1) -> int:
+    """Return how many processes feed one network of ``local_count`` that share this machine."""
     if wanted is not None:
         if wanted < 0:
             raise ValueError(f"loader_workers must be >= 0, got {wanted}")
         return wanted
     if device.type == "cpu":
         return 0
-    return max(1, min(MAX_LOADER_WORKERS, len(os.sched_getaffinity(0)) - 2))
+    return max(1, min(MAX_LOADER_WORKERS, (len(os.sched_getaffinity(0)) - 2) // local_count))
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the most memory this process has used: the GPU's where it computes on one, else its own."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def resolve_amp(amp: Amp, device: torch.device) -> Literal["off", "bf16", "fp16"]:

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -23,12 +24,21 @@ class StopSignal:
     """Remembers SIGTERM and SIGINT while a block runs; the loop asks ``received`` between two steps.
 
     A second SIGINT acts as it did outside the block, for a person who does not want to wait. Outside the main
-    thread Python allows no handlers; there this does nothing.
+    thread Python allows no handlers; there ``file`` alone asks to stop: whoever wants it writes the signal's
+    number there.
     """
 
-    def __init__(self) -> None:
-        self.received = 0
+    def __init__(self, file: Path | None = None) -> None:
+        self._received = 0
+        self._file = file
         self._before: dict[int, Any] = {}
+
+    @property
+    def received(self) -> int:
+        """The signal that asks to stop, 0 for none."""
+        if self._file is not None and not self._received and self._file.exists():
+            self._received = int(self._file.read_text())
+        return self._received
 
     def __enter__(self) -> "StopSignal":
         if threading.current_thread() is threading.main_thread():
@@ -42,7 +52,7 @@ class StopSignal:
         self._restore()
 
     def _receive(self, signum: int, _frame: FrameType | None) -> None:
-        self.received = signum
+        self._received = signum
         self._restore()
 
     def _restore(self) -> None:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from stin.dataset import Batch, ScoringClips, TrainingClips, join_samples
+from stin.ranks import Ranks
 from stin.sampling import epoch_order
 from stin.shards.errors import StinPipeError
 
@@ -25,17 +26,25 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
     """The (epoch, index) pairs of every step from ``first_step`` to ``total_steps``.
 
     The last samples of an epoch that do not fill a batch are left out (each epoch has another order), unless
-    the list is shorter than one batch.
+    the list is shorter than one batch. Of each batch, a process that trains with others gets its part.
     """
 
     def __init__(
-        self, *, num_samples: int, batch_size: int, seed: int, first_step: int, total_steps: int
+        self,
+        *,
+        num_samples: int,
+        batch_size: int,
+        seed: int,
+        first_step: int,
+        total_steps: int,
+        ranks: Ranks | None = None,
     ) -> None:
         self.num_samples = num_samples
         self.batch_size = min(batch_size, num_samples)
         self.seed = seed
         self.first_step = first_step
         self.total_steps = total_steps
+        self.ranks = ranks or Ranks()
 
     def __len__(self) -> int:
         return self.total_steps - self.first_step
@@ -51,7 +60,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
                     epoch_order(num_samples=self.num_samples, seed=self.seed, epoch=epoch),
                 )
             chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
-            yield [(epoch, int(index)) for index in chosen]
+            yield [(epoch, int(index)) for index in self.ranks.part(chosen.tolist())]
 
 
 def steps_per_epoch(*, num_samples: int, batch_size: int) -> int:

@@ -6,6 +6,24 @@ from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainStart:
+    """What is about to be trained."""
+
+    stream: str
+    num_parameters: int
+    flops_per_sample: int
+    """Floating point operations of one forward pass of one sample (K clips); a training step takes three."""
+    first_step: int
+    """Steps that earlier lives of this training have done."""
+    total_steps: int
+    num_train: int
+    num_held_out: int
+    device: str
+    num_ranks: int
+    """Processes that train together."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainProgress:
     """How a training stands after a step."""
 
@@ -24,6 +42,8 @@ class TrainProgress:
     val_top1: float | None
     best_val_top1: float | None
     seconds_left: float
+    memory_bytes: int
+    """Most memory used so far: of the GPU, or of this process where it trains on the CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +53,7 @@ class TrainNotice:
     message: str
 
 
-OnProgress = Callable[[TrainProgress | TrainNotice], None]
+OnProgress = Callable[[TrainStart | TrainProgress | TrainNotice], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +75,8 @@ class TrainResult:
     num_parameters: int
     num_repeated_fields: int
     notices: tuple[str, ...]
+    flops_per_sample: int = 0
+    """Of one forward pass; see ``TrainStart``. 0 in results of versions that did not count them."""
     was_complete: bool = False
     """Whether an earlier run of the same command had finished it."""
 

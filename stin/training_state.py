@@ -46,12 +46,13 @@ class TrainingFolder:
     """The result of a training that was finished already."""
 
 
-def open_training(folder: Path, *, identity: Mapping[str, Any]) -> TrainingFolder:
+def open_training(folder: Path, *, identity: Mapping[str, Any], claim: bool = True) -> TrainingFolder:
     """Claim the folder for this training, or find what an earlier life of it left.
 
     Args:
         folder: made if absent.
         identity: everything that decides the result, as JSON values.
+        claim: whether this process writes the configuration; of several that train together, one does.
 
     Raises:
         StinPipeError: if the folder holds a training of another identity, with the differences; if it cannot
@@ -65,7 +66,8 @@ def open_training(folder: Path, *, identity: Mapping[str, Any]) -> TrainingFolde
     path = folder / CONFIG_FILE
     begun = (folder / RESULT_FILE).exists() or any((folder / CHECKPOINT_FOLDER).glob("step-*"))
     if not begun:  # nothing to lose, so a first try with other settings does not stand in the way
-        publish_json(path, wanted)
+        if claim:
+            publish_json(path, wanted)
     else:
         try:
             found = json.loads(path.read_text())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from workflows.options import FILE, common_options, run_option, usage_errors
-from workflows.output import Output, duration
+from workflows.output import Output, duration, size
 
 if TYPE_CHECKING:
     from stin.config import TrainConfig
@@ -172,7 +172,7 @@ def train_with_progress(
     from pipeline.lock import run_lock
     from pipeline.plan import Plan
     from stin.shards.schema import Manifest
-    from stin.train import Interrupted, Runtime, TrainNotice, TrainProgress, train_stream
+    from stin.train import Interrupted, Runtime, TrainNotice, TrainProgress, TrainStart, train_stream
     from workflows.cli import Terminated
 
     manifest = Manifest.load(run.manifest)
@@ -193,9 +193,12 @@ def train_with_progress(
         output.progress(label, 1, unit="steps") as meter,
     ):
 
-        def show(event: TrainProgress | TrainNotice) -> None:
+        def show(event: TrainStart | TrainProgress | TrainNotice) -> None:
             if isinstance(event, TrainNotice):
                 output.warn(event.message)
+                return
+            if isinstance(event, TrainStart):
+                output.say(_start_line(event))
                 return
             meter.total = event.total_steps
             meter.update(event.step, _progress_line(event))
@@ -216,6 +219,16 @@ def train_with_progress(
             raise (Terminated if stop.signum == signal.SIGTERM else KeyboardInterrupt) from stop
 
 
+def _start_line(event: Any) -> str:
+    resumed = f", resumed after step {event.first_step}" if event.first_step else ""
+    workers = f" with {event.num_ranks} train workers" if event.num_ranks > 1 else ""
+    return (
+        f"{event.stream} stream: {event.num_parameters / 1e6:.2f} M parameters, "
+        f"{event.flops_per_sample / 1e9:.2f} GFLOP a sample forward; {event.num_train} videos to train on, "
+        f"{event.num_held_out} held out; {event.total_steps} steps on {event.device}{workers}{resumed}"
+    )
+
+
 def _progress_line(event: Any) -> str:
     parts = [
         f"epoch {event.epoch}/{event.epochs}",
@@ -224,6 +237,7 @@ def _progress_line(event: Any) -> str:
     ]
     if event.val_top1 is not None:
         parts.append(f"held-out top-1 {event.val_top1:.3f}")
+    parts.append(size(event.memory_bytes))
     if event.seconds_left:
         parts.append(f"{duration(event.seconds_left)} left")
     return ", ".join(parts)

@@ -1,0 +1,122 @@
+"""A network and everything that changes with it as it learns."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from stin.config import TrainConfig
+from stin.device import Runtime, resolve_amp
+from stin.optim import AveragedWeights, build_optimizer
+from stin.ranks import Ranks
+from stin.streams import Stream, StreamOutput, build_stream
+from stin.weights import start_from
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """A network and everything that changes with it from step to step."""
+
+    config: TrainConfig
+    network: Stream
+    forward: Callable[..., StreamOutput]
+    """The network as it is called in training: itself, or compiled, or one whose gradients are joined."""
+    joined: DistributedDataParallel | None
+    """What joins the gradients of several processes."""
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    average: AveragedWeights | None
+    device: torch.device
+    runtime: Runtime
+    bound_px: float
+    ranks: Ranks
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers the network learns or keeps frozen."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+    def final_weights(self) -> Mapping[str, torch.Tensor]:
+        """Return the weights that are validated and exported: the averaged ones where there are such."""
+        return self.average.values if self.average else self.network.state_dict()
+
+
+def build_learner(
+    config: TrainConfig,
+    *,
+    num_classes: int,
+    bound_px: float,
+    runtime: Runtime,
+    device: torch.device,
+    notify: Callable[[str], None],
+    load_init: bool,
+    ranks: Ranks,
+) -> Learner:
+    """Build network and optimiser from the configuration's seed.
+
+    Args:
+        config: complete configuration.
+        num_classes: classes of the run.
+        bound_px: see ``transforms.normalise_flow``.
+        runtime: for mixed precision, memory layout and compilation.
+        device: resolved device.
+        notify: told what of the ``init`` file was left out.
+        load_init: whether to read ``config.init``; a resumed training has its weights from the checkpoint.
+        ranks: the processes that train together.
+
+    Raises:
+        StinPipeError: if the ``init`` file does not fit.
+    """
+    torch.manual_seed(config.seed)
+    network = build_stream(config.stream, num_classes=num_classes)
+    if config.init and load_init:
+        for message in start_from(network, Path(config.init)):
+            notify(message)
+    if _freezes_norms(config):
+        for norm in _frozen_norms(network):
+            norm.requires_grad_(False)
+    network = network.to(device)
+    if runtime.channels_last:
+        network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    amp = resolve_amp(runtime.amp, device)
+    decay = config.optim.ema_decay
+    joined = None
+    if ranks.count > 1:
+        joined = DistributedDataParallel(
+            network,
+            device_ids=[device] if device.type == "cuda" else None,
+            find_unused_parameters=config.stream.aux_weight == 0,  # the auxiliary head then has no gradient
+        )
+    return Learner(
+        config=config,
+        network=network,
+        forward=torch.compile(joined or network) if runtime.compile else joined or network,
+        joined=joined,
+        optimizer=build_optimizer(network, config.optim),
+        scaler=torch.amp.GradScaler(device.type, enabled=amp == "fp16"),
+        average=AveragedWeights(network, decay=decay) if decay else None,
+        device=device,
+        runtime=runtime,
+        bound_px=bound_px,
+        ranks=ranks,
+    )
+
+
+def training_mode(learner: Learner) -> None:
+    """Put the network into training, all but the norms that stay as they were."""
+    learner.network.train()
+    if _freezes_norms(learner.config):
+        for norm in _frozen_norms(learner.network):
+            norm.eval()
+
+
+def _freezes_norms(config: TrainConfig) -> bool:
+    return config.partial_bn and bool(config.init)
+
+
+def _frozen_norms(network: Stream) -> list[nn.BatchNorm2d]:
+    # All but the first of the backbone; the norms of the STIN modules are new and have to learn.
+    return [module for module in network.backbone.modules() if isinstance(module, nn.BatchNorm2d)][1:]

@@ -1,0 +1,59 @@
+"""What a training hands on: its best weights on the way, its model and its result at the end."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from stin.learner import Learner
+from stin.model_file import save_model
+from stin.shards.errors import StinPipeError
+from stin.shards.publish import publish_bytes, publish_json
+from stin.training_plan import TrainingPlan
+from stin.training_report import TrainResult
+from stin.training_state import BEST_FILE, MODEL_FILE, RESULT_FILE, LoopState
+
+
+def export_weights(job: TrainingPlan, learner: Learner, path: Path, *, step: int, top1: float | None) -> None:
+    """Publish the weights as they are now as a model file."""
+    training = {**job.info.training, "step": step, "val_top1": top1}
+    save_model(path, weights=learner.final_weights(), info=replace(job.info, training=training))
+
+
+def finish_training(
+    job: TrainingPlan, learner: Learner, state: LoopState, *, flops: int, notices: list[str]
+) -> TrainResult:
+    """Publish the model that the training hands on, and last of all its result.
+
+    Raises:
+        StinPipeError: if the best weights are to be handed on and their file is gone.
+    """
+    validated = state.best_top1 >= 0
+    path = job.out_dir / MODEL_FILE
+    if job.config.select == "best" and validated:
+        best = job.out_dir / BEST_FILE
+        if not best.exists():
+            raise StinPipeError(
+                f"{best} is gone; delete {job.out_dir} to train anew, or select the last weights"
+            )
+        publish_bytes(path, best.read_bytes())
+    else:
+        export_weights(job, learner, path, step=state.step, top1=state.last_top1 if validated else None)
+    result = TrainResult(
+        stream=job.config.stream_name,
+        recipe=job.config.recipe,
+        split=job.split,
+        epochs=-(-state.step // job.per_epoch),
+        steps=state.step,
+        seconds=round(state.seconds, 3),
+        samples_per_s=round(state.step * job.batch_size / max(state.seconds, 1e-9), 3),
+        best_val_top1=state.best_top1 if validated else None,
+        last_val_top1=state.last_top1 if validated else None,
+        checkpoint=str(path),
+        num_train=len(job.lists.train),
+        num_held_out=len(job.lists.held_out),
+        num_parameters=learner.num_parameters,
+        flops_per_sample=flops,
+        num_repeated_fields=state.num_repeated,
+        notices=tuple(notices),
+    )
+    publish_json(job.out_dir / RESULT_FILE, result.to_json())
+    return result

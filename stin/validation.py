@@ -1,0 +1,81 @@
+"""How a stream does on the held-out part of its training list, while it trains."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from stin.clips import ClipShape, ClipSource
+from stin.dataset import ScoringClips, network_input
+from stin.device import autocast, resolve_amp
+from stin.learner import Learner
+from stin.loader import batches_of, scoring_loader
+from stin.streams import StreamOutput, stream_scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationResult:
+    """How the stream does on held-out videos, one centre crop of K segments each."""
+
+    top1: float
+    """Of the stream's score, as it is fused later."""
+    main_top1: float
+    aux_top1: float | None
+    loss: float
+
+    def metrics(self) -> dict[str, float | None]:
+        """Return what metrics.jsonl keeps."""
+        return {
+            "top1": self.top1,
+            "main_top1": self.main_top1,
+            "aux_top1": self.aux_top1,
+            "loss": self.loss,
+        }
+
+
+@torch.inference_mode()
+def validate(
+    learner: Learner, videos: Sequence[ClipShape], source: ClipSource, *, batch_size: int, num_workers: int
+) -> ValidationResult:
+    """Score held-out videos with the weights that would be exported now; each process takes its part."""
+    config = learner.config
+    clips = ScoringClips(
+        learner.ranks.part(videos),
+        source,
+        stream=config.stream,
+        crop_px=config.augment.crop_px,
+        num_segments=config.num_segments,
+        num_crops=1,
+        flip=False,
+    )
+    learner.network.eval()
+    weights = dict(learner.final_weights())
+    right_top1 = right_main = right_aux = num_aux = 0
+    loss_sum = 0.0
+    loader = scoring_loader(clips, batch_size=batch_size, num_workers=num_workers, pin_memory=False)
+    for batch in batches_of(loader):
+        inputs = network_input(
+            batch, stream=config.stream, bound_px=learner.bound_px, device=learner.device
+        ).squeeze(1)
+        with autocast(resolve_amp(learner.runtime.amp, learner.device), learner.device):
+            output: StreamOutput = functional_call(learner.network, weights, (inputs,))
+        scores = stream_scores(output, aux_at_test=config.stream.aux_at_test).float().cpu()
+        right_top1 += int((scores.argmax(1) == batch.labels).sum())
+        right_main += int((output.logits.float().cpu().argmax(1) == batch.labels).sum())
+        if output.aux_logits is not None:
+            num_aux += len(batch.labels)
+            right_aux += int((output.aux_logits.float().cpu().argmax(1) == batch.labels).sum())
+        loss_sum += nn.functional.cross_entropy(
+            output.logits.float().cpu(), batch.labels, reduction="sum"
+        ).item()
+    right_top1, right_main, right_aux, num_aux, loss_sum = learner.ranks.sums(
+        [right_top1, right_main, right_aux, num_aux, loss_sum]
+    )
+    return ValidationResult(
+        top1=right_top1 / len(videos),
+        main_top1=right_main / len(videos),
+        aux_top1=right_aux / len(videos) if num_aux else None,
+        loss=loss_sum / len(videos),
+    )
