@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from importlib import import_module
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -144,13 +145,20 @@ def describe_error(error: Exception) -> str:
     """Return the one line that tells a person what went wrong and what to do next."""
     if isinstance(error, StinPipeError):
         return str(error)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        place = f" (writing {error.filename})" if error.filename else ""
-        return f"the disk is full{place}; free some room and give the same command again, it resumes"
-    if isinstance(error, PermissionError):
-        return f"no permission for {error.filename}; choose another folder or change its rights"
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError):
+        # A temporary or progress file means nothing to a person; its folder does.
+        path = Path(str(error.filename or ""))
+        place = path.parent if path.name.startswith(".") else path
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what = "the disk is full" if error.errno == errno.ENOSPC else "the disk quota is used up"
+            where = f" (writing {place})" if error.filename else ""
+            return f"{what}{where}; free some room and give the same command again, it resumes"
+        if error.errno == errno.EROFS:
+            return f"{place}: on a read-only file system; choose another folder, or mount it for writing"
+        if isinstance(error, PermissionError):
+            return f"no permission for {place}; choose another folder or change its rights"
+        if error.filename:
+            return f"{place}: {error.strerror}"
     return f"unexpected {type(error).__name__}: {error}; --debug shows where"
 
 

@@ -43,6 +43,7 @@ def make_shards(
     """
     from pipeline.ledger import read_ledger, write_views
     from pipeline.resume import prepare_work
+    from pipeline.shard_task import remove_leftovers
 
     started = time.monotonic()
     work = prepare_work(extract_dir, listing, params, retry_failed=retry_failed, timeout_s=timeout_s)
@@ -52,6 +53,7 @@ def make_shards(
         for report in _reports(output, extract_dir, work, run_tasks):
             num_pairs += report.num_frames - report.num_done
     finally:  # also when interrupted: the views say what the marks say
+        remove_leftovers(extract_dir)
         ledger = read_ledger(extract_dir)
         manifest = write_views(extract_dir, ledger)
     seconds = time.monotonic() - started
