@@ -5,7 +5,7 @@ not join is an error that lists what.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -194,6 +194,12 @@ def _check_stream(scores: Scores) -> None:
 def _refuse(ids: set[str], what: str) -> None:
     if not ids:
         return
-    shown = ", ".join(sorted(ids)[:MAX_LISTED])
+    raise StinPipeError(
+        f"{len(ids)} videos {what}: {name_some(ids)}; score both streams on the same list again"
+    )
+
+
+def name_some(ids: Collection[str]) -> str:
+    """Return the first five names in order, and how many more there are."""
     more = f" and {len(ids) - MAX_LISTED} more" if len(ids) > MAX_LISTED else ""
-    raise StinPipeError(f"{len(ids)} videos {what}: {shown}{more}; score both streams on the same list again")
+    return ", ".join(sorted(ids)[:MAX_LISTED]) + more

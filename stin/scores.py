@@ -7,7 +7,7 @@ gives the same as readable text.
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class Scores:
         logits: float32 (N, C), the stream's score: main plus the auxiliary logits' share.
         main_logits: float32 (N, C).
         aux_logits: float32 (N, C), or None in a plain stream.
-        stream: ``spatial`` or ``temporal``.
+        stream: ``spatial``, ``temporal``, ``fused``, or the name of another program's stream.
         protocol: segments, crops and what else the numbers depend on.
         model_digest: sha256 of the model file.
     """
@@ -53,6 +53,12 @@ class Scores:
                 raise ValueError(f"{name} must have shape {shape} (videos, classes), got {array.shape}")
         if self.labels.shape != shape[:1]:
             raise ValueError(f"labels must have shape {shape[:1]}, got {self.labels.shape}")
+
+    def with_aux(self, share: float) -> "Scores":
+        """Return the same with another share of the auxiliary logits; 0 leaves them out."""
+        if self.aux_logits is None:
+            return self
+        return replace(self, logits=self.main_logits + np.float32(share) * self.aux_logits)
 
     def save(self, path: Path) -> None:
         """Publish the scores whole, as .npz or .json by the path's suffix."""

@@ -20,7 +20,7 @@ Examples:
   stin-pipe demo --run runs/demo --json
 """
 SPLIT = "1"
-SCORING = {"segments": 25, "crops": "5", "fusion_weights": (1.0, 1.5), "when": "before-softmax"}
+NUM_SEGMENTS, NUM_CROPS = 25, 5
 
 
 @click.command(epilog=EXAMPLES)
@@ -42,6 +42,7 @@ def demo(output: Output, run_path: Path | None, seed: int, runner: str, device: 
     from stin.shards.schema import Manifest
     from workflows.fuse_eval import evaluate_split
     from workflows.run_dir import create_run, recorded
+    from workflows.score_streams import EvalSettings
 
     started = time.monotonic()
     run = create_run(run_path or Path("runs/demo"))
@@ -53,12 +54,13 @@ def demo(output: Output, run_path: Path | None, seed: int, runner: str, device: 
         _extract(run, source, runner)
         manifest = Manifest.load(run.manifest)
         output.say("3 of 4: training the spatial stream twice (plain, STIN) and the temporal stream")
-        options = {"device": device, "loader_workers": None, **SCORING}
+        options = {"device": device, "loader_workers": None}
         plain = _plain_top1(output, run, manifest, seed, options)
         for stream in ("spatial", "temporal"):
             _train(output, run, demo_config(stream, seed=seed), stream, options)
         output.say("4 of 4: scoring the test videos and fusing")
-        result = evaluate_split(output, run, manifest, SPLIT, options)
+        settings = EvalSettings(segments=NUM_SEGMENTS, crops=NUM_CROPS, device=device)
+        result = evaluate_split(output, run, manifest, SPLIT, settings)
     numbers = {
         "spatial_plain": plain,
         "spatial": result.metrics["spatial"]["top1"],
@@ -128,7 +130,7 @@ def _plain_top1(
         manifest=manifest,
         extract_dir=run.extract,
         split=SPLIT,
-        protocol=TestProtocol(num_segments=SCORING["segments"], num_crops=int(SCORING["crops"])),
+        protocol=TestProtocol(num_segments=NUM_SEGMENTS, num_crops=NUM_CROPS),
         out_path=path.parent / "scores.npz",
     )
     return accuracy(scores.logits, scores.labels).top1

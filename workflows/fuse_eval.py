@@ -1,7 +1,6 @@
 """`stin-pipe fuse-eval`: scores of both streams on the test list, joined by video id and fused."""
 
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,32 +8,22 @@ import click
 
 from workflows.options import Numbers, common_options, run_option, usage_errors
 from workflows.output import Output
+from workflows.score_options import AuxShare, StreamFile
 
 if TYPE_CHECKING:
-    from stin.evaluate import TestProtocol
-    from stin.fusion import Accuracy, FusedScores
-    from stin.scores import Scores
     from stin.shards.schema import Manifest
     from workflows.run_dir import RunDir
+    from workflows.score_streams import EvalSettings, StreamScores
+    from workflows.split_result import Literature, SplitResult
 
 EXAMPLES = """\b
 Examples:
   stin-pipe fuse-eval --run runs/mine
   stin-pipe fuse-eval --run runs/ucf --split all
+  stin-pipe fuse-eval --run runs/mine --tune-fusion                       # weights from held-out videos
   stin-pipe fuse-eval --run runs/mine --segments 10 --crops 1 --fusion-weights 1,2     # quick look
+  stin-pipe fuse-eval --run runs/mine --scores pose=pose.csv --fusion-weights 1,1.5,0.5
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitResult:
-    """Scores and accuracies of one split."""
-
-    split: str
-    spatial: "Scores"
-    temporal: "Scores"
-    fused: "FusedScores"
-    accuracies: dict[str, "Accuracy"]
-    metrics: dict[str, Any]
 
 
 @click.command("fuse-eval", epilog=EXAMPLES)
@@ -50,9 +39,14 @@ class SplitResult:
 @click.option(
     "--fusion-weights",
     type=Numbers(),
-    default="1,1.5",
-    metavar="RGB,FLOW",
-    help="Weights of the spatial and the temporal stream.",
+    metavar="RGB,FLOW[,...]",
+    help="Weights of the spatial and the temporal stream, and of others in the order of --scores.  "
+    "[default: 1,1.5]",
+)
+@click.option(
+    "--tune-fusion",
+    is_flag=True,
+    help="Choose the weights on the held-out part of the training list; never on the test list.",
 )
 @click.option(
     "--fuse",
@@ -61,173 +55,184 @@ class SplitResult:
     default="before-softmax",
     help="Where the weighted mean is taken.",
 )
+@click.option(
+    "--aux",
+    type=AuxShare(),
+    default="auto",
+    help="Auxiliary scores: as the models say, left out, or added with this weight.",
+)
+@click.option(
+    "--scores",
+    "files",
+    type=StreamFile(),
+    multiple=True,
+    help="Scores of another program for spatial, temporal or a further stream: .npz, .json or .csv.",
+)
+@click.option(
+    "--amp",
+    type=click.Choice(["auto", "off", "bf16", "fp16"]),
+    default="auto",
+    help="Mixed precision; auto is bf16 on a GPU that has it.",
+)
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
 @click.option("--loader-workers", type=click.IntRange(min=0), help="Processes that read  [default: by cores]")
 @common_options
 def fuse_eval(output: Output, run_path: Path, split: str, **options: Any) -> None:
     """Score the test videos with both streams, fuse the scores, and write metrics.json and report.html.
 
-    The weights and the protocol are fixed beforehand; nothing is tuned on the test list. Videos that could
-    not be extracted are counted: top1 is over scored videos, top1_of_listed counts the others as wrong.
+    Weights and protocol are fixed beforehand, or chosen on held-out training videos (--tune-fusion); nothing
+    is tuned on the test list. Videos that could not be extracted are counted: top1 is over scored videos,
+    top1_of_listed counts the others as wrong. A killed scoring goes on at the next video.
+
+    \b
+    Files of --scores hold, for exactly the test list's videos:
+      .csv   a header id,label,<class>,<class>,... and a line a video (label may be left out)
+      .npz   ids, scores (videos x classes), and if you like labels and classes
+      .json  an object with the same keys
+    Rows that sum to 1 are taken for probabilities. Pickled files are refused.
     """
     from stin.shards.schema import Manifest
+    from workflows.evaluation_tables import mean_of_splits, show_result
     from workflows.run_dir import open_run, recorded
     from workflows.train import require_split
 
-    weights = options["fusion_weights"]
-    if len(weights) != 2 or min(weights) < 0 or sum(weights) <= 0:
-        raise click.UsageError(
-            "--fusion-weights: give two weights >= 0, spatial then temporal, such as 1,1.5"
-        )
+    with usage_errors():
+        settings = _settings(options)
     run = open_run(run_path)
     manifest = Manifest.load(run.manifest)
     if split != "all":
         require_split(manifest, split)
+    elif settings.files:
+        raise click.UsageError("--scores: a file is of one split; give --split N")
     splits = _trained_splits(run, manifest) if split == "all" else [split]
     for name in splits:
-        _require_trained(run, name)
+        _require_trained(run, name, settings)
     with recorded(run, "fuse-eval", options | {"split": split}), usage_errors():
-        results = [evaluate_split(output, run, manifest, name, options) for name in splits]
+        results = [evaluate_split(output, run, manifest, name, settings) for name in splits]
     for result in results:
         show_result(output, result)
     if split == "all":
-        output.result(_mean_of_splits(output, results))
+        output.result(mean_of_splits(output, run, manifest, results))
     else:
         output.result(results[0].metrics)
 
 
 def evaluate_split(
-    output: Output, run: "RunDir", manifest: "Manifest", split: str, options: dict[str, Any]
-) -> SplitResult:
-    """Score and fuse one split, and write its metrics and its report.
+    output: Output, run: "RunDir", manifest: "Manifest", split: str, settings: "EvalSettings"
+) -> "SplitResult":
+    """Score and fuse one split, and write its scores, predictions, metrics and report.
 
     Raises:
-        StinPipeError: a stream is not trained, or the split has no test video.
+        StinPipeError: a stream is not trained, the split has no test video, or a score file does not fit.
     """
-    from stin.evaluate import TestProtocol
-    from stin.fusion import accuracy, fuse
+    from stin.fusion import fuse
+    from stin.scores import Scores
     from stin.shards.publish import publish_bytes, publish_json
+    from stin.tuning import tune_fusion
+    from workflows.how_made import how_made, protocol_json
     from workflows.report.render import render_report
+    from workflows.score_streams import score_held_out, score_test_list, training_counts
+    from workflows.split_result import judge_split, prediction_lines, recordings_of
 
     out_dir = run.fusion(split)
     out_dir.mkdir(parents=True, exist_ok=True)
-    protocol = TestProtocol(num_segments=options["segments"], num_crops=int(options["crops"]))
-    spatial, temporal = (
-        score_stream(output, run, manifest, split, stream, protocol, options)
-        for stream in ("spatial", "temporal")
+    tuning = None
+    if settings.tune:
+        held = score_held_out(output, run, manifest, split, settings)
+        tuning = tune_fusion(*held, when=settings.when, recordings=recordings_of(manifest))
+    weights = settings.given_weights if tuning is None else tuning.weights
+    streams = score_test_list(output, run, manifest, split, settings)
+    fused = fuse(*(item.scores for item in streams), weights=weights, when=settings.when)
+    counts = training_counts(run, split)
+    result = judge_split(
+        split,
+        [item.scores for item in streams],
+        fused,
+        manifest,
+        protocol=protocol_json(streams, settings, tuning),
+        report=str(out_dir / "report.html"),
+        tuning=tuning,
+        literature=_literature(manifest, split, streams, settings, counts["held_out"]),
+        how_made=how_made(manifest, streams, settings, weights, tuning),
+        trained=counts["train"],
+        held_out=counts["held_out"],
     )
-    when = "before_softmax" if options["when"] == "before-softmax" else "after_softmax"
-    weights = (float(options["fusion_weights"][0]), float(options["fusion_weights"][1]))
-    fused = fuse(spatial, temporal, weights=weights, when=when)
-    num_listed = len(manifest.subset(split, "test")) + len(manifest.failed_of(split, "test"))
-    accuracies = {
-        "spatial": accuracy(spatial.logits, spatial.labels, num_listed=num_listed),
-        "temporal": accuracy(temporal.logits, temporal.labels, num_listed=num_listed),
-        "fused": accuracy(fused.scores, fused.labels, num_listed=num_listed),
-    }
-    metrics: dict[str, Any] = {
-        "split": split,
-        "num_videos": len(fused.ids),
-        "num_listed": num_listed,
-        **{name: _numbers(found) for name, found in accuracies.items()},
-        "fusion_weights": list(weights),
-        "fusion": when,
-        "protocol": {"segments": protocol.num_segments, "crops": protocol.num_crops},
-        "report": str(out_dir / "report.html"),
-    }
-    result = SplitResult(
-        split=split,
-        spatial=spatial,
-        temporal=temporal,
-        fused=fused,
-        accuracies=accuracies,
-        metrics=metrics,
-    )
-    publish_json(out_dir / "metrics.json", metrics)
+    Scores(
+        ids=fused.ids,
+        labels=fused.labels,
+        class_names=fused.class_names,
+        logits=fused.scores,
+        main_logits=fused.scores,
+        aux_logits=None,
+        stream="fused",
+        protocol={"weights": list(fused.weights), "when": fused.when},
+    ).save(out_dir / "fused.npz")
+    publish_bytes(out_dir / "predictions.jsonl", prediction_lines(result))
+    publish_json(out_dir / "metrics.json", result.metrics)
     publish_bytes(out_dir / "report.html", render_report(run, manifest, result).encode())
     return result
 
 
-def score_stream(
-    output: Output,
-    run: "RunDir",
-    manifest: "Manifest",
-    split: str,
-    stream: str,
-    protocol: "TestProtocol",
-    options: dict[str, Any],
-) -> "Scores":
-    """Score the test list of a split with one trained stream; goes on where a killed scoring stopped."""
+def _settings(options: Mapping[str, Any]) -> "EvalSettings":
     from stin.device import choose_device
-    from stin.evaluate import score_split
-    from stin.model_file import load_model
+    from stin.fusion import check_weights
+    from workflows.score_streams import EvalSettings
 
-    model = load_model(
-        run.training(stream, split) / "model.safetensors", device=choose_device(options["device"])
-    )
-    total = len(manifest.subset(split, "test"))
-    with output.progress(f"score {stream}", total, unit="videos") as meter:
-        return score_split(
-            model,
-            manifest=manifest,
-            extract_dir=run.extract,
-            split=split,
-            protocol=protocol,
-            out_path=run.fusion(split) / f"{stream}.npz",
-            loader_workers=options["loader_workers"],
-            on_progress=lambda done, _total: meter.update(done),
+    files = dict(options["files"])
+    if len(files) < len(options["files"]):
+        raise click.UsageError("--scores: a stream is named more than once")
+    if options["tune_fusion"] and (options["fusion_weights"] is not None or files):
+        other = "--fusion-weights" if options["fusion_weights"] is not None else "--scores"
+        raise click.UsageError(
+            f"--tune-fusion and {other} exclude each other: weights are chosen on held-out videos that both "
+            "streams of the run score"
         )
+    choose_device(options["device"])
+    settings = EvalSettings(
+        segments=options["segments"],
+        crops=int(options["crops"]),
+        weights=options["fusion_weights"],
+        tune=options["tune_fusion"],
+        when="before_softmax" if options["when"] == "before-softmax" else "after_softmax",
+        aux=options["aux"],
+        files=files,
+        amp=options["amp"],
+        device=options["device"],
+        loader_workers=options["loader_workers"],
+    )
+    try:
+        check_weights(settings.given_weights, names=settings.names)
+    except ValueError as error:
+        raise click.UsageError(f"--fusion-weights: {error}") from error
+    return settings
 
 
-def _require_trained(run: "RunDir", split: str) -> None:
-    """Refuse to score before both streams are trained.
+def _require_trained(run: "RunDir", split: str, settings: "EvalSettings") -> None:
+    """Refuse to score before the streams that no file replaces are trained.
 
     Raises:
         StinPipeError: names the stream and the command to run first.
     """
     from stin.shards.errors import StinPipeError
+    from workflows.score_streams import STREAMS, model_path
 
-    for stream in ("spatial", "temporal"):
-        folder = run.training(stream, split)
-        if not (folder / "model.safetensors").exists():
+    for stream in STREAMS:
+        path = model_path(run, stream, split)
+        if stream not in settings.files and not path.exists():
             raise StinPipeError(
-                f"{folder}: the {stream} stream of split {split} is not trained yet; "
+                f"{path.parent}: the {stream} stream of split {split} is not trained yet; "
                 f"run `stin-pipe train-{stream} --run {run.path} --split {split}` first"
             )
 
 
-def show_result(output: Output, result: SplitResult) -> None:
-    """Print the table of one split."""
-    metrics = result.metrics
-    columns = ("top1", "top5", "mean_class", "top1_of_listed")
-    output.table(
-        f"split {result.split}: {metrics['num_videos']} of {metrics['num_listed']} listed test videos scored",
-        ["stream", "top-1", "top-5", "mean class", "top-1 of listed"],
-        [
-            [name, *(f"{metrics[name][column]:.3f}" for column in columns)]
-            for name in ("spatial", "temporal", "fused")
-        ],
-    )
-    first, second = metrics["fusion_weights"]
-    output.show(
-        f"fused {first:g}:{second:g} {metrics['fusion'].replace('_', ' ')}; report: {metrics['report']}"
-    )
-
-
-def _numbers(found: "Accuracy") -> dict[str, float]:
-    value = found.to_json()
-    return {name: value[name] for name in ("top1", "top5", "mean_class", "top1_of_listed")}
-
-
 def _trained_splits(run: "RunDir", manifest: "Manifest") -> list[str]:
     from stin.shards.errors import StinPipeError
+    from workflows.score_streams import STREAMS, model_path
 
     found = [
         split
         for split in manifest.split_names
-        if all(
-            (run.training(stream, split) / "model.safetensors").exists() for stream in ("spatial", "temporal")
-        )
+        if all(model_path(run, stream, split).exists() for stream in STREAMS)
     ]
     if not found:
         raise StinPipeError(
@@ -236,23 +241,23 @@ def _trained_splits(run: "RunDir", manifest: "Manifest") -> list[str]:
     return found
 
 
-def _mean_of_splits(output: Output, results: list[SplitResult]) -> dict[str, Any]:
-    names = ("top1", "top5", "mean_class", "top1_of_listed")
-    mean = {
-        stream: {name: sum(item.metrics[stream][name] for item in results) / len(results) for name in names}
-        for stream in ("spatial", "temporal", "fused")
-    }
-    output.table(
-        f"mean of {len(results)} splits",
-        ["stream", "top-1", "top-5", "mean class", "top-1 of listed"],
-        [[stream, *(f"{value:.3f}" for value in numbers.values())] for stream, numbers in mean.items()],
+def _literature(
+    manifest: "Manifest",
+    split: str,
+    streams: Sequence["StreamScores"],
+    settings: "EvalSettings",
+    held_out: Mapping[str, int],
+) -> "Literature":
+    from stin.literature import differences, published
+    from workflows.split_result import Literature
+
+    rows = published(manifest.dataset, "split 1") if split == "1" else ()
+    if not rows:
+        return Literature(rows=(), differences=())
+    said = differences(
+        backbones={item.scores.stream: item.info.stream.backbone for item in streams if item.info},
+        num_segments=settings.segments,
+        num_crops=settings.crops,
+        num_held_out=max(held_out.values(), default=0),
     )
-    return {
-        "split": "all",
-        "splits": [json.loads(json.dumps(item.metrics)) for item in results],
-        "num_videos": sum(item.metrics["num_videos"] for item in results),
-        "num_listed": sum(item.metrics["num_listed"] for item in results),
-        **mean,
-        "fusion_weights": results[0].metrics["fusion_weights"],
-        "report": results[0].metrics["report"],
-    }
+    return Literature(rows=rows, differences=said)
