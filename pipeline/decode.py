@@ -18,20 +18,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-import ffmpeg
 import numpy as np
 
-from pipeline.ffmpeg import find_ffmpeg
+from pipeline.ffmpeg import start_decoder
 from stin.shards.errors import StinPipeError
 
-CONTAINERS = "avi,mov,mp4,matroska,webm,mpeg,mpegts,mpegvideo,flv,ogg,asf,3gp,m4v,mxf,ivf"
-"""ffmpeg's names of the containers that are opened; none of them can point at another file."""
-
-MAX_PIXELS = 1 << 26
 STALL_S = 60.0
 _PIPE_BYTES = 1 << 20
 _MAX_MESSAGES = 8
 _MESSAGE_CHARS = 200
+
+_ENDED_IN_ORDER = 255
+"""What ffmpeg returns when it was asked by a signal to end."""
 
 
 class DecodeError(StinPipeError):
@@ -111,10 +109,7 @@ def decode_frames(
         DecodeError: the file is missing, unreadable, not a video, decoding hangs, or ffmpeg is killed.
     """
     _require_readable(path)
-    command = _command(path, fps=fps, start_s=start_s, end_s=end_s)
-    process = subprocess.Popen(  # ffmpeg-python compiles the command; its own run() would hide stderr
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    process = start_decoder(path, fps=fps, start_s=start_s, end_s=end_s)
     assert process.stdout is not None and process.stderr is not None
     listener = threading.Thread(target=_listen, args=(process.stderr, notes), daemon=True)
     listener.start()
@@ -125,10 +120,11 @@ def decode_frames(
             yield frame
         code = _exit_code(process, path, stall_s)
         listener.join(timeout=stall_s)
-        if code < 0:
+        if code < 0 or (code == _ENDED_IN_ORDER and notes.decoded):
+            how = f"killed by signal {-code}" if code < 0 else "asked to end by a signal"
             raise DecodeError(
                 "decoder_died",
-                f"{path}: ffmpeg was killed by signal {-code} after {notes.decoded} frames (out of memory?)",
+                f"{path}: ffmpeg was {how} after {notes.decoded} frames (out of memory?)",
                 retry=True,
             )
         if notes.decoded == 0 and notes.num_errors == 0 and (start_s is not None or end_s is not None):
@@ -154,34 +150,6 @@ def _exit_code(process: subprocess.Popen[bytes], path: Path, stall_s: float) -> 
         raise DecodeError(
             "stalled", f"{path}: the decoder gave no frame and did not end for {stall_s:g} s", retry=True
         ) from error
-
-
-def _command(path: Path, *, fps: float | None, start_s: float | None, end_s: float | None) -> list[str]:
-    program = find_ffmpeg()
-    before: dict[str, Any] = {
-        "threads": 1,
-        "protocol_whitelist": "file",
-        "format_whitelist": CONTAINERS,
-        "max_pixels": MAX_PIXELS,
-    }
-    if start_s is not None:
-        before["ss"] = start_s
-    if end_s is not None:
-        before["t"] = end_s - (start_s or 0.0)
-    stream = ffmpeg.input(f"file:{path.absolute()}", **before)
-    after: dict[str, Any] = {
-        "map": "0:V:0",
-        "f": "image2pipe",
-        "c:v": "ppm",
-        "pix_fmt": "rgb24",
-        "threads": 1,
-    }
-    if fps is None:
-        after |= program.frame_timing_options
-    else:
-        after["filter:v"] = f"fps={fps:g}"
-    quiet = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info")
-    return ffmpeg.output(stream, "pipe:1", **after).global_args(*quiet).compile(cmd=program.path)
 
 
 class _FramePipe:

@@ -1,15 +1,25 @@
-"""Find the ffmpeg program and learn its version: the system's, else the one inside imageio-ffmpeg."""
+"""Find the ffmpeg program (the system's, else the one inside imageio-ffmpeg) and start it as a decoder."""
 
 import os
 import re
 import shutil
+import signal
 import subprocess
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import ffmpeg
 
 from stin.shards.errors import StinPipeError
 
 PROGRAM_VARIABLE = "STIN_PIPE_FFMPEG"
+
+CONTAINERS = "avi,mov,mp4,matroska,webm,mpeg,mpegts,mpegvideo,flv,ogg,asf,3gp,m4v,mxf,ivf"
+"""ffmpeg's names of the containers that are opened; none of them can point at another file."""
+
+MAX_PIXELS = 1 << 26
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,3 +80,53 @@ def _describe(path: str, source: str) -> Ffmpeg:
         raise StinPipeError(f"{path} ({source}) is not a working ffmpeg: {done.stderr.strip()[:200]}")
     number = re.match(r"n?(\d+)\.", match[1])
     return Ffmpeg(path=path, version=match[1], major=int(number[1]) if number else 0, source=source)
+
+
+def start_decoder(
+    path: Path, *, fps: float | None, start_s: float | None, end_s: float | None
+) -> subprocess.Popen[bytes]:
+    """Start ffmpeg so that it writes a video as PPM images to its standard output.
+
+    The signals that ask a whole group of processes to end are blocked.
+
+    Ctrl-C, or a batch system that preempts a job, signals ffmpeg too, which would end in order and leave a
+    shorter video that looks whole. Its worker decides: it kills ffmpeg, or reads to the end.
+    """
+    command = _decode_command(path, fps=fps, start_s=start_s, end_s=end_s)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        return subprocess.Popen(  # ffmpeg-python compiles the command; its own run() would hide stderr
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _decode_command(
+    path: Path, *, fps: float | None, start_s: float | None, end_s: float | None
+) -> list[str]:
+    program = find_ffmpeg()
+    before: dict[str, Any] = {
+        "threads": 1,
+        "protocol_whitelist": "file",
+        "format_whitelist": CONTAINERS,
+        "max_pixels": MAX_PIXELS,
+    }
+    if start_s is not None:
+        before["ss"] = start_s
+    if end_s is not None:
+        before["t"] = end_s - (start_s or 0.0)
+    stream = ffmpeg.input(f"file:{path.absolute()}", **before)
+    after: dict[str, Any] = {
+        "map": "0:V:0",
+        "f": "image2pipe",
+        "c:v": "ppm",
+        "pix_fmt": "rgb24",
+        "threads": 1,
+    }
+    if fps is None:
+        after |= program.frame_timing_options
+    else:
+        after["filter:v"] = f"fps={fps:g}"
+    quiet = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info")
+    return ffmpeg.output(stream, "pipe:1", **after).global_args(*quiet).compile(cmd=program.path)

@@ -1,6 +1,7 @@
 """Decoding: every frame once, as displayed, and a reason for what cannot be decoded."""
 
 import os
+import signal
 import subprocess
 import tarfile
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 
 from pipeline.decode import DecodeError, DecodeNotes, decode_frames
@@ -227,3 +229,31 @@ def test_rotation_variable_rate_and_damage_of_real_files(shared_data: Path) -> N
     assert sum(1 for _ in decode_frames(odd / "derived/bitflip_200.avi", notes)) == 105
     assert notes.damaged and notes.announced == 107 and notes.messages
     assert "0x" not in " ".join(notes.messages)
+
+
+def frames_after_a_signal(folder: Path, signum: int) -> int:
+    """How many of 60 frames come when the decoder gets a signal after the third."""
+    path = folder / "clip.avi"
+    frames = [
+        np.full((480, 640, 3), index % 250, np.uint8) for index in range(60)
+    ]  # more than the pipe holds
+    encode_video(path, frames, fps=10)
+    notes = DecodeNotes()
+    for _ in decode_frames(path, notes):
+        if notes.decoded == 3:
+            (decoder,) = psutil.Process().children()
+            decoder.send_signal(signum)
+            time.sleep(0.3)
+    return notes.decoded
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_does_not_shorten_a_video(signum: int, tmp_path: Path) -> None:
+    """A batch system that preempts a job signals ffmpeg too, which by itself would end in order."""
+    assert frames_after_a_signal(tmp_path, signum) == 60
+
+
+def test_a_decoder_that_was_asked_to_end_is_no_short_video(tmp_path: Path) -> None:
+    with pytest.raises(DecodeError, match="asked to end by a signal") as raised:
+        frames_after_a_signal(tmp_path, signal.SIGXCPU)
+    assert raised.value.reason == "decoder_died"
