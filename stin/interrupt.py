@@ -23,7 +23,8 @@ class Interrupted(Exception):
 class StopSignal:
     """Remembers SIGTERM and SIGINT while a block runs; the loop asks ``received`` between two steps.
 
-    A second SIGINT acts as it did outside the block, for a person who does not want to wait. Outside the main
+    A second SIGINT acts as it did outside the block, for a person who does not want to wait; more of SIGTERM
+    change nothing, since a batch system may send it to the process and to its parent. Outside the main
     thread Python allows no handlers; there ``file`` alone asks to stop: whoever wants it writes the signal's
     number there.
     """
@@ -52,8 +53,9 @@ class StopSignal:
         self._restore()
 
     def _receive(self, signum: int, _frame: FrameType | None) -> None:
-        self._received = signum
-        self._restore()
+        self._received = self._received or signum
+        if signal.SIGINT in self._before:
+            signal.signal(signal.SIGINT, self._before.pop(signal.SIGINT))
 
     def _restore(self) -> None:
         for signum, handler in self._before.items():

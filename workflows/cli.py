@@ -118,6 +118,7 @@ def main() -> None:
         returned = cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False)
         code = returned if isinstance(returned, int) else 0
     except (KeyboardInterrupt, click.Abort, Terminated) as error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # batch systems send it more than once
         terminated = isinstance(error, Terminated)
         code = EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
         _report(arguments, "stopped; what is finished is kept, the same command resumes", code)
