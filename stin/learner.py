@@ -10,6 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stin.config import TrainConfig
 from stin.device import Runtime, resolve_amp
+from stin.flops import sample_like
+from stin.losses import stream_loss
 from stin.optim import AveragedWeights, build_optimizer
 from stin.ranks import Ranks
 from stin.streams import Stream, StreamOutput, build_stream
@@ -83,19 +85,19 @@ def build_learner(
         network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     amp = resolve_amp(runtime.amp, device)
     decay = config.optim.ema_decay
+    optimizer = build_optimizer(network, config.optim)
     joined = None
     if ranks.count > 1:
-        joined = DistributedDataParallel(
-            network,
-            device_ids=[device] if device.type == "cuda" else None,
-            find_unused_parameters=config.stream.aux_weight == 0,  # the auxiliary head then has no gradient
-        )
+        # What joins the gradients waits for one of every parameter that could have one.
+        for name in parameters_without_gradient(config, num_classes=num_classes):
+            network.get_parameter(name).requires_grad_(False)
+        joined = DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
     return Learner(
         config=config,
         network=network,
         forward=torch.compile(joined or network) if runtime.compile else joined or network,
         joined=joined,
-        optimizer=build_optimizer(network, config.optim),
+        optimizer=optimizer,
         scaler=torch.amp.GradScaler(device.type, enabled=amp == "fp16"),
         average=AveragedWeights(network, decay=decay) if decay else None,
         device=device,
@@ -103,6 +105,20 @@ def build_learner(
         bound_px=bound_px,
         ranks=ranks,
     )
+
+
+def parameters_without_gradient(config: TrainConfig, *, num_classes: int) -> tuple[str, ...]:
+    """Return the names of the parameters that the loss does not depend on, such as an auxiliary head's at
+    weight zero; found by descending once from a network without memory for its weights."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        network = build_stream(config.stream, num_classes=num_classes)
+        loss = stream_loss(
+            network(sample_like(config)),
+            torch.zeros(1, dtype=torch.int64),
+            aux_weight=config.stream.aux_weight,
+        )
+        loss.total.backward()
+    return tuple(name for name, parameter in network.named_parameters() if parameter.grad is None)
 
 
 def training_mode(learner: Learner) -> None:
