@@ -97,14 +97,41 @@ def extracted_run(made_videos: MadeVideos, tmp_path_factory: pytest.TempPathFact
     return run
 
 
-@pytest.fixture(scope="session")
-def made_shards() -> ModuleType:
-    """The module `tests/made_shards.py`, which no import path reaches."""
-    spec = importlib.util.spec_from_file_location("made_shards", ROOT / "tests" / "made_shards.py")
+def _beside(name: str) -> ModuleType:
+    """Load `tests/NAME.py`, which no import path reaches."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def made_shards() -> ModuleType:
+    """The module `tests/made_shards.py`: shards of tiny videos."""
+    return _beside("made_shards")
+
+
+@pytest.fixture(scope="session")
+def made_report() -> ModuleType:
+    """The module `tests/made_report.py`: a run with random scores, and its report."""
+    return _beside("made_report")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium; skips without one, and fails so under STIN_REQUIRE_BROWSER=1."""
+    module = _beside("browser")
+    program = module.find_chromium()
+    if program is None:
+        reason = f"no Chromium on the PATH ({', '.join(module.NAMES)})"
+        if os.environ.get("STIN_REQUIRE_BROWSER") == "1":
+            pytest.fail(f"{reason}, but STIN_REQUIRE_BROWSER=1")
+        pytest.skip(f"{reason} (set STIN_REQUIRE_BROWSER=1 to fail instead)")
+    opened = module.Browser(program)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,126 +1,221 @@
-"""The report: counts that match the scores, and every name from outside shown as text."""
+"""The report: counts that match the scores, every name from outside shown as text, charts in their box."""
 
+import base64
+import hashlib
 import json
+import re
+import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
-from stin.fusion import accuracy, fuse
-from stin.scores import Scores
-from stin.shards.schema import FailedVideo, Manifest, ManifestVideo
-from workflows.fuse_eval import SplitResult
-from workflows.report.curves import HEIGHT, WIDTH, training_curves
-from workflows.report.render import (
-    class_rows,
-    confusion_matrix,
-    most_confused,
-    render_report,
-    stream_agreement,
-)
-from workflows.run_dir import RunDir
-
-HOSTILE = ('<script>alert(1)</script>"', "'><img src=x onerror=alert(1)>", "مرحبا 🎉", "a" * 200)
+from workflows.report.charts import HEIGHT, WIDTH, line_chart, reliability_chart, training_charts
+from workflows.report.page import p_value, percent, points
+from workflows.report.pictures import blend_map, choose_videos, map_strength
+from workflows.report.render import agreement_parts, data_stages, matrix_rows
 
 
-def scores_of(stream: str, guesses: list[int], labels: list[int]) -> Scores:
-    logits = np.eye(4, dtype=np.float32)[guesses] * 4
-    ids = tuple(f"{HOSTILE[label]}/{index}.avi" for index, label in enumerate(labels))
-    return Scores(
-        ids=ids,
-        labels=np.array(labels),
-        class_names=HOSTILE,
-        logits=logits,
-        main_logits=logits,
-        aux_logits=None,
-        stream=stream,
+@pytest.fixture(scope="module")
+def hostile(made_report, tmp_path_factory: pytest.TempPathFactory):
+    return made_report.make_report(tmp_path_factory.mktemp("hostile"), made_report.HOSTILE, tuned=True)
+
+
+class Outline(HTMLParser):
+    """Elements that are open in order, and text by tag; checks that what opens is closed."""
+
+    VOID = frozenset(["meta", "img", "input", "option", "rect", "line", "circle", "polyline"])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.headings: list[int] = []
+        self.texts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "bdi":
+            self.texts.append(data)
+
+
+def outline_of(html: str) -> Outline:
+    outline = Outline()
+    outline.feed(html)
+    assert outline.open == []
+    return outline
+
+
+def test_every_name_is_text_and_the_page_stays_whole(hostile, made_report) -> None:
+    outline = outline_of(hostile.html)
+    tags = [tag for tag, _ in outline.seen]
+    assert (tags.count("script"), tags.count("style")) == (1, 1)  # ours
+    assert set(made_report.HOSTILE) <= set(outline.texts)
+    assert "<b>.avi" not in hostile.html and "<i>" not in hostile.html
+    sources = [about["src"] for tag, about in outline.seen if tag == "img"]
+    assert len(sources) > 50 and all(str(source).startswith("data:image/jpeg;") for source in sources)
+
+
+def test_the_policy_allows_the_one_style_and_script_and_no_fetch(hostile) -> None:
+    policy = next(
+        str(about["content"]) for _, about in outline_of(hostile.html).seen if "http-equiv" in about
     )
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert (rules["default-src"], rules["img-src"]) == ("'none'", "data:")
+    for tag in ("style", "script"):
+        content = re.search(f"<{tag}>(.*?)</{tag}>", hostile.html, re.DOTALL)
+        assert content is not None
+        digest = base64.b64encode(hashlib.sha256(content[1].encode()).digest()).decode()
+        assert rules[f"{tag}-src"] == f"'sha256-{digest}'"
+    outline = outline_of(hostile.html)
+    assert not any("style" in about or "onclick" in about for _, about in outline.seen)
+    assert not re.search(r"https?://", hostile.html)
 
 
-@pytest.fixture
-def result() -> SplitResult:
-    labels = [0, 0, 1, 2, 3]
-    spatial = scores_of("spatial", [0, 1, 1, 2, 0], labels)
-    temporal = scores_of("temporal", [0, 1, 0, 3, 0], labels)
-    fused = fuse(spatial, temporal)
-    found = {
-        name: accuracy(values, np.array(labels), num_listed=6)
-        for name, values in (
-            ("spatial", spatial.logits),
-            ("temporal", temporal.logits),
-            ("fused", fused.scores),
-        )
-    }
-    metrics = {
-        "num_videos": 5,
-        "num_listed": 6,
-        **{name: value.to_json() for name, value in found.items()},
-        "fusion_weights": [1.0, 1.5],
-        "fusion": "before_softmax",
-        "protocol": {"segments": 25, "crops": 10},
-    }
-    return SplitResult(
-        split="1", spatial=spatial, temporal=temporal, fused=fused, accuracies=found, metrics=metrics
-    )
+def test_landmarks_headings_and_tables_are_in_order(hostile) -> None:
+    outline = outline_of(hostile.html)
+    tags = [tag for tag, _ in outline.seen]
+    assert all(tags.count(tag) == 1 for tag in ("main", "header", "nav", "footer", "h1"))
+    assert outline.headings[0] == 1
+    steps = zip(outline.headings, outline.headings[1:], strict=False)
+    assert all(after <= before + 1 for before, after in steps)  # no level is skipped
+    assert tags.count("table") == tags.count("caption")
+    assert all("scope" in about for tag, about in outline.seen if tag == "th")
+    assert all(about.get("alt") for tag, about in outline.seen if tag == "img")
+    ids = [about["id"] for _, about in outline.seen if "id" in about]
+    assert len(set(ids)) == len(ids)
+    links = [str(about["href"]) for tag, about in outline.seen if tag == "a"]
+    assert all(link.startswith("#") and link[1:] in ids for link in links)
 
 
-def manifest_of(result: SplitResult) -> Manifest:
-    about = {"num_frames": 9, "height": 8, "width": 8, "fps": 1.0, "shard": "00000", "digest": "d"}
-    videos = {
-        name: ManifestVideo(id=name, label=int(label), **about, group="000000", splits={"1": "test"})
-        for name, label in zip(result.fused.ids, result.fused.labels, strict=True)
-    }
-    failed = FailedVideo(
-        id=f"{HOSTILE[0]}/bad.avi", label=0, splits={"1": "test"}, reason="<b>r</b>", message="&m"
-    )
-    return Manifest(
-        dataset="folder",
-        classes=HOSTILE,
-        split_names=("1",),
-        split_source="<i>lists</i>",
-        videos=videos,
-        failed=(failed,),
-        num_skipped=0,
-        num_absent=0,
-        num_pending=0,
-        bound_px=20.0,
-        flow_backend="cpu",
-        fingerprint="f",
-    )
+def test_the_numbers_are_those_of_the_scores(hostile) -> None:
+    right = hostile.result.fused.scores.argmax(1) == hostile.result.fused.labels
+    share, listed = right.mean(), len(right) + 1
+    assert f"<strong>{100 * share:.1f}<small>" in hostile.html
+    assert f"with them as wrong it is {100 * right.sum() / listed:.1f}" in hostile.html
+    for name, found in hostile.result.analysis.calibration.items():
+        assert f">{100 * found.ece:.1f}</td><td>{found.nll:.3f}</td>" in hostile.html, name
 
 
-def test_counts_of_the_tables(result: SplitResult) -> None:
-    """By hand: the fusion (1 : 1.5) says 0 1 0 3 0, so one video of five is right."""
-    matrix = confusion_matrix(result.fused.labels, result.fused.scores, 4)
-    assert matrix.tolist() == [[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [1, 0, 0, 0]]
-    rows = {row.name: row for row in class_rows(HOSTILE, result)}
-    first = rows[HOSTILE[0]]
-    assert (first.count, first.spatial, first.temporal, first.fused) == (2, 0.5, 0.5, 0.5)
-    assert (rows[HOSTILE[1]].spatial, rows[HOSTILE[1]].temporal) == (1.0, 0.0)
-    assert list(stream_agreement(result).values()) == [1, 2, 0, 2]
-    pairs = most_confused(HOSTILE, matrix)
-    assert len(pairs) == 4 and all(pair.count == 1 for pair in pairs)
-    assert {pair.share for pair in pairs} == {0.5, 1.0}
+def test_without_shards_or_models_the_page_is_still_made(made_report, tmp_path: Path) -> None:
+    """Shards that are gone are told in the place of their pictures; a model that is gone only has no maps."""
+    from workflows.report.render import render_report
+
+    made = made_report.make_report(tmp_path, ("a", "b", "c"), models=False)
+    assert "Optical flow in colours" in made.html and "difference (spatial)" not in made.html
+    (made.run.extract / "shards" / "00000.h5").unlink()
+    html = render_report(made.run, made.manifest, made.result)
+    assert "the shard is missing" in html and "Optical flow in colours" not in html
 
 
-def test_every_name_is_text(result: SplitResult, tmp_path: Path) -> None:
-    html = render_report(RunDir(path=tmp_path / "<u>run</u>"), manifest_of(result), result)
-    for bad in ("<script", "<img", "<b>r", "<i>lists", "<u>run", "&m"):
-        assert bad not in html
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
-    assert "مرحبا 🎉" in html and "a" * 200 in html
-    assert "20.0 % top-1" in html and "16.7" in html  # 1 of 5 scored, 1 of 6 listed
+def test_a_name_that_is_not_utf8_can_be_shown(made_report, tmp_path: Path) -> None:
+    from workflows.report.render import render_report
+
+    made = made_report.make_report(tmp_path, ("a", "b"), models=False)
+    made.run.path.rename(tmp_path / "run\udcff")
+    html = render_report(type(made.run)(path=tmp_path / "run\udcff"), made.manifest, made.result)
+    assert "run\\udcff" in html and html.encode("utf-8")
 
 
-def test_curves_stay_in_their_box_and_keep_the_last_value(tmp_path: Path) -> None:
+def test_matrix_by_hand() -> None:
+    """Class 3 neither occurs nor is guessed, so it has no row; class 2 is only guessed."""
+    rows = matrix_rows(("a", "b", "c", "d"), np.array([0, 0, 0, 1]), np.array([0, 0, 2, 0]))
+    assert [(row.name, row.count, row.hits) for row in rows] == [("a", 3, 2), ("b", 1, 0), ("c", 0, 0)]
+    assert [[cell.count for cell in row.cells] for row in rows] == [[2, 0, 1], [1, 0, 0], [0, 0, 0]]
+    assert [cell.style for cell in rows[0].cells] == ["r s7", "", "w s4"]
+    assert rows[1].cells[0].style == "w s10"
+
+
+def test_stages_and_agreement_count_every_video_once(hostile) -> None:
+    data = hostile.result.data
+    counts = {stage.what: stage.count for stage in data_stages(data)}
+    assert counts["videos listed"] == 28 and counts["extracted"] == counts["scored"] == 27
+    parts = agreement_parts(hostile.result.analysis.agreement, data.test_scored)
+    assert sum(part.count for part in parts) == 27
+    assert [part.start for part in parts] == list(np.cumsum([0, *(part.count for part in parts)])[:-1])
+
+
+def test_chosen_videos_by_hand() -> None:
+    labels = np.array([0, 0, 1, 1])
+    fused = np.array([[0.9, 0.1], [0.3, 0.7], [0.2, 0.8], [0.6, 0.4]])
+    spatial = np.array([[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.6, 0.4]])
+    temporal = np.array([[0.8, 0.2], [0.4, 0.6], [0.1, 0.9], [0.6, 0.4]])
+    chosen = [(item.row, item.group) for item in choose_videos(labels, fused, spatial, temporal)]
+    assert chosen == [(1, "wrong"), (3, "wrong"), (2, "apart"), (0, "right")]
+
+
+def test_maps_are_drawn_where_they_are_strong_and_even_attention_is_not_drawn() -> None:
+    values = np.array([[1.0, 3.0]])
+    assert map_strength(values, stream="temporal", peak=1.1).tolist() == [[0.0, 1.0]]
+    assert map_strength(values, stream="spatial", peak=4.0).tolist() == [[0.25, 0.75]]
+    frame = np.full((1, 2, 3), 200, np.uint8)
+    dark, lit = blend_map(frame, np.array([[0.0, 1.0]]), (10, 100, 250))[0].astype(int)
+    assert dark.tolist() == [110, 110, 110]
+    assert lit[2] > 200 and lit[0] < 40
+
+
+def test_pictures_show_the_stored_frames(hostile) -> None:
+    first = re.search(r'<img src="data:image/jpeg;base64,([^"]+)" alt="Picture, frame 0"', hostile.html)
+    assert first is not None
+    picture = cv2.imdecode(np.frombuffer(base64.b64decode(first[1]), np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None and picture.shape == (156, 208, 3)
+    assert np.abs(picture[78, 20, ::-1].astype(int) - (220, 120, 40)).max() < 12  # the square of frame 0
+
+
+def test_training_charts_stay_in_their_box_and_keep_the_last_value(tmp_path: Path) -> None:
     lines = [{"kind": "train", "step": step, "loss": 3.0 - step / 500} for step in range(1, 1001)]
     lines.append({"kind": "val", "step": 500, "top1": 0.25, "loss": 9.0})
-    lines.append({"kind": "val", "step": 1000, "top1": 0.5, "loss": 9.0})
+    lines.append({"kind": "val", "step": 1000, "top1": 0.5, "loss": float("nan")})
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    loss, top1 = training_curves(tmp_path / "metrics.jsonl", "spatial")
-    points = [tuple(map(float, pair.split(","))) for pair in loss.points.split()]
-    assert len(points) == 200 and loss.last_step == 1000 and loss.high < 9
-    assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in points)
-    assert points[0][1] < points[-1][1]  # a falling loss goes down the page
-    assert (top1.last, top1.low, top1.high) == (0.5, 0.0, 1.0)
-    assert training_curves(tmp_path / "none.jsonl", "spatial") == []
+    loss, top1 = training_charts(tmp_path, "spatial")
+    places = [tuple(map(float, pair.split(","))) for pair in loss.lines[0].points.split()]
+    assert len(places) == 200 and places[-1][0] == WIDTH
+    assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in places)
+    assert places[0][1] < places[-1][1]  # a falling loss goes down the page
+    assert "to 1 at step 1000; best 1" in loss.text
+    assert [label for _, label in top1.y_ticks] == ["0", "50", "100"] and "to 0.5 at step 1000" in top1.text
+    assert training_charts(tmp_path / "none", "spatial") == []
+
+
+def test_reliability_and_weight_charts_by_hand() -> None:
+    from stin.calibration import calibrate
+
+    logs = np.log(np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]]))
+    chart = reliability_chart("fused", calibrate(logs, np.array([0, 1, 1])))
+    assert chart.diagonal
+    marks = sorted(chart.lines[0].marks)
+    assert [mark[:2] for mark in marks] == [(0.6 * WIDTH, 0.0), (0.9 * WIDTH, HEIGHT / 2)]
+    assert marks[1][2] > marks[0][2]  # two videos, one video
+    chart = line_chart(
+        "t", {"fused": [(0.0, 0.5), (0.5, 0.9), (1.0, 0.7)]}, x_label="x", text="", chosen_x=0.5
+    )
+    assert chart.lines[0].marks[0][:2] == (WIDTH / 2, 0.0)
+    assert [label for _, label in chart.y_ticks] == ["50", "70", "90"]
+    with pytest.raises(ValueError, match="at least 2 points"):
+        line_chart("t", {"fused": [(0.0, 0.5)]}, x_label="x", text="")
+
+
+def test_numbers_as_people_write_them() -> None:
+    assert (percent(0.1234), percent(None), percent(float("nan"))) == ("12.3", "–", "–")
+    assert (points(0.05), points(-0.05)) == ("+5.0", "\u22125.0")
+    assert (p_value(0.04), p_value(1e-9)) == ("0.040", "< 0.001")
+
+
+def test_101_classes_stay_small(made_report, tmp_path: Path) -> None:
+    made = made_report.make_report(
+        tmp_path, [f"class{number:03d}" for number in range(101)], per_class=2, models=False
+    )
+    assert made.html.count("<tr data-label=") == 101 and made.path.stat().st_size < 3 << 20
+    assert sys.getsizeof(made.html) < 15 << 20

@@ -1,152 +1,224 @@
 """The report of one split: one HTML file that opens offline, every name from outside escaped."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from importlib import metadata
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from workflows.report.curves import Curve, training_curves
+from workflows.report.charts import Chart, line_chart, reliability_chart, training_charts
+from workflows.report.page import render_page
+from workflows.report.video_cards import video_cards
 
 if TYPE_CHECKING:
+    from stin.analysis import Agreement
     from stin.shards.schema import Manifest
-    from workflows.fuse_eval import SplitResult
+    from stin.tuning import Tuning
     from workflows.run_dir import RunDir
+    from workflows.split_result import DataPath, SplitResult
 
 MAX_FAILURES_SHOWN = 200
-MAX_CONFUSIONS = 10
+MAX_IDS_SHOWN = 100
+MANY_CLASSES, CROWD_OF_CLASSES = 24, 48
+
+SECTIONS = (
+    ("result", "Result"),
+    ("made", "How made"),
+    ("data", "Data"),
+    ("training", "Training"),
+    ("classes-title", "Classes"),
+    ("confusion", "Confusion"),
+    ("agreement", "Streams"),
+    ("calibration", "Calibration"),
+    ("tuning", "Weights"),
+    ("videos", "Videos"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassRow:
-    """One class: how many test videos, and the share that each stream gets right."""
+class Cell:
+    """One cell of the matrix: its count, and the style that shades it."""
+
+    count: int
+    style: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixRow:
+    """One true class: its videos, how many of them are named right, and a cell for each answer."""
 
     name: str
     count: int
-    spatial: float
-    temporal: float
-    fused: float
+    hits: int
+    share: float
+    cells: tuple[Cell, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Confusion:
-    """Videos of `truth` that the fusion calls `guess`."""
+class Stage:
+    """How many videos there are at a stage of their way."""
 
-    truth: str
-    guess: str
     count: int
-    share: float
+    what: str
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgreementPart:
+    """One part of the bar that shows who is right; `start` is the sum of the counts before it."""
+
+    what: str
+    style: str
+    start: int
+    count: int
 
 
 def render_report(run: "RunDir", manifest: "Manifest", result: "SplitResult") -> str:
-    """Return the report of one split as HTML."""
-    environment = Environment(
-        loader=PackageLoader("workflows", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    environment.filters["percent"] = lambda share: "-" if share != share else f"{100 * share:.1f}"
-    template = environment.get_template("report.html.jinja")
-    matrix = confusion_matrix(result.fused.labels, result.fused.scores, len(manifest.classes))
-    present = [
-        index for index in range(len(manifest.classes)) if matrix[index].sum() or matrix[:, index].sum()
-    ]
-    return template.render(
+    """Return the report of one split as HTML.
+
+    Args:
+        run: where the trainings, models and shards lie; whatever is missing of them is left out.
+        manifest: of the run.
+        result: what fuse-eval found.
+    """
+    analysis = result.analysis
+    shown = video_cards(run, manifest, result)
+    return render_page(
+        "report.html.jinja",
         run_name=run.path.name,
         split=result.split,
+        version=metadata.version("stin-pipe"),
+        sections=[item for item in SECTIONS if item[0] != "tuning" or result.tuning],
         metrics=result.metrics,
         manifest=manifest,
-        num_train=len(manifest.subset(result.split, "train")),
+        data=result.data,
+        analysis=analysis,
+        literature=result.literature,
+        how_made=result.how_made,
+        num_classes=len(manifest.classes),
         num_frames=sum(video.num_frames for video in manifest.videos.values()),
-        rows=class_rows(manifest.classes, result),
-        matrix=[_matrix_row(manifest.classes, matrix, index, present) for index in present],
-        matrix_classes=[manifest.classes[index] for index in present],
-        confusions=most_confused(manifest.classes, matrix),
-        curves=_curves(run, result.split),
-        agreement=stream_agreement(result),
+        names=list(analysis.accuracies),
+        best={"value": analysis.accuracies["fused"].top1, "interval": analysis.intervals["fused"]["top1"]},
+        stages=data_stages(result.data),
+        classes=sorted(analysis.classes, key=lambda row: (row.right["fused"], row.name)),
+        matrix=matrix_rows(manifest.classes, result.fused.labels, result.fused.scores.argmax(1)),
+        matrix_size=_matrix_size(manifest.classes),
+        curves=[
+            chart
+            for stream in ("spatial", "temporal")
+            for chart in training_charts(run.training(stream, result.split), stream)
+        ],
+        agreement=agreement_parts(analysis.agreement, result.data.test_scored),
+        agreement_lists=_agreement_lists(analysis.agreement),
+        max_ids=MAX_IDS_SHOWN,
+        reliability=[reliability_chart(name, found) for name, found in analysis.calibration.items()],
+        tuning=result.tuning,
+        tuning_chart=None if result.tuning is None else tuning_chart(result.tuning),
+        videos=shown.groups,
+        key_picture=shown.key_picture,
+        no_pictures=shown.missing,
         failures=manifest.failed[:MAX_FAILURES_SHOWN],
-        num_failures=len(manifest.failed),
     )
 
 
-def confusion_matrix(labels: np.ndarray, scores: np.ndarray, num_classes: int) -> np.ndarray:
-    """Count (truth, guess) pairs, int64 (C, C)."""
-    matrix = np.zeros((num_classes, num_classes), np.int64)
-    np.add.at(matrix, (labels, scores.argmax(1)), 1)
-    return matrix
+def matrix_rows(classes: tuple[str, ...], labels: np.ndarray, guesses: np.ndarray) -> list[MatrixRow]:
+    """Return the confusion matrix without the classes that neither occur nor are guessed.
 
-
-def class_rows(classes: tuple[str, ...], result: "SplitResult") -> list[ClassRow]:
-    """Return the classes that have test videos, the worst fused first."""
-    labels = result.fused.labels
-    right = {
-        "spatial": result.spatial.logits.argmax(1) == result.spatial.labels,
-        "temporal": result.temporal.logits.argmax(1) == result.temporal.labels,
-        "fused": result.fused.scores.argmax(1) == labels,
-    }
-    by_id = {
-        "spatial": dict(zip(result.spatial.ids, right["spatial"], strict=True)),
-        "temporal": dict(zip(result.temporal.ids, right["temporal"], strict=True)),
-        "fused": dict(zip(result.fused.ids, right["fused"], strict=True)),
-    }
+    Args:
+        classes: names by label.
+        labels: int64 (N,), true classes.
+        guesses: int64 (N,), answers.
+    """
+    counts = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(counts, (labels, guesses), 1)
+    present = [label for label in range(len(classes)) if counts[label].any() or counts[:, label].any()]
     rows = []
-    for label, name in enumerate(classes):
-        ids = [result.fused.ids[index] for index in np.flatnonzero(labels == label)]
-        if ids:
-            shares = {stream: float(np.mean([hits[i] for i in ids])) for stream, hits in by_id.items()}
-            rows.append(ClassRow(name=name, count=len(ids), **shares))
-    return sorted(rows, key=lambda row: (row.fused, row.name))
-
-
-def most_confused(classes: tuple[str, ...], matrix: np.ndarray) -> list[Confusion]:
-    """Return the pairs of classes that the fusion mixes up most."""
-    wrong = matrix - np.diag(np.diag(matrix))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:MAX_CONFUSIONS]
-    pairs = [divmod(int(index), len(classes)) for index in order]
-    return [
-        Confusion(
-            truth=classes[truth],
-            guess=classes[guess],
-            count=int(wrong[truth, guess]),
-            share=float(wrong[truth, guess] / matrix[truth].sum()),
+    for truth in present:
+        total = int(counts[truth].sum())
+        hits = int(counts[truth, truth])
+        cells = []
+        for guess in present:
+            count = int(counts[truth, guess])
+            kind = "r" if guess == truth else "w"
+            style = f"{kind} s{math.ceil(10 * count / total)}" if count else ""
+            cells.append(Cell(count=count, style=style))
+        rows.append(
+            MatrixRow(
+                name=classes[truth], count=total, hits=hits, share=hits / max(1, total), cells=tuple(cells)
+            )
         )
-        for truth, guess in pairs
-        if wrong[truth, guess]
-    ]
+    return rows
 
 
-def stream_agreement(result: "SplitResult") -> dict[str, int]:
-    """Count the videos that both streams, one alone, or none gets right."""
-    spatial = dict(
-        zip(result.spatial.ids, result.spatial.logits.argmax(1) == result.spatial.labels, strict=True)
+def data_stages(data: "DataPath") -> list[Stage]:
+    """Return the counts from the lists to the scores."""
+
+    def streams(counts: Mapping[str, int], word: str) -> str:
+        if len(set(counts.values())) <= 1:
+            return "".join(f"{count} {word}" for count in list(counts.values())[:1])
+        return ", ".join(f"{name} {count} {word}" for name, count in counts.items())
+
+    trained = ", ".join(
+        text for text in (streams(data.trained, "trained on"), streams(data.held_out, "held out")) if text
     )
-    temporal = dict(
-        zip(result.temporal.ids, result.temporal.logits.argmax(1) == result.temporal.labels, strict=True)
-    )
-    pairs = [(bool(spatial[video]), bool(temporal[video])) for video in result.fused.ids]
-    return {
-        "both streams": pairs.count((True, True)),
-        "the spatial stream alone": pairs.count((True, False)),
-        "the temporal stream alone": pairs.count((False, True)),
-        "neither": pairs.count((False, False)),
-    }
-
-
-def _matrix_row(
-    classes: tuple[str, ...], matrix: np.ndarray, truth: int, present: list[int]
-) -> dict[str, Any]:
-    total = max(1, int(matrix[truth].sum()))
-    cells = [
-        {"guess": classes[guess], "count": int(matrix[truth, guess]), "share": matrix[truth, guess] / total}
-        for guess in present
-    ]
-    return {"name": classes[truth], "cells": cells}
-
-
-def _curves(run: "RunDir", split: str) -> list[Curve]:
     return [
-        curve
-        for stream in ("spatial", "temporal")
-        for curve in training_curves(run.training(stream, split) / "metrics.jsonl", stream)
+        Stage(count=data.listed, what="videos listed"),
+        Stage(count=data.extracted, what="extracted", note=f"{data.failed} failed" if data.failed else ""),
+        Stage(count=data.train, what="in the training list", note=trained),
+        Stage(
+            count=data.test_listed,
+            what="in the test list",
+            note=f"{data.test_failed} not extracted" if data.test_failed else "",
+        ),
+        Stage(count=data.test_scored, what="scored"),
     ]
+
+
+def agreement_parts(agreement: "Agreement", num_scored: int) -> list[AgreementPart]:
+    """Return who is right how often, as parts of a bar; the counts sum to the scored videos."""
+    alone = {name: len(ids) for name, ids in agreement.right_alone.items()}
+    every, none = len(agreement.right_in_all), len(agreement.right_in_none)
+    counts = [("all streams right" if len(alone) > 2 else "both streams right", "both fused", every)]
+    counts += [
+        (f"only {name} right", name if name in ("spatial", "temporal") else "other", count)
+        for name, count in alone.items()
+    ]
+    some = num_scored - every - none - sum(alone.values())
+    if some:
+        counts.append(("several, but not all right", "other", some))
+    counts.append(("no stream right", "none", none))
+    starts = np.cumsum([0, *(count for _, _, count in counts)])
+    return [
+        AgreementPart(what=what, style=style, start=int(start), count=count)
+        for (what, style, count), start in zip(counts, starts, strict=False)
+    ]
+
+
+def tuning_chart(tuning: "Tuning") -> Chart:
+    """Return held-out top-1 by the temporal stream's share, the chosen one marked."""
+    series = [(point.temporal_share, point.top1) for point in tuning.curve]
+    return line_chart(
+        "held-out top-1, per cent",
+        {"fused": series},
+        x_label="share of the temporal stream",
+        text="Held-out top-1 by the share of the temporal stream: "
+        + "; ".join(f"{share:g}: {100 * top1:.1f} %" for share, top1 in series),
+        chosen_x=tuning.temporal_share,
+    )
+
+
+def _agreement_lists(agreement: "Agreement") -> list[tuple[str, tuple[str, ...]]]:
+    return [
+        *((f"Right in the {name} stream alone", ids) for name, ids in agreement.right_alone.items()),
+        ("Right in no stream", agreement.right_in_none),
+        ("Right in the fusion alone", agreement.won_by_fusion),
+        ("Lost by the fusion", agreement.lost_by_fusion),
+    ]
+
+
+def _matrix_size(classes: tuple[str, ...]) -> str:
+    if len(classes) > CROWD_OF_CLASSES:
+        return "crowd"
+    return "many" if len(classes) > MANY_CLASSES else ""

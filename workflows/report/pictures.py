@@ -1,0 +1,192 @@
+"""Pictures of a few telling videos: frames, flow in colours, and what each stream looked at.
+
+Read from the shards through the reader, drawn small, and kept in the page itself as data URIs.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    from stin.maps import StreamMaps
+    from stin.model_file import TrainedModel
+    from stin.shards.reader import ShardReader
+    from stin.shards.schema import ManifestVideo
+
+NUM_TILES = 6
+TILE_PX = 208
+JPEG_QUALITY = 80
+VIDEOS_A_GROUP = 3
+
+# The streams' accents of the page (dark scheme), as RGB: maps are drawn in the colour of their stream.
+SPATIAL_RGB, TEMPORAL_RGB = (110, 176, 255), (255, 170, 92)
+MAP_STRENGTH = 0.9
+FULL_ATTENTION = 3.0
+"""Multiples of even attention that get the full colour, unless a video has more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """A video worth showing: its row in the fused scores, and the group that it stands for."""
+
+    row: int
+    group: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strip:
+    """Pictures of one video, side by side in order of time; each a data URI, or "" where there is none.
+
+    Attributes:
+        frames: numbers of the frames shown.
+        rgb: the frames.
+        flow: the flow field that begins at each frame.
+        differences: apparent differences of the spatial stream over the frames; empty without.
+        attention: attention of the temporal stream over the frames; empty without.
+        full_px: motion in pixels a frame (stored size) with the full colour.
+        attention_peak: the most that a place gets, in multiples of even attention; 0 without.
+        width, height: of a picture in pixels.
+    """
+
+    frames: tuple[int, ...]
+    rgb: tuple[str, ...]
+    flow: tuple[str, ...]
+    differences: tuple[str, ...]
+    attention: tuple[str, ...]
+    full_px: float
+    attention_peak: float
+    width: int
+    height: int
+
+
+def choose_videos(
+    labels_N: np.ndarray, fused_NC: np.ndarray, spatial_NC: np.ndarray, temporal_NC: np.ndarray
+) -> list[Chosen]:
+    """Choose the surest right answers, the surest wrong ones, and those where the streams differ most.
+
+    Args:
+        labels_N: true classes.
+        fused_NC, spatial_NC, temporal_NC: probabilities of the same N videos.
+
+    Returns:
+        Up to `VIDEOS_A_GROUP` videos a group, each video once; groups in the order `wrong`, `apart`, `right`.
+        How far the streams differ is the total variation between their probabilities.
+    """
+    guesses = fused_NC.argmax(1)
+    sureness = fused_NC.max(1)
+    apart = np.abs(spatial_NC - temporal_NC).sum(1) / 2
+    right = guesses == labels_N
+    groups = {
+        "wrong": np.where(~right, sureness, -1.0),
+        "apart": np.where(spatial_NC.argmax(1) != temporal_NC.argmax(1), apart, -1.0),
+        "right": np.where(right, sureness, -1.0),
+    }
+    taken: set[int] = set()
+    chosen = []
+    for group, score in groups.items():
+        order = [int(row) for row in np.argsort(-score, kind="stable") if score[row] >= 0]
+        rows = [row for row in order if row not in taken][:VIDEOS_A_GROUP]
+        taken.update(rows)
+        chosen += [Chosen(row=row, group=group) for row in rows]
+    return chosen
+
+
+def draw_strip(reader: "ShardReader", video: "ManifestVideo", models: Mapping[str, "TrainedModel"]) -> Strip:
+    """Draw one video.
+
+    Args:
+        reader: of the run's shards.
+        video: which one.
+        models: the trained streams by name; a missing or plain one has no map.
+
+    Raises:
+        ShardError: what is stored differs from its checksum.
+    """
+    from pipeline.flow.colour import flow_to_colour, full_length
+    from stin.clips import ClipShape
+    from stin.maps import stream_maps
+
+    count = min(NUM_TILES, video.num_frames - 1)
+    frames = [int(index) for index in ((2 * np.arange(count) + 1) * (video.num_frames - 1)) // (2 * count)]
+    width, height = _tile_size(video)
+    rgb_NHWC = [_resized(frame, width, height) for frame in reader.read_rgb(video.id, frames)]
+    coding = reader.flow_coding(video.id)
+    quantised = reader.read_flow(video.id, frames).astype(np.float32)
+    flow_NHW2 = ((quantised - coding.zero) * coding.scale).transpose(0, 2, 3, 1)
+    full_px = full_length(flow_NHW2)
+    found = {
+        stream: stream_maps(model, reader, ClipShape.of(video), num_segments=max(2, count))
+        for stream, model in models.items()
+    }
+    differences, attention = found.get("spatial"), found.get("temporal")
+    return Strip(
+        frames=tuple(frames),
+        rgb=tuple(data_uri(picture) for picture in rgb_NHWC),
+        flow=tuple(
+            data_uri(_resized(flow_to_colour(field, full_px=full_px), width, height)) for field in flow_NHW2
+        ),
+        differences=() if differences is None else _drawn_maps(reader, video, differences, SPATIAL_RGB),
+        attention=() if attention is None else _drawn_maps(reader, video, attention, TEMPORAL_RGB),
+        full_px=full_px,
+        attention_peak=0.0 if attention is None else float(attention.values_MHW.max()),
+        width=width,
+        height=height,
+    )
+
+
+def blend_map(frame_HWC: np.ndarray, strength_HW: np.ndarray, colour: Sequence[int]) -> np.ndarray:
+    """Return a grey, darkened frame with a map (0..1) in one colour over it: uint8 (H, W, 3)."""
+    grey_HW1 = cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32) * 0.55
+    alpha_HW1 = MAP_STRENGTH * np.clip(strength_HW, 0, 1)[..., None]
+    # The frame's own light stays on top of the colour, so that one sees what lies under it.
+    lit = np.asarray(colour, np.float32) * (0.75 + 0.25 * grey_HW1 / 140)
+    return np.rint((1 - alpha_HW1) * grey_HW1 + alpha_HW1 * lit).clip(0, 255).astype(np.uint8)
+
+
+def map_strength(values_HW: np.ndarray, *, stream: str, peak: float) -> np.ndarray:
+    """Return how strongly to draw a map, 0..1.
+
+    Differences run from none to the strip's strongest. Attention starts above even attention (1), so that a
+    stream which looks everywhere alike shows no preference that it does not have.
+    """
+    if stream == "spatial":
+        return values_HW / max(peak, 1e-12)
+    return (values_HW - 1) / (max(peak, FULL_ATTENTION) - 1)
+
+
+def data_uri(picture_HWC: np.ndarray) -> str:
+    """Return an RGB picture as a JPEG in a data URI."""
+    written, content = cv2.imencode(".jpg", picture_HWC[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    assert written
+    return "data:image/jpeg;base64," + base64.b64encode(content.tobytes()).decode()
+
+
+def _drawn_maps(
+    reader: "ShardReader", video: "ManifestVideo", maps: "StreamMaps", colour: tuple[int, int, int]
+) -> tuple[str, ...]:
+    """Draw a stream's maps over the frames that they belong to; segments without a difference stay empty."""
+    stream = "spatial" if maps.step else "temporal"
+    width, height = _tile_size(video)
+    frames = reader.read_rgb(video.id, maps.starts.tolist())
+    peak = float(maps.values_MHW.max())
+    pictures = []
+    for frame, values_HW in zip(frames, maps.values_MHW, strict=False):
+        strength_HW = cv2.resize(
+            map_strength(values_HW, stream=stream, peak=peak), (width, height), interpolation=cv2.INTER_LINEAR
+        )
+        pictures.append(data_uri(blend_map(_resized(frame, width, height), strength_HW, colour)))
+    return tuple(pictures) + ("",) * (len(maps.starts) - len(pictures))
+
+
+def _tile_size(video: "ManifestVideo") -> tuple[int, int]:
+    scale = TILE_PX / max(video.width, video.height)
+    return max(1, round(video.width * scale)), max(1, round(video.height * scale))
+
+
+def _resized(picture: np.ndarray, width: int, height: int) -> np.ndarray:
+    shrinks = width < picture.shape[1]
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

@@ -1,0 +1,163 @@
+"""The report's last part: a few telling videos, what each stream says of them, and their pictures."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from workflows.report.pictures import Chosen, Strip, choose_videos, data_uri, draw_strip
+
+if TYPE_CHECKING:
+    from stin.analysis import Answers
+    from stin.model_file import TrainedModel
+    from stin.scores import Scores
+    from stin.shards.schema import Manifest
+    from workflows.run_dir import RunDir
+    from workflows.split_result import SplitResult
+
+KEY_PX = 192
+
+GROUPS = {
+    "wrong": ("Surest of a wrong answer", "The fused streams are wrong here, and sure of it."),
+    "apart": ("The streams differ most", "The two streams give different answers, each sure of its own."),
+    "right": ("Surest of the right answer", "The fused streams are right here, and sure of it."),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamAnswer:
+    """The likeliest class of one stream for one video."""
+
+    stream: str
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureRow:
+    """One row of a strip: its caption, and what a picture of it shows, in words."""
+
+    tag: str
+    alt: str
+    pictures: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoCard:
+    """One video; `strip` is None where its pictures could not be made, and `missing` says why."""
+
+    id: str
+    truth: str
+    answers: tuple[StreamAnswer, ...]
+    strip: Strip | None
+    rows: tuple[PictureRow, ...]
+    missing: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoCards:
+    """Groups of cards as (title, text, cards); without any, `missing` says why."""
+
+    groups: tuple[tuple[str, str, tuple[VideoCard, ...]], ...]
+    key_picture: str
+    missing: str
+
+
+def video_cards(run: "RunDir", manifest: "Manifest", result: "SplitResult") -> VideoCards:
+    """Choose the videos and draw them; what cannot be read is said in its place, and never stops the page."""
+    from pipeline.flow.colour import colour_key
+    from stin.analysis import fused_answers, stream_answers
+    from stin.shards.reader import ShardReader
+
+    if not run.extract.is_dir():
+        return VideoCards(groups=(), key_picture="", missing="the run has no extracted videos")
+    ids = result.fused.ids
+    answers = [*(stream_answers(scores, ids) for scores in result.streams.values())]
+    answers.append(fused_answers(result.fused))
+    sureness = {answer.name: np.exp(answer.log_probabilities) for answer in answers}
+    chosen = choose_videos(result.fused.labels, sureness["fused"], sureness["spatial"], sureness["temporal"])
+    models = {
+        stream: model
+        for stream in ("spatial", "temporal")
+        if (model := _model(run, result.split, result.streams[stream])) is not None
+    }
+    reader = ShardReader(run.extract, manifest)
+    try:
+        cards = [(item.group, _card(item, result, answers, reader, manifest, models)) for item in chosen]
+    finally:
+        reader.close()
+    return VideoCards(
+        groups=tuple(
+            (title, text, tuple(card for group, card in cards if group == name))
+            for name, (title, text) in GROUPS.items()
+            if any(group == name for group, _ in cards)
+        ),
+        key_picture=data_uri(colour_key(KEY_PX)),
+        missing="",
+    )
+
+
+def _card(
+    chosen: Chosen,
+    result: "SplitResult",
+    answers: "list[Answers]",
+    reader,
+    manifest: "Manifest",
+    models: "Mapping[str, TrainedModel]",
+) -> VideoCard:
+    from stin.shards.errors import StinPipeError
+
+    video_id = result.fused.ids[chosen.row]
+    names = result.fused.class_names
+    says = []
+    for answer in answers:
+        guess = int(answer.scores[chosen.row].argmax())
+        says.append(
+            StreamAnswer(
+                stream=answer.name,
+                name=names[guess],
+                probability=float(np.exp(answer.log_probabilities[chosen.row, guess])),
+            )
+        )
+    strip, missing = None, ""
+    try:
+        if video_id not in manifest.videos:
+            raise StinPipeError("the video is no longer in the run")
+        strip = draw_strip(reader, manifest.videos[video_id], models)
+    except StinPipeError as error:
+        missing = str(error)
+    return VideoCard(
+        id=video_id,
+        truth=names[int(result.fused.labels[chosen.row])],
+        answers=tuple(says),
+        strip=strip,
+        rows=() if strip is None else _rows(strip),
+        missing=missing,
+    )
+
+
+def _rows(strip: Strip) -> tuple[PictureRow, ...]:
+    rows = [
+        PictureRow(tag="video", alt="Picture", pictures=strip.rgb),
+        PictureRow(tag="optical flow", alt="Optical flow in colours", pictures=strip.flow),
+    ]
+    if strip.differences:
+        alt = "Where the spatial stream sees a change"
+        rows.append(PictureRow(tag="difference (spatial)", alt=alt, pictures=strip.differences))
+    if strip.attention:
+        alt = "Where the temporal stream attends to"
+        rows.append(PictureRow(tag="attention (temporal)", alt=alt, pictures=strip.attention))
+    return tuple(rows)
+
+
+def _model(run: "RunDir", split: str, scores: "Scores") -> "TrainedModel | None":
+    """Load the model that made the scores; None where it is gone or has been trained anew since."""
+    from stin.model_file import load_model
+    from stin.shards.errors import StinPipeError
+
+    try:
+        model = load_model(run.training(scores.stream, split) / "model.safetensors")
+    except StinPipeError:
+        return None  # scores of another program have no model; the page then has no maps
+    return model if model.digest == scores.model_digest else None
