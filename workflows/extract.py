@@ -1,15 +1,18 @@
 """`stin-pipe extract`: videos to shards."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+from workflows.dry_run import dry_run
 from workflows.extract_report import say_listing
 from workflows.extract_work import make_shards
-from workflows.options import EXISTING_DIRECTORY, FILE, Names, Size, common_options, run_option
-from workflows.output import Output, size
+from workflows.grace import Grace
+from workflows.options import EXISTING_DIRECTORY, FILE, Names, Size, common_options, run_option, usage_errors
+from workflows.output import Output
 
 EXAMPLES = """\b
 Examples:
@@ -36,6 +39,12 @@ Examples:
     "--list", "list_csv", type=FILE, help="CSV of path,label[,split,start_s,end_s] instead of folders."
 )
 @click.option("--classes", type=Names(), default=None, help="Use these classes alone.")
+@click.option(
+    "--match",
+    multiple=True,
+    metavar="GLOB",
+    help="Use files whose path or name fits alone, such as '*_g01_*'; may be given several times.",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Use at most N videos, spread over the classes.")
 @click.option(
     "--flow",
@@ -103,7 +112,15 @@ Examples:
     default=0.05,
     help="Share of failed videos above which the exit code is 3.",
 )
-@click.option("--dry-run", is_flag=True, help="Show what would be done, and the disk it would take.")
+@click.option(
+    "--dry-run", is_flag=True, help="Show what would be done, with the time and disk it would take."
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    help="Seconds after SIGTERM in which the shards in hand may still be finished, for batch systems.",
+)
 @click.option("--break-lock", is_flag=True, help="Take over from an extract on another host that is gone.")
 @common_options
 def extract(output: Output, run_path: Path, videos: Path, **options: Any) -> None:
@@ -117,22 +134,25 @@ def extract(output: Output, run_path: Path, videos: Path, **options: Any) -> Non
     from workflows.run_dir import create_run, recorded
 
     options["runner"] = choose_runner(output, options["runner"], options["address"])
-    listing = list_videos(
-        videos,
-        dataset=options["dataset"],
-        splits_dir=options["splits"],
-        list_csv=options["list_csv"],
-        classes=options["classes"] or (),
-        limit=options["limit"],
-    )
+    with usage_errors():
+        listing = list_videos(
+            videos,
+            dataset=options["dataset"],
+            splits_dir=options["splits"],
+            list_csv=options["list_csv"],
+            classes=options["classes"] or (),
+            match=options["match"],
+            limit=options["limit"],
+        )
     params = _params(listing.dataset, options)
     say_listing(output, listing, params)
     if options["dry_run"]:
-        _dry_run(output, listing, params)
+        dry_run(output, run_path / "extract", listing, params, options)
         return
     run = create_run(run_path)
     run.extract.mkdir(exist_ok=True)
     (run.extract / "shards").mkdir(exist_ok=True)
+    grace = Grace(options["grace"])
     with (
         run_lock(run.extract / "lock.json", break_lock=options["break_lock"]),
         recorded(run, "extract", {"params": asdict(params), **options, "videos": str(videos)}),
@@ -145,7 +165,8 @@ def extract(output: Output, run_path: Path, videos: Path, **options: Any) -> Non
             retry_failed=options["retry_failed"],
             timeout_s=options["timeout"],
             max_failure_rate=options["max_failure_rate"],
-            run_tasks=lambda tasks: _runner(output, listing, tasks, options),
+            grace=grace,
+            run_tasks=lambda tasks: _runner(output, listing, tasks, options, lambda: grace.asked),
         )
     if code:
         raise click.exceptions.Exit(code)
@@ -211,7 +232,7 @@ def _flow_backend(options: dict[str, Any]) -> str:
     return resolve_backend(options["flow"])
 
 
-def _runner(output: Output, listing, tasks, options: dict[str, Any]):
+def _runner(output: Output, listing, tasks, options: dict[str, Any], stop: Callable[[], bool]):
     import os
 
     from pipeline.plan import estimate_bytes
@@ -220,7 +241,7 @@ def _runner(output: Output, listing, tasks, options: dict[str, Any]):
         from pipeline.runners.local import run_local
 
         num_workers = options["workers"] or len(os.sched_getaffinity(0))
-        return run_local(tasks, num_workers=min(num_workers, len(tasks)))
+        return run_local(tasks, num_workers=min(num_workers, len(tasks)), stop=stop)
     from pipeline.runners.ray import run_ray
 
     return run_ray(
@@ -230,14 +251,5 @@ def _runner(output: Output, listing, tasks, options: dict[str, Any]):
         gpus_per_worker=options["gpus_per_worker"] if tasks[0].params.flow_backend == "cuda" else 0.0,
         need_bytes=estimate_bytes(listing, tasks[0].params),
         warn=output.warn,
+        stop=stop,
     )
-
-
-def _dry_run(output: Output, listing, params) -> None:
-    from pipeline.plan import estimate_bytes, make_plan
-
-    plan = make_plan(listing, params)
-    need = estimate_bytes(listing, params)
-    count = f"{len(listing.videos)} videos into {len(plan.shards)} shards"
-    output.show(f"would extract {count}, about {size(need)} of disk")
-    output.result({"videos": len(listing.videos), "shards": len(plan.shards), "estimated_bytes": need})

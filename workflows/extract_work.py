@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workflows.cli import Terminated
 from workflows.extract_report import say_result, say_work
+from workflows.grace import Grace
 from workflows.output import Output
 
 if TYPE_CHECKING:
-    from pipeline.listing import Listing
+    from pipeline.listed import Listing
     from pipeline.plan import ExtractParams
     from pipeline.resume import Work
     from pipeline.shard_task import ShardReport, ShardTask
@@ -27,6 +29,7 @@ def make_shards(
     retry_failed: bool,
     timeout_s: float,
     max_failure_rate: float,
+    grace: Grace,
     run_tasks: Callable[[Sequence["ShardTask"]], Reports],
 ) -> int:
     """Make every shard that is not done yet and return the exit code; the caller holds the run's lock.
@@ -39,6 +42,7 @@ def make_shards(
         retry_failed: try failed videos again.
         timeout_s: time limit a video.
         max_failure_rate: share of failed videos above which the exit code is 3.
+        grace: how SIGTERM is taken; when it is asked for, `run_tasks` begins no further shard.
         run_tasks: a runner: yields a report for each finished shard, and None in between.
     """
     from pipeline.ledger import read_ledger, write_views
@@ -50,7 +54,7 @@ def make_shards(
     say_work(output, work)
     num_pairs = 0
     try:
-        for report in _reports(output, extract_dir, work, run_tasks):
+        for report in _reports(output, extract_dir, work, grace, run_tasks):
             num_pairs += report.num_frames - report.num_done
     finally:  # also when interrupted: the views say what the marks say
         remove_leftovers(extract_dir)
@@ -91,6 +95,7 @@ def _reports(
     output: Output,
     extract_dir: Path,
     work: "Work",
+    grace: Grace,
     run_tasks: Callable[[Sequence["ShardTask"]], Reports],
 ) -> Iterator["ShardReport"]:
     """Run the tasks and show progress by videos, counting those inside shards that are not finished."""
@@ -102,8 +107,11 @@ def _reports(
     frames, started = 0, time.monotonic()
     if not work.tasks:
         return
-    with output.progress(output.command, total, unit="videos") as meter:
+    num_left = len(work.tasks)
+    with grace, output.progress(output.command, total, unit="videos") as meter:
         for report in run_tasks(work.tasks):
+            grace.check()
+            num_left -= report is not None
             if report is not None:
                 done += report.num_done + report.num_failed
                 frames += report.num_frames
@@ -112,3 +120,6 @@ def _reports(
             now_frames = frames + sum(shard.num_frames for shard in in_hand)
             rate = now_frames / (time.monotonic() - started)
             meter.update(done + sum(shard.num_videos for shard in in_hand), f"{rate:.1f} frames/s")
+        if num_left and grace.asked:
+            output.say(f"asked to end: the shards in hand are finished, {num_left} are left")
+            raise Terminated

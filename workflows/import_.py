@@ -11,7 +11,8 @@ import click
 
 from workflows.extract_report import say_listing
 from workflows.extract_work import make_shards
-from workflows.options import EXISTING_DIRECTORY, Names, common_options, run_option
+from workflows.grace import Grace
+from workflows.options import EXISTING_DIRECTORY, Names, common_options, run_option, usage_errors
 from workflows.output import Output
 
 if TYPE_CHECKING:
@@ -82,19 +83,17 @@ def import_(output: Output, run_path: Path, frames: Path, **options: Any) -> Non
     from pipeline.lock import run_lock
     from workflows.run_dir import create_run, recorded
 
-    try:
+    with usage_errors():
         names = FrameNames(
             image=options["image_name"], flow_x=options["flow_x_name"], flow_y=options["flow_y_name"]
         )
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    listing = list_videos(
-        frames,
-        splits_dir=options["splits"],
-        classes=options["classes"] or (),
-        limit=options["limit"],
-        find=lambda root: scan_frame_folders(root, names),
-    )
+        listing = list_videos(
+            frames,
+            splits_dir=options["splits"],
+            classes=options["classes"] or (),
+            limit=options["limit"],
+            find=lambda root: scan_frame_folders(root, names),
+        )
     run = create_run(run_path)
     params = _params(run.extract, listing, names, options)
     say_listing(output, listing, params)
@@ -112,6 +111,7 @@ def import_(output: Output, run_path: Path, frames: Path, **options: Any) -> Non
             retry_failed=options["retry_failed"],
             timeout_s=options["timeout"],
             max_failure_rate=options["max_failure_rate"],
+            grace=Grace(0),
             run_tasks=lambda tasks: _run(tasks, options["workers"]),
         )
     if code:

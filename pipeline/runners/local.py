@@ -4,7 +4,7 @@ import ctypes
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -16,9 +16,15 @@ _PR_SET_PDEATHSIG = 1
 
 
 def run_local(
-    tasks: Sequence[ShardTask], *, num_workers: int, poll_s: float = 1.0
+    tasks: Sequence[ShardTask],
+    *,
+    num_workers: int,
+    poll_s: float = 1.0,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[ShardReport | None]:
     """Yield a report for each shard as it is finished, and None every `poll_s` seconds in between.
+
+    When `stop()` becomes true, no further shard is begun, and it ends with those in hand.
 
     Raises:
         StinPipeError: a worker process died again and again on the same shard.
@@ -39,6 +45,9 @@ def run_local(
                         yield report
                     if not finished:
                         yield None
+                    if stop():
+                        for future in [future for future in futures if future.cancel()]:
+                            waiting.remove(futures.pop(future))
             except BrokenProcessPool:
                 _count_tries(futures.values(), tries, num_workers)
 
@@ -67,7 +76,8 @@ def worker_pool(num_workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides; Ctrl-C reaches the whole group
+    for signum in (signal.SIGINT, signal.SIGTERM):  # the driver decides; both may reach the whole group
+        signal.signal(signum, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # never outlive a killed driver
     worker_environment()
 

@@ -35,6 +35,7 @@ def run_ray(
     need_bytes: int = 0,
     warn: Callable[[str], None] = lambda _line: None,
     poll_s: float = 1.0,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[ShardReport | None]:
     """Yield a report for each shard as it is finished, and None every `poll_s` seconds in between.
 
@@ -46,6 +47,7 @@ def run_ray(
         need_bytes: disk that the shards will take, by estimate.
         warn: called with what a person should know.
         poll_s: longest silence.
+        stop: when it becomes true, no further shard is begun.
 
     Raises:
         StinPipeError: no cluster at the address, a node that cannot work, resources that the cluster does
@@ -58,7 +60,7 @@ def run_ray(
     try:
         if address:
             _look_at_nodes(ray, tasks, need_bytes, warn)
-        yield from _drive(ray, tasks, _Slots(ray, num_workers, gpus_per_worker), poll_s)
+        yield from _drive(ray, tasks, _Slots(ray, num_workers, gpus_per_worker), poll_s, stop)
     finally:
         ray.shutdown()
 
@@ -190,12 +192,14 @@ class _Slots:
 
 
 def _drive(
-    ray: Any, tasks: Sequence[ShardTask], slots: _Slots, poll_s: float
+    ray: Any, tasks: Sequence[ShardTask], slots: _Slots, poll_s: float, stop: Callable[[], bool]
 ) -> Iterator[ShardReport | None]:
     """Keep every slot at work on one shard at a time."""
     waiting = list(reversed(tasks))
     tries = dict.fromkeys((task.shard.name for task in tasks), 0)
     while waiting or slots.in_hand:
+        if stop():
+            waiting.clear()
         slots.start_missing(len(waiting))
         while waiting and slots.idle:
             slots.give(waiting.pop())
@@ -207,6 +211,8 @@ def _drive(
             try:
                 report = ray.get(reference)
             except ray.exceptions.RayActorError as error:
+                if stop():
+                    continue
                 tries[task.shard.name] += 1
                 if tries[task.shard.name] >= MAX_TRIES:
                     raise _died(task, error) from error

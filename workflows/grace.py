@@ -1,0 +1,48 @@
+"""Time to finish what is in hand after SIGTERM, for batch systems that say beforehand when they end a job."""
+
+import signal
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+from workflows.cli import Terminated
+
+
+class Grace:
+    """Takes SIGTERM as the wish to end within `seconds`; with 0, as the order to end at once.
+
+    Attributes:
+        asked: whether SIGTERM has come.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.asked = False
+        self._asked_at = 0.0
+        self._before: Any = None
+
+    def __enter__(self) -> "Grace":
+        if self.seconds > 0:
+            self._before = signal.signal(signal.SIGTERM, self._receive)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+        if self.asked and isinstance(error, Exception):
+            raise Terminated from error  # what broke, broke because everything was told to end
+
+    def check(self) -> None:
+        """Be called now and then.
+
+        Raises:
+            Terminated: the time is over.
+        """
+        if self.asked and time.monotonic() - self._asked_at > self.seconds:
+            raise Terminated
+
+    def _receive(self, _signum: int, _frame: FrameType | None) -> None:
+        if not self.asked:  # batch systems send it more than once
+            self.asked, self._asked_at = True, time.monotonic()
