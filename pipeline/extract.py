@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.decode import DecodeError, DecodeNotes, decode_frames
 from pipeline.flow import TVL1Params, tvl1_clip
-from pipeline.listing import ListedVideo
+from pipeline.listed import ListedVideo
 from pipeline.plan import ExtractParams
 from stin.shards.codec import encode_image, quantise_flow
 from stin.shards.schema import VideoOutcome
@@ -121,7 +121,7 @@ def fill_video(
 
 def prepared_frames(
     video: ListedVideo, root: Path, params: ExtractParams, notes: DecodeNotes, *, deadline: float
-) -> Iterator[PreparedFrame]:
+) -> Generator[PreparedFrame]:
     """Yield the frames to store, at their stored size, with the grey pictures that flow is made from.
 
     Raises:
@@ -175,7 +175,6 @@ def _write_frames(
     frames: Iterator[PreparedFrame], target: VideoWriter, params: ExtractParams
 ) -> tuple[int, int]:
     """Encode frames and fields chunk by chunk; the last frame of a chunk starts the next one's flow."""
-    flow_params = TVL1Params(**params.flow)
     first = next(frames, None)
     assert first is not None, "decode_frames raises rather than yield nothing"
     shape = first.grey.shape
@@ -185,15 +184,16 @@ def _write_frames(
     last = first.grey
     while chunk := list(islice(frames, per_chunk)):
         greys = np.stack([last, *(frame.grey for frame in chunk)])
-        for frame, field in zip(chunk, _packed_fields(greys, params, flow_params), strict=True):
+        for frame, field in zip(chunk, packed_fields(greys, params), strict=True):
             target.append_frame(encode_image(frame.rgb, codec=params.codec))
             target.append_field(encode_image(field, codec=params.codec))
         last = greys[-1]
     return shape[0], shape[1]
 
 
-def _packed_fields(greys: np.ndarray, params: ExtractParams, flow_params: TVL1Params) -> np.ndarray:
+def packed_fields(greys: np.ndarray, params: ExtractParams) -> np.ndarray:
     """Return the fields of a clip (T, H, W) as stored: uint8 (T-1, 2H, W); a GPU packs them itself."""
+    flow_params = TVL1Params(**params.flow)
     if params.flow_backend == "cuda":
         from pipeline.flow.cuda import tvl1_clip_packed_cuda
 

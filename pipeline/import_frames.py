@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.decode import DecodeError, DecodeNotes
 from pipeline.extract import Filled, fill_video
 from pipeline.frame_folders import FrameNames, names_from, numbered_images, read_image
-from pipeline.listing import ListedVideo, Listing
+from pipeline.listed import ListedVideo, Listing
 from pipeline.plan import ExtractParams
 from stin.shards.codec import decode_image, encode_image
 from stin.shards.errors import ShardError

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.listing import ListedVideo
+from pipeline.listed import ListedVideo
 from pipeline.plan import Plan, PlannedShard
 from stin.shards.errors import StinPipeError
 from stin.shards.publish import publish_bytes

@@ -5,68 +5,21 @@ testTrainMulti_7030_splits), plain class folders, and a CSV list. Lists and name
 no path that they hold may leave the videos folder.
 """
 
-import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
+from pipeline.hash_split import hash_split
+from pipeline.listed import ListedVideo, Listing
+from pipeline.selection import keep_classes, keep_matching, spread
 from pipeline.split_lists import ListStyle, read_csv, read_lists, recognise
 from pipeline.video_files import FileFinder, inside, require_folder, scan
 from stin.shards.errors import StinPipeError
 from stin.shards.schema import Subset
 
-Dataset = Literal["ucf101", "hmdb51", "lists", "folder", "csv"]
-"""`lists` are split lists in either official style that name another data set."""
-
 OFFICIAL_CLASSES = {"ucf101": 101, "hmdb51": 51}
-
-TEST_SHARE = 0.3
-"""Share of each class that the hash split puts into the test list (HMDB51's 70/30)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ListedVideo:
-    """One video to extract.
-
-    Attributes:
-        id: `class/name.ext` (with `#start-end` for a part of a file), unique in the run.
-        path: file, relative to the videos folder.
-        splits: split name -> `train` or `test`.
-        group_key: recording that the clip was cut from, where its name tells.
-        start_s, end_s: the part of the file to use; None is its beginning or end.
-    """
-
-    id: str
-    path: str
-    label: int
-    class_name: str
-    splits: Mapping[str, Subset]
-    group_key: str | None = None
-    start_s: float | None = None
-    end_s: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listing:
-    """Everything that the folder and the lists say together.
-
-    Attributes:
-        split_source: a sentence for the person: where the splits come from.
-        num_skipped: video files in the folder that no list names.
-        num_absent: listed videos that the folder lacks.
-    """
-
-    dataset: Dataset
-    root: Path
-    classes: tuple[str, ...]
-    split_names: tuple[str, ...]
-    split_source: str
-    videos: tuple[ListedVideo, ...]
-    num_skipped: int = 0
-    num_absent: int = 0
 
 
 def list_videos(
@@ -76,6 +29,7 @@ def list_videos(
     splits_dir: Path | None = None,
     list_csv: Path | None = None,
     classes: Sequence[str] = (),
+    match: Sequence[str] = (),
     limit: int | None = None,
     find: Callable[[Path], list[PurePosixPath]] = scan,
 ) -> Listing:
@@ -87,11 +41,14 @@ def list_videos(
         splits_dir: folder with UCF-style or HMDB-style split lists.
         list_csv: CSV of path,label[,split,start_s,end_s] that replaces folders and lists.
         classes: keep these classes alone; labels then count from 0 in the order of the data set.
+        match: keep videos that fit one of these globs alone (`*` also spans `/`), matched against the path
+            under `root` and against the file's name; labels stay as they are.
         limit: keep at most this many videos, spread evenly over the classes.
         find: finds the videos under a folder, relative to it; folders of frames are videos too.
 
     Raises:
         StinPipeError: nothing to list, or lists that contradict each other or cannot be read.
+        ValueError: a class that the data set does not have.
     """
     require_folder(root, "videos folder")
     if list_csv is not None:
@@ -101,31 +58,16 @@ def list_videos(
         listing = _from_split_lists(root, find(root), splits_dir, style, official=dataset == style)
     else:
         listing = _from_folders(root, find(root))
-    listing = _keep_classes(listing, classes)
+    listing = keep_matching(keep_classes(listing, classes), match)
     if not listing.videos:
         absent = f" ({listing.num_absent} listed videos are absent)" if listing.num_absent else ""
-        raise StinPipeError(f"{root}: no video to extract{absent}; check --videos, --splits and --classes")
+        raise StinPipeError(
+            f"{root}: no video to extract{absent}; check --videos, --splits, --classes and --match"
+        )
     for video_id, count in Counter(video.id for video in listing.videos).items():
         if count > 1:
             raise StinPipeError(f"{video_id}: listed {count} times; every video must be listed once")
-    return listing if limit is None else replace(listing, videos=_spread(listing.videos, limit))
-
-
-def hash_split(ids: Iterable[str]) -> dict[str, Subset]:
-    """Split the videos of one class by a hash of their id: stable when videos are added.
-
-    A class of two or more has at least one video on each side.
-    """
-    ranked = sorted(ids, key=_hash_share)
-    sides: dict[str, Subset] = {video_id: hash_side(video_id) for video_id in ranked}
-    if len(ranked) >= 2:
-        sides[ranked[0]], sides[ranked[-1]] = "test", "train"
-    return sides
-
-
-def hash_side(video_id: str) -> Subset:
-    """Return the side of the split that a video's hash says, whatever other videos there are."""
-    return "test" if _hash_share(video_id) < TEST_SHARE else "train"
+    return listing if limit is None else replace(listing, videos=spread(listing.videos, limit))
 
 
 def group_key(class_name: str, file_name: str) -> str | None:
@@ -208,11 +150,12 @@ def _from_split_lists(
     official = official or len(lists.classes) == OFFICIAL_CLASSES.get(style)
     find = FileFinder(files)
     used: set[PurePosixPath] = set()
-    videos, num_absent = [], 0
+    videos: list[ListedVideo] = []
+    absent: list[str] = []
     for entry in lists.entries:
         file = find(entry)
         if file is None:
-            num_absent += 1
+            absent.append(f"{_display(entry.class_name)}/{_display(entry.file_name)}")
             continue
         used.add(file)
         if not entry.splits:  # named, but used by no split (HMDB51's code 0 in all three)
@@ -236,7 +179,7 @@ def _from_split_lists(
         split_source=f"{num_lists} split{'s' * (num_lists != 1)} from {splits_dir}",
         videos=tuple(sorted(videos, key=lambda video: video.id)),
         num_skipped=len(files) - len(used),
-        num_absent=num_absent,
+        absent=tuple(sorted(absent)),
     )
 
 
@@ -244,14 +187,15 @@ def _from_csv(root: Path, list_csv: Path) -> Listing:
     rows = read_csv(list_csv)
     classes = tuple(sorted({row.class_name for row in rows}))
     splits_given = any(row.subset for row in rows)
-    videos, num_absent = [], 0
+    videos: list[ListedVideo] = []
+    absent: list[str] = []
     for row in rows:
         path = inside(root, row.path, source=list_csv)
+        name = path.name if path.parent.name == row.class_name else str(path)
         if not (root / path).is_file():
-            num_absent += 1
+            absent.append(f"{_display(row.class_name)}/{_display(name)}")
             continue
         part = "" if row.start_s is None and row.end_s is None else f"#{row.start_s or 0:g}-{row.end_s or ''}"
-        name = path.name if path.parent.name == row.class_name else str(path)
         videos.append(
             ListedVideo(
                 id=f"{_display(row.class_name)}/{_display(name)}{part}",
@@ -283,45 +227,8 @@ def _from_csv(root: Path, list_csv: Path) -> Listing:
         split_source=source,
         videos=tuple(sorted(videos, key=lambda video: video.id)),
         num_skipped=num_skipped,
-        num_absent=num_absent,
+        absent=tuple(sorted(absent)),
     )
-
-
-def _keep_classes(listing: Listing, wanted: Sequence[str]) -> Listing:
-    if not wanted:
-        return listing
-    for name in wanted:
-        if name not in listing.classes:
-            known = ", ".join(listing.classes[:12]) + (", ..." if len(listing.classes) > 12 else "")
-            raise StinPipeError(f"--classes: no class {name!r} in this data set; it has: {known}")
-    kept = tuple(name for name in listing.classes if name in wanted)
-    videos = tuple(
-        replace(video, label=kept.index(video.class_name))
-        for video in listing.videos
-        if video.class_name in kept
-    )
-    num_skipped = listing.num_skipped + len(listing.videos) - len(videos)
-    return replace(listing, classes=kept, videos=videos, num_skipped=num_skipped)
-
-
-def _spread(videos: Sequence[ListedVideo], limit: int) -> tuple[ListedVideo, ...]:
-    """Take `limit` videos in turn from each class and, within a class, from each side of the splits."""
-    if limit < 1:
-        raise ValueError(f"limit must be >= 1, got {limit}")
-    turn: Counter[tuple[int, str]] = Counter()
-    ranked = []
-    for video in sorted(videos, key=lambda video: _hash_share(video.id)):
-        key = (video.label, str(sorted(video.splits.items())))
-        ranked.append((turn[key], video.label, video.id, video))
-        turn[key] += 1
-    ranked.sort(key=lambda item: item[:3])
-    return tuple(sorted((item[3] for item in ranked[:limit]), key=lambda video: video.id))
-
-
-def _hash_share(text: str) -> float:
-    """Map a name to [0, 1), the same on every machine."""
-    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def _display(name: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pipeline.listing import ListedVideo, Listing
+from pipeline.listed import ListedVideo, Listing
 from stin.shards.errors import StinPipeError
 from stin.shards.publish import canonical_json, publish_json
 from stin.shards.schema import FORMAT_VERSION, FlowCoding, ImageCodec

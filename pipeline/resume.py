@@ -7,8 +7,9 @@ do failed ones that are tried again; nothing that is done is touched.
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipeline.hash_split import hash_side
 from pipeline.ledger import Ledger, next_plan_path, plan_paths, read_ledger
-from pipeline.listing import ListedVideo, Listing, hash_side
+from pipeline.listed import ListedVideo, Listing
 from pipeline.plan import ExtractParams, Plan, PlanKind, make_plan, require_same_params
 from pipeline.shard_task import ShardTask
 from stin.shards.errors import StinPipeError

@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline.extract import extract_video
 from pipeline.ffmpeg import find_ffmpeg
 from pipeline.import_frames import import_video
-from pipeline.listing import ListedVideo
+from pipeline.listed import ListedVideo
 from pipeline.plan import IMPORTED, ExtractParams, PlannedShard
 from stin.shards.publish import is_temporary
 from stin.shards.schema import Mark, VideoOutcome

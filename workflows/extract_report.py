@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from workflows.output import Output, duration, size
 
 if TYPE_CHECKING:
-    from pipeline.listing import Listing
+    from pipeline.listed import Listing
     from pipeline.plan import ExtractParams
     from pipeline.resume import Work
     from stin.shards.schema import Manifest
@@ -24,14 +24,14 @@ def say_listing(output: Output, listing: "Listing", params: "ExtractParams") -> 
         f"(split {listing.split_names[0]}: {sides['train']} train, {sides['test']} test), "
         f"{listing.num_skipped} skipped (in no list), {listing.num_absent} absent (listed, not in the folder)"
     )
+    if listing.absent:
+        more = f", ... {listing.num_absent - 5} more" if listing.num_absent > 5 else ""
+        output.say(f"absent: {', '.join(listing.absent[:5])}{more}")
     output.say(f"{listing.split_source}")
     shape = "x".join(map(str, params.size)) if params.size else f"short side {params.short_side}"
     how = f"frames {shape}, flow by {params.flow_backend}"
     how = "frames as they are, flow imported" if params.flow_backend == IMPORTED else how
-    output.say(
-        f"{how}, bound {params.bound_px:g} px, "
-        f"about {size(estimate_bytes(listing, params))} of disk"
-    )
+    output.say(f"{how}, bound {params.bound_px:g} px, about {size(estimate_bytes(listing, params))} of disk")
 
 
 def say_work(output: Output, work: "Work") -> None:

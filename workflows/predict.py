@@ -136,7 +136,7 @@ def _one_video_run(
 ):
     """Extract the video under `folder` and return a manifest of it alone."""
     from pipeline.extract import extract_video
-    from pipeline.listing import ListedVideo
+    from pipeline.listed import ListedVideo
     from stin.shards.schema import FlowCoding, Manifest, ManifestVideo
     from stin.shards.writer import ShardWriter
 

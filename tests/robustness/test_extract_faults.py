@@ -189,7 +189,7 @@ def test_files_that_go_in_mid_run_are_failures_worth_a_retry(
 
 def test_a_file_that_goes_while_it_is_read_fails_alone(made_videos, tmp_path: Path, monkeypatch) -> None:
     from pipeline import extract
-    from pipeline.listing import ListedVideo
+    from pipeline.listed import ListedVideo
     from stin.shards.writer import ShardWriter
 
     shutil.copytree(made_videos.videos / "red-up", tmp_path / "red-up")

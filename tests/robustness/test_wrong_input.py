@@ -38,7 +38,7 @@ def run(extracted_run: Path, tmp_path: Path) -> Path:
         (["--videos", "good", "--size", "big"], 2, ["WIDTHxHEIGHT", "'big'"]),
         (["--videos", "good", "--size", "8x8"], 2, ["16 to 4096", "8x8"]),
         (["--videos", "good", "--size", "64x48", "--short-side", "32"], 2, ["exclude each other"]),
-        (["--videos", "good", "--classes", "cat"], 1, ["no class 'cat'", "it has: a"]),
+        (["--videos", "good", "--classes", "cat"], 2, ["no class 'cat'", "it has: a"]),
         (["--videos", "good", "--splits", "empty"], 1, ["empty: no split lists"]),
         (["--videos", "good", "--dataset", "ucf101"], 1, ["--splits"]),
         (["--videos", "good", "--list", "gone.csv"], 2, ["--list", "'gone.csv' does not exist"]),

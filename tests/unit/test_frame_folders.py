@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pipeline.export_frames import folder_names
 from pipeline.frame_folders import FrameNames, numbered_images, scan_frame_folders
 from pipeline.import_frames import import_video
-from pipeline.listing import ListedVideo, list_videos
+from pipeline.listed import ListedVideo
+from pipeline.listing import list_videos
 from pipeline.plan import IMPORTED, ExtractParams
 from stin.shards.codec import quantise_flow, recode_field
 from stin.shards.errors import StinPipeError

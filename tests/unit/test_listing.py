@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.listing import group_key, hash_side, hash_split, list_videos
+from pipeline.hash_split import hash_side, hash_split
+from pipeline.listing import group_key, list_videos
 from stin.shards.errors import StinPipeError
 
 
@@ -151,8 +152,37 @@ def test_classes_and_limit(tmp_path: Path) -> None:
     assert len(listing.videos) == 4
     assert listing.num_skipped == 10
     assert {video.splits["1"] for video in listing.videos} == {"train", "test"}
-    with pytest.raises(StinPipeError, match="no class 'x' in this data set; it has: a, b, c"):
+    with pytest.raises(ValueError, match="no class 'x' in this data set; it has: a, b, c"):
         list_videos(tmp_path, classes=("x",))
+
+
+def test_a_misspelt_class_is_guessed(tmp_path: Path) -> None:
+    touch(tmp_path, "PushUps/1.mp4", "PullUps/1.mp4", "Swing/1.mp4")
+    with pytest.raises(ValueError, match="no class 'Pushups' in this data set; did you mean PushUps"):
+        list_videos(tmp_path, classes=("Pushups",))
+
+
+def test_files_that_match_globs(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{name}/v_{name}_g{group:02d}.mp4" for name in "ab" for group in range(1, 12)))
+    listing = list_videos(tmp_path, match=("*_g0[1-3].mp4", "b/*_g11*"))
+    assert [video.path for video in listing.videos] == [
+        *(f"{name}/v_{name}_g0{group}.mp4" for name in "a" for group in (1, 2, 3)),
+        *(f"b/v_b_g{group}.mp4" for group in ("01", "02", "03", "11")),
+    ]
+    assert listing.classes == ("a", "b") and listing.num_skipped == 15
+    with pytest.raises(StinPipeError, match="no video to extract; check .* and --match"):
+        list_videos(tmp_path, match=("*.avi",))
+
+
+def test_absent_videos_are_named_within_the_kept_classes(tmp_path: Path) -> None:
+    touch(tmp_path / "v", "a/1.avi", "b/1.avi")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "trainlist01.txt").write_text("a/1.avi 1\na/2.avi 1\nb/1.avi 2\n")
+    (tmp_path / "lists" / "testlist01.txt").write_text("b/3.avi\na/0.avi\n")
+    whole = list_videos(tmp_path / "v", splits_dir=tmp_path / "lists")
+    assert whole.absent == ("a/0.avi", "a/2.avi", "b/3.avi") and whole.num_absent == 3
+    part = list_videos(tmp_path / "v", splits_dir=tmp_path / "lists", classes=("a",))
+    assert part.absent == ("a/0.avi", "a/2.avi")
 
 
 def test_hash_split_is_stable_and_covers_both_sides() -> None:

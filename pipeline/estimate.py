@@ -1,0 +1,132 @@
+"""Estimate time and disk of videos to come: from what a run has measured so far, else from a short probe.
+
+A probe extracts the first frames of three videos just as a worker would. Long or odd videos, and cold disks,
+are not in it: it tells hours from days.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from pipeline.decode import DecodeError, DecodeNotes
+from pipeline.extract import packed_fields, prepared_frames
+from pipeline.ledger import Ledger
+from pipeline.listed import ListedVideo
+from pipeline.plan import ExtractParams
+from pipeline.runners.local import worker_environment
+from stin.shards.codec import encode_image
+
+PROBE_VIDEOS = 3
+PROBE_FRAMES = 33
+PROBE_S = 20.0
+MIN_MEASURED_S = 10.0
+"""A run that has worked for less tells less than a probe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What the videos to come will take.
+
+    Attributes:
+        slot_seconds: seconds of one worker; several share them.
+        num_frames: frames to store.
+        num_bytes: bytes of the shards.
+        source: `run` where the videos that a run has done were asked, else `probe`.
+        num_measured: videos that the estimate rests on.
+    """
+
+    slot_seconds: float
+    num_frames: int
+    num_bytes: int
+    source: Literal["run", "probe"]
+    num_measured: int
+
+
+def estimate_from_run(extract_dir: Path, ledger: Ledger, root: Path, videos: Sequence[ListedVideo]):
+    """Return the estimate by the seconds, frames and bytes of the videos that are done; None if too few."""
+    done = [entry for entry in ledger.done if entry.outcome and entry.outcome.meta]
+    seconds = sum(entry.outcome.seconds for entry in done if entry.outcome)
+    source_bytes = _source_bytes(root, [entry.video for entry in done])
+    if seconds < MIN_MEASURED_S or not source_bytes:
+        return None
+    frames = sum(entry.outcome.meta.num_frames for entry in done if entry.outcome and entry.outcome.meta)
+    shards = {entry.shard for entry in done}
+    stored = sum((extract_dir / "shards" / f"{name}.h5").stat().st_size for name in shards)
+    share = _source_bytes(root, videos) / source_bytes
+    return Estimate(
+        slot_seconds=seconds * share,
+        num_frames=round(frames * share),
+        num_bytes=round(stored * share),
+        source="run",
+        num_measured=len(done),
+    )
+
+
+def estimate_by_probe(root: Path, videos: Sequence[ListedVideo], params: ExtractParams) -> Estimate | None:
+    """Return the estimate by extracting a little of a few videos now; None when none of them decodes."""
+    worker_environment()
+    packed_fields(np.zeros((2, 32, 32), np.uint8), params)  # compiles outside of the measurement
+    seconds, num_frames, num_bytes, all_frames = 0.0, 0, 0, 0
+    asked: list[ListedVideo] = []
+    for video in _spread_by_size(root, videos):
+        notes, started = DecodeNotes(), time.monotonic()
+        try:
+            frames = prepared_frames(video, root, params, notes, deadline=started + PROBE_S)
+            some = list(islice(frames, PROBE_FRAMES))
+        except DecodeError:
+            continue  # the extraction itself says what is wrong with it
+        frames.close()
+        if len(some) < 2:
+            continue
+        fields = packed_fields(np.stack([frame.grey for frame in some]), params)
+        images = [*(frame.rgb for frame in some), *fields]
+        num_bytes += sum(len(encode_image(image, codec=params.codec)) for image in images)
+        seconds += time.monotonic() - started
+        num_frames += len(some)
+        whole = len(some) if len(some) < PROBE_FRAMES else _announced_frames(video, notes, params)
+        all_frames += max(whole, len(some))
+        asked.append(video)
+    if not asked:
+        return None
+    share = _source_bytes(root, videos) / _source_bytes(root, asked)
+    frames_to_come = all_frames * share
+    return Estimate(
+        slot_seconds=seconds / num_frames * frames_to_come,
+        num_frames=round(frames_to_come),
+        num_bytes=round(num_bytes / num_frames * frames_to_come),
+        source="probe",
+        num_measured=len(asked),
+    )
+
+
+def _announced_frames(video: ListedVideo, notes: DecodeNotes, params: ExtractParams) -> int:
+    """Return how many frames would be stored of a video by its header; 0 when it does not say."""
+    frames = float(notes.announced or 0)
+    if notes.fps and (video.start_s is not None or video.end_s is not None):
+        end_s = frames / notes.fps if video.end_s is None else video.end_s
+        frames = (end_s - (video.start_s or 0.0)) * notes.fps
+    if params.fps and notes.fps:
+        frames *= params.fps / notes.fps
+    return round(frames / params.stride)
+
+
+def _spread_by_size(root: Path, videos: Sequence[ListedVideo]) -> list[ListedVideo]:
+    """Choose a few videos of middle sizes: the smallest and largest are odd."""
+    ranked = sorted(videos, key=lambda video: (_source_bytes(root, [video]), video.id))
+    steps = range(1, PROBE_VIDEOS + 1)
+    return [ranked[index] for index in sorted({len(ranked) * step // (PROBE_VIDEOS + 1) for step in steps})]
+
+
+def _source_bytes(root: Path, videos: Sequence[ListedVideo]) -> int:
+    total = 0
+    for video in videos:
+        try:
+            total += (root / video.path).stat().st_size
+        except OSError:
+            continue  # gone since it was listed
+    return total

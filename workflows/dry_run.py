@@ -1,0 +1,93 @@
+"""`extract --dry-run`: what would be done, and the time and disk that it would take."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workflows.output import Output, duration, size
+
+if TYPE_CHECKING:
+    from pipeline.listed import ListedVideo, Listing
+    from pipeline.plan import ExtractParams
+
+
+def dry_run(
+    output: Output, extract_dir: Path, listing: "Listing", params: "ExtractParams", options: dict[str, Any]
+) -> None:
+    """Show the plan of a new run, or what is left of one, with an estimate; nothing is written."""
+    from pipeline.plan import estimate_bytes, make_plan
+
+    left, num_done = _left(extract_dir, listing, params)
+    plan = make_plan(listing, params)
+    estimate = _estimate(extract_dir, listing, params, left) if left else None
+    num_bytes = estimate.num_bytes if estimate else estimate_bytes(listing, params) if left else 0
+    workers = options["workers"] or (None if options["address"] else len(os.sched_getaffinity(0)))
+    workers = min(workers, len(plan.shards)) if workers else None
+    what = f"{len(left)} videos" if num_done else f"{len(left)} videos into {len(plan.shards)} shards"
+    done = f" ({num_done} are done)" if num_done else ""
+    output.show(f"would extract {what}{done}, about {size(num_bytes)} of disk")
+    seconds = None
+    if estimate is not None:
+        seconds = estimate.slot_seconds / workers if workers else None
+        how = f"about {duration(estimate.slot_seconds)} of one worker"
+        if seconds is not None and workers and workers > 1:
+            how = f"about {duration(seconds)} with {workers} workers"
+        basis = {
+            "run": f"the rate of the {estimate.num_measured} videos that this run has done",
+            "probe": f"the first frames of {estimate.num_measured} videos, measured just now",
+        }[estimate.source]
+        output.show(f"{how}, by {basis}; about {estimate.num_frames} frames")
+    elif left:
+        output.show("no estimate of time: " + _why_none(params, listing))
+    output.result(
+        {
+            "videos": len(listing.videos),
+            "shards": len(plan.shards),
+            "to_do": len(left),
+            "done": num_done,
+            "estimated_bytes": num_bytes,
+            "estimated_seconds": None if seconds is None else round(seconds, 1),
+            "estimated_slot_seconds": round(estimate.slot_seconds, 1) if estimate else None,
+            "estimated_frames": estimate.num_frames if estimate else None,
+            "estimate_from": estimate.source if estimate else None,
+            "workers": workers,
+            "absent": listing.num_absent,
+            "absent_videos": list(listing.absent),
+        }
+    )
+
+
+def _left(extract_dir: Path, listing: "Listing", params: "ExtractParams") -> tuple[list["ListedVideo"], int]:
+    """Return the videos that an extract would do now, and how many are done or have failed."""
+    from pipeline.ledger import plan_paths, read_ledger
+    from pipeline.plan import require_same_params
+
+    if not plan_paths(extract_dir):
+        return list(listing.videos), 0
+    ledger = read_ledger(extract_dir)
+    require_same_params(ledger.plans[0], params, path=extract_dir / "plan.json")
+    finished = {video_id for video_id, entry in ledger.entries.items() if entry.outcome}
+    left = [video for video in listing.videos if video.id not in finished]
+    return left, len(listing.videos) - len(left)
+
+
+def _estimate(extract_dir: Path, listing: "Listing", params: "ExtractParams", left: list["ListedVideo"]):
+    from pipeline.estimate import estimate_by_probe, estimate_from_run
+    from pipeline.ledger import plan_paths, read_ledger
+
+    found = None
+    if plan_paths(extract_dir):
+        found = estimate_from_run(extract_dir, read_ledger(extract_dir), listing.root, left)
+    return found or (estimate_by_probe(listing.root, left, params) if _runs_here(params) else None)
+
+
+def _runs_here(params: "ExtractParams") -> bool:
+    from pipeline.flow import resolve_backend
+
+    return params.flow_backend not in ("cuda", "mixed") or resolve_backend("auto") == "cuda"
+
+
+def _why_none(params: "ExtractParams", listing: "Listing") -> str:
+    if not _runs_here(params):
+        return f"this machine has no GPU to measure flow by {params.flow_backend}"
+    return f"none of the videos tried under {listing.root} decodes"
