@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +95,15 @@ def read_ledger(extract_dir: Path) -> Ledger:
                 entry = LedgerEntry(video=video, shard=shard.name, outcome=outcomes.get(video.id))
                 entries[video.id] = _current(entries.get(video.id), entry)
     return Ledger(plans=plans, entries=entries, pending=tuple(pending), broken=broken)
+
+
+def write_absent(extract_dir: Path, absent: Sequence[str]) -> None:
+    """Replace `absent.txt`: the listed videos that the folder lacks, one a line; no file without any."""
+    path = extract_dir / "absent.txt"
+    if absent:
+        publish_bytes(path, "".join(f"{name}\n" for name in absent).encode())
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_views(extract_dir: Path, ledger: Ledger) -> Manifest:

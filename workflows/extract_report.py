@@ -25,13 +25,14 @@ def say_listing(output: Output, listing: "Listing", params: "ExtractParams") -> 
         f"{listing.num_skipped} skipped (in no list), {listing.num_absent} absent (listed, not in the folder)"
     )
     if listing.absent:
-        more = f", ... {listing.num_absent - 5} more" if listing.num_absent > 5 else ""
+        more = ", ... (all in extract/absent.txt of the run)" if listing.num_absent > 5 else ""
         output.say(f"absent: {', '.join(listing.absent[:5])}{more}")
     output.say(f"{listing.split_source}")
     shape = "x".join(map(str, params.size)) if params.size else f"short side {params.short_side}"
     how = f"frames {shape}, flow by {params.flow_backend}"
     how = "frames as they are, flow imported" if params.flow_backend == IMPORTED else how
-    output.say(f"{how}, bound {params.bound_px:g} px, about {size(estimate_bytes(listing, params))} of disk")
+    need = size(estimate_bytes(listing, params))
+    output.say(f"{how}, bound {params.bound_px:g} px, about {need} of disk by the sizes of the files")
 
 
 def say_work(output: Output, work: "Work") -> None:

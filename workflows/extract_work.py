@@ -45,13 +45,14 @@ def make_shards(
         grace: how SIGTERM is taken; when it is asked for, `run_tasks` begins no further shard.
         run_tasks: a runner: yields a report for each finished shard, and None in between.
     """
-    from pipeline.ledger import read_ledger, write_views
+    from pipeline.ledger import read_ledger, write_absent, write_views
     from pipeline.resume import prepare_work
     from pipeline.shard_task import remove_leftovers
 
     started = time.monotonic()
     work = prepare_work(extract_dir, listing, params, retry_failed=retry_failed, timeout_s=timeout_s)
     say_work(output, work)
+    write_absent(extract_dir, listing.absent)
     num_pairs = 0
     try:
         for report in _reports(output, extract_dir, work, grace, run_tasks):

@@ -18,7 +18,8 @@ def test_a_new_run_is_estimated_by_a_probe(made_videos, extracted_run: Path, tmp
     assert (value["videos"], value["to_do"], value["done"], value["shards"]) == (27, 27, 0, 27)
     assert (value["estimate_from"], value["workers"]) == ("probe", 2)
     assert abs(value["estimated_frames"] - 27 * 7) < 27  # all have 7, their files differ a little in size
-    assert value["estimated_seconds"] * 2 == value["estimated_slot_seconds"] > 0
+    assert abs(value["estimated_seconds"] * 2 - value["estimated_slot_seconds"]) < 0.2
+    assert value["estimated_slot_seconds"] > 0
     manifest = Manifest.load(extracted_run / "extract" / "manifest.json")
     stored = 0
     for path in (extracted_run / "extract" / "shards").glob("*.h5"):
@@ -53,13 +54,17 @@ def test_the_rates_of_a_run_are_used_once_it_has_worked_a_while(extracted_run: P
     extract_dir = extracted_run / "extract"
     ledger = read_ledger(extract_dir)
     root = Path(ledger.plans[0].root)
-    assert estimate_from_run(extract_dir, ledger, root, []) is None  # 27 tiny videos take no time
-    slow = {
-        name: replace(entry, outcome=replace(entry.outcome, seconds=3.0)) if entry.outcome else entry
-        for name, entry in ledger.entries.items()
-    }
-    measured = Ledger(plans=ledger.plans, entries=slow, pending=(), broken={})
-    videos = [entry.video for entry in slow.values()]
+    videos = [entry.video for entry in ledger.entries.values()]
+
+    def taking(seconds: float) -> Ledger:
+        entries = {
+            name: replace(entry, outcome=replace(entry.outcome, seconds=seconds)) if entry.outcome else entry
+            for name, entry in ledger.entries.items()
+        }
+        return Ledger(plans=ledger.plans, entries=entries, pending=(), broken={})
+
+    assert estimate_from_run(extract_dir, taking(0.1), root, videos) is None
+    measured = taking(3.0)
     whole = estimate_from_run(extract_dir, measured, root, videos)
     assert whole is not None and (whole.source, whole.num_measured, whole.num_frames) == ("run", 27, 189)
     assert abs(whole.slot_seconds - 81) < 1e-6

@@ -170,7 +170,7 @@ def test_files_that_match_globs(tmp_path: Path) -> None:
         *(f"b/v_b_g{group}.mp4" for group in ("01", "02", "03", "11")),
     ]
     assert listing.classes == ("a", "b") and listing.num_skipped == 15
-    with pytest.raises(StinPipeError, match="no video to extract; check .* and --match"):
+    with pytest.raises(StinPipeError, match=r"no video to extract; check .* and --match"):
         list_videos(tmp_path, match=("*.avi",))
 
 
