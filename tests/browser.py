@@ -6,6 +6,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,7 +19,15 @@ FLAGS = (
     "--disable-default-apps", "--disable-extensions", "--disable-dev-shm-usage", "--hide-scrollbars",
     "--remote-debugging-pipe",
 )  # fmt: skip
-WAIT_S = 30.0
+WAIT_S = 60.0
+_LAUNCH = """
+import os, sys
+commands, answers = (os.dup(int(text)) for text in sys.argv[1:3])
+for source, place in ((commands, 3), (answers, 4)):
+    os.dup2(source, place)
+    os.set_inheritable(place, True)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 def find_chromium() -> str | None:
@@ -33,10 +42,10 @@ class Browser:
         self._profile = tempfile.mkdtemp(prefix="stin-pipe-chromium-")
         commands_out, self._to = os.pipe()
         self._from, answers_in = os.pipe()
-        # The browser reads commands from descriptor 3 and answers on 4; the shell moves the pipes there.
+        # The browser reads commands from descriptor 3 and answers on 4; `_LAUNCH` moves the pipes there.
         self._process = subprocess.Popen(
             [
-                *("/bin/sh", "-c", f'exec "$@" 3<&{commands_out} 4>&{answers_in}', "sh", program),
+                *(sys.executable, "-c", _LAUNCH, str(commands_out), str(answers_in), program),
                 *(*FLAGS, f"--user-data-dir={self._profile}", "about:blank"),
             ],
             pass_fds=(commands_out, answers_in),

@@ -66,7 +66,20 @@ def test_the_report_is_whole_and_fetches_nothing(trained_run: Path, evaluated) -
     html = Path(evaluated["report"]).read_text()
     assert html.startswith("<!doctype html>") and html.rstrip().endswith("</html>")
     assert "red-right" in html and "reconstruction" in html and "polyline" in html
-    assert "src=" not in html and "href=" not in html and "<script" not in html
+    assert 'src="' in html and html.count('src="') == html.count('src="data:image/jpeg;base64,')
+    assert html.count('href="') == html.count('href="#') and html.count("<script>") == 1
+
+
+def test_the_report_of_a_run_opens_in_a_browser(evaluated, browser) -> None:
+    """Frames, flow, differences and attention of trained streams; no error, no request, no overflow."""
+    path = Path(evaluated["report"])
+    browser.open(path, width=360, height=740)
+    assert browser.errors == []
+    assert [url for url in browser.requests if not url.startswith("data:")] == [path.as_uri()]
+    assert browser.run("Math.min(...[...document.images].map(image => image.naturalWidth))") > 0
+    rows = browser.run("[...new Set([...document.querySelectorAll('.tag')].map(e => e.textContent))]")
+    assert rows == ["frame", "video", "optical flow", "difference (spatial)", "attention (temporal)"]
+    assert browser.run("document.documentElement.scrollWidth") == 360
 
 
 def test_predict_gives_the_scores_of_fuse_eval(trained_run: Path, evaluated, made_videos, call) -> None:
