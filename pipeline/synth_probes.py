@@ -4,7 +4,7 @@
 colour for about the same time and the disc drifts in a random direction, so neither a single frame, nor any
 number of frames without their order, nor flow (the colours have equal grey values) tells the class.
 
-``motion``: a disc of a random colour moves in one of four directions, which is the class. With
+``motion``: a disc of a random colour moves in one of eight directions, which is the class. With
 ``noise_share`` above 0 the background moves as well in a rectangle of that share of the picture, in
 directions that have nothing to do with the class and last a few frames: flow in a region of no interest.
 """
@@ -23,8 +23,18 @@ Probe = Literal["order", "motion"]
 ORDERS = tuple("-".join(order) for order in permutations(COLOURS))
 """The six classes of ``order``, such as red-green-blue."""
 
-MOTIONS = {"right": (1.0, 0.0), "left": (-1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
-"""The four classes of ``motion``: unit velocity (x to the right, y down)."""
+HALF_SQRT2 = 0.5**0.5
+MOTIONS = {
+    "right": (1.0, 0.0),
+    "right-down": (HALF_SQRT2, HALF_SQRT2),
+    "down": (0.0, 1.0),
+    "left-down": (-HALF_SQRT2, HALF_SQRT2),
+    "left": (-1.0, 0.0),
+    "left-up": (-HALF_SQRT2, -HALF_SQRT2),
+    "up": (0.0, -1.0),
+    "right-up": (HALF_SQRT2, -HALF_SQRT2),
+}
+"""The eight classes of ``motion``: unit velocity (x to the right, y down)."""
 
 NOISE_FRAMES = 5
 """Frames for which the background of the noisy rectangle keeps its velocity; a flow stack is as long."""
