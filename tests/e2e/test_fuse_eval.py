@@ -1,0 +1,218 @@
+"""fuse-eval as a command: tuning that never reads the test list, foreign scores, kill and resume."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+
+import stin.evaluate
+import workflows.report.render
+from stin.config import override
+from stin.recipes import resolve_recipe
+from stin.scores import Scores
+from stin.shards.errors import StinPipeError
+from stin.shards.publish import publish_json
+from stin.shards.schema import FORMAT_VERSION, Manifest
+from stin.train import Runtime, train_stream
+from workflows.cli import cli
+
+SCORING = ("--segments", "2", "--crops", "1")
+MANY_CLIPS = ("--segments", "25", "--crops", "5")
+ROW_BYTES = 3 * 3 * 4 + 4
+"""Three kinds of logits of three classes, and a checksum."""
+
+
+@pytest.fixture(scope="module")
+def trained(made_shards, tmp_path_factory) -> Path:
+    """A run of 3 classes: 8 videos for training (half of them held out) and 4 for testing in each."""
+    run = tmp_path_factory.mktemp("fused") / "run"
+    manifest = made_shards.make_run(run, per_class=8, tests_per_class=4)
+    publish_json(run / "run.json", {"format_version": FORMAT_VERSION, "commands": []})
+    for stream in ("spatial", "temporal"):
+        config = override(
+            resolve_recipe("small", stream),
+            backbone="resnet18-w8",
+            flip=False,
+            epochs=2,
+            batch_size=6,
+            num_segments=2,
+            val_share=0.5,
+        )
+        train_stream(
+            config,
+            manifest=manifest,
+            extract_dir=run / "extract",
+            out_dir=run / f"train-{stream}" / "split1",
+            split="1",
+            runtime=Runtime(tensorboard=False),
+        )
+    return run
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy to write in; the report has tests of its own, and its pictures take most of the time."""
+    monkeypatch.setattr(workflows.report.render, "render_report", lambda *_: "")
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def evaluate(run: Path, *options: str) -> dict[str, Any]:
+    """Run the command in this process and return what it wrote."""
+    cli.main(["fuse-eval", "--run", str(run), *SCORING, *options], standalone_mode=False)
+    return json.loads((run / "fuse-eval" / "split1" / "metrics.json").read_text())
+
+
+def swap_test_labels(run: Path) -> None:
+    """Give every test video the label of the next class."""
+    path = run / "extract" / "manifest.json"
+    manifest = Manifest.load(path)
+    videos = {
+        video.id: replace(video, label=(video.label + 1) % 3) if video.splits["1"] == "test" else video
+        for video in manifest.videos.values()
+    }
+    replace(manifest, videos=videos).save(path)
+
+
+def test_the_tuned_weight_knows_nothing_of_the_test_labels(run: Path) -> None:
+    first = evaluate(run, "--tune-fusion")
+    tuning = first["tuning"]
+    assert tuning["num_videos"] == 12 and len(tuning["curve"]) == 21
+    assert first["fusion_weights"] == tuning["weights"] and first["protocol"]["weights_from"] == "held-out"
+    held = Scores.load(run / "fuse-eval" / "split1" / "held-out-spatial.npz")
+    manifest = Manifest.load(run / "extract" / "manifest.json")
+    assert {manifest.videos[video_id].splits["1"] for video_id in held.ids} == {"train"}
+    swap_test_labels(run)
+    second = evaluate(run, "--tune-fusion")
+    assert second["tuning"] == tuning
+    assert second["fused"]["top1"] != first["fused"]["top1"]  # the labels did change
+
+
+def test_without_tuning_there_is_no_curve(run: Path) -> None:
+    value = evaluate(run)
+    assert value["tuning"] is None and value["protocol"]["weights_from"] == "default"
+    assert not list((run / "fuse-eval" / "split1").glob("held-out*"))
+
+
+def test_tuning_refuses_a_run_that_has_changed_since_training(run: Path) -> None:
+    path = run / "extract" / "manifest.json"
+    manifest = Manifest.load(path)
+    dropped = next(video.id for video in manifest.videos.values() if video.splits["1"] == "train")
+    rest = {name: video for name, video in manifest.videos.items() if name != dropped}
+    replace(manifest, videos=rest).save(path)
+    with pytest.raises(StinPipeError, match="the run's training list has changed since the spatial"):
+        evaluate(run, "--tune-fusion")
+
+
+@pytest.mark.parametrize("other", [("--fusion-weights", "1,1"), ("--scores", "temporal=x.csv")])
+def test_tuning_excludes_given_weights_and_files(trained: Path, other) -> None:
+    with pytest.raises(click.UsageError, match=f"--tune-fusion and {other[0]} exclude each other"):
+        evaluate(trained, "--tune-fusion", *other)
+
+
+def test_files_replace_a_stream_and_add_a_third(run: Path) -> None:
+    ours = evaluate(run)
+    folder = run / "fuse-eval" / "split1"
+    temporal = Scores.load(folder / "temporal.npz")
+    lines = [",".join(["id", *temporal.class_names])]
+    lines += [
+        ",".join([video_id, *(repr(float(cell)) for cell in temporal.logits[row])])
+        for row, video_id in reversed(list(enumerate(temporal.ids)))
+    ]
+    (run / "flow.csv").write_text("\n".join(lines))
+    file = run / "flow.csv"
+    same = evaluate(run, "--scores", f"temporal={file}")
+    assert {name: same[name] for name in ("spatial", "temporal", "fused")} == {
+        name: ours[name] for name in ("spatial", "temporal", "fused")
+    }
+    assert list(same["protocol"]["files"]) == ["temporal"] and list(same["protocol"]["models"]) == ["spatial"]
+    three = evaluate(run, "--scores", f"again={file}", "--fusion-weights", "0,0,1")
+    assert three["streams"] == ["spatial", "temporal", "again"]
+    assert three["fused"] == three["again"] == ours["temporal"]
+    with pytest.raises(click.UsageError, match=r"3 numbers >= 0, not all 0 \(spatial, temporal, again\)"):
+        evaluate(run, "--scores", f"again={file}")
+
+
+def test_auxiliary_scores_are_left_out_or_weighed(run: Path) -> None:
+    folder = run / "fuse-eval" / "split1"
+    fused = {}
+    for aux in ("auto", "exclude", "2"):
+        value = evaluate(run, "--aux", aux)
+        fused[aux] = Scores.load(folder / "fused.npz").logits
+        assert value["protocol"]["aux"]["spatial"] == {"auto": 0.5, "exclude": 0.0, "2": 2.0}[aux]
+    spatial, temporal = (Scores.load(folder / f"{name}.npz") for name in ("spatial", "temporal"))
+    assert spatial.aux_logits is not None and temporal.aux_logits is not None
+    for aux, share in (("exclude", 0.0), ("2", 2.0)):
+        expected = spatial.main_logits + share * spatial.aux_logits
+        expected = expected + 1.5 * (temporal.main_logits + share * temporal.aux_logits)
+        np.testing.assert_allclose(fused[aux], expected / 2.5, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        fused["auto"], (spatial.logits + 1.5 * temporal.logits) / 2.5, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_predictions_say_what_the_scores_say(run: Path) -> None:
+    value = evaluate(run)
+    folder = run / "fuse-eval" / "split1"
+    lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    assert len(lines) == value["num_videos"] == 12
+    for name in ("spatial", "temporal", "fused"):
+        scores = Scores.load(folder / f"{name}.npz")
+        top1 = np.mean([line[name]["rank"] == 1 for line in lines])
+        assert top1 == pytest.approx(value[name]["top1"])
+        row = scores.ids.index(lines[3]["id"])
+        best = lines[3][name]["top5"][0]
+        assert best["class"] == scores.class_names[scores.logits[row].argmax()]
+        assert best["score"] == pytest.approx(float(scores.logits[row].max()))
+        assert sum(item["probability"] for item in lines[3][name]["top5"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_scoring_killed_goes_on_at_the_next_video(run: Path, monkeypatch) -> None:
+    """Kill -9 in the middle: what was scored is not scored again, and the numbers are those of an
+    undisturbed evaluation."""
+    undisturbed = evaluate(run, *MANY_CLIPS)
+    folder = run / "fuse-eval" / "split1"
+    before = Scores.load(folder / "spatial.npz")
+    shutil.rmtree(folder)
+    journal = folder / "spatial.journal"
+    program = "import sys; from workflows.cli import cli; cli.main(sys.argv[1:], standalone_mode=False)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "fuse-eval", "--run", str(run), *SCORING, *MANY_CLIPS],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while process.poll() is None and _records(journal) < 3 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    content = journal.read_bytes()
+    assert 3 <= _records(journal) < 12 and not (folder / "spatial.npz").exists()
+    scored = []
+    monkeypatch.setattr(
+        stin.evaluate.Scorer,
+        "score_sample",
+        lambda self, sample, original=stin.evaluate.Scorer.score_sample: (
+            scored.append(sample.ids[0]) or original(self, sample)
+        ),
+    )
+    assert evaluate(run, *MANY_CLIPS) == undisturbed
+    after = Scores.load(folder / "spatial.npz")
+    assert np.array_equal(after.logits, before.logits) and after.ids == before.ids
+    done = (len(content) - content.index(b"\n") - 1) // ROW_BYTES
+    assert tuple(scored) == (*before.ids[done:], *before.ids)  # the rest of spatial, then all of temporal
+    assert not journal.exists()
+
+
+def _records(journal: Path) -> int:
+    content = journal.read_bytes() if journal.exists() else b""
+    return (len(content) - content.index(b"\n") - 1) // ROW_BYTES if b"\n" in content else 0
