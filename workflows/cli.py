@@ -36,6 +36,8 @@ COMMANDS = {
         "fuse_eval",
         "Score the test videos, fuse the streams, write the report.",
     ),
+    "job": ("workflows.job", "job", "Make Slurm, Ray or Kubernetes jobs of the chain."),
+    "compare": ("workflows.compare", "compare", "Put results side by side, with paired differences."),
     "predict": ("workflows.predict", "predict", "Classify videos with trained streams."),
     "status": ("workflows.status", "status", "Show how far a run is."),
     "verify": ("workflows.verify", "verify", "Re-read every shard of a run and check it."),
@@ -46,7 +48,10 @@ COMMANDS = {
 
 def _name_environment(command: click.Command, name: str) -> None:
     """Let each option be given as `STIN_PIPE_<COMMAND>_<OPTION>`, and refuse a name that is none of them."""
-    prefix = f"STIN_PIPE_{name.upper().replace('-', '_')}_"
+    prefix = _prefix(name)
+    parts = command.commands if isinstance(command, click.Group) else {}
+    for part, subcommand in parts.items():
+        _name_environment(subcommand, f"{name} {part}")
     known = set()
     for item in command.params:
         if isinstance(item, click.Option):
@@ -55,8 +60,13 @@ def _name_environment(command: click.Command, name: str) -> None:
             known.add(own)
             item.envvar = [own, "STIN_PIPE_RUN"] if option == "run" else own
     for variable in os.environ:
-        if variable.startswith(prefix) and variable not in known:
+        of_part = variable.startswith(tuple(_prefix(f"{name} {part}") for part in parts))
+        if variable.startswith(prefix) and variable not in known and not of_part:
             raise click.UsageError(f"environment variable {variable} is no option of {name}")
+
+
+def _prefix(name: str) -> str:
+    return f"STIN_PIPE_{name.upper().replace('-', '_').replace(' ', '_')}_"
 
 
 class Terminated(BaseException):
