@@ -1,0 +1,69 @@
+"""Overlays: where they go, what is fused, and names drawn as they are."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stin.fusion import softmax
+from stin.running import Running
+from stin.transforms import Crop
+from workflows.overlay import overlay_paths, running_probabilities
+from workflows.overlay_scene import INK, PAPER, _text_width, _write
+
+
+def test_one_video_gives_one_file_and_several_a_folder(tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    assert overlay_paths(tmp_path / "out.mp4", [clip], several=False) == [tmp_path / "out.mp4"]
+    assert overlay_paths(tmp_path, [clip], several=False) == [tmp_path / "clip.overlay.mp4"]
+    videos = [tmp_path / "a" / "Clip.avi", tmp_path / "b" / "clip.mp4", tmp_path / "b" / "x.mkv"]
+    names = [path.name for path in overlay_paths(tmp_path / "new", videos, several=True)]
+    assert names == ["Clip.overlay.mp4", "clip.overlay-2.mp4", "x.overlay.mp4"]
+
+
+def test_an_overlay_never_lies_where_a_video_does(tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(b"video")
+    (tmp_path / "link.mp4").symlink_to(clip)
+    for out in (clip, tmp_path / "." / "clip.mp4", tmp_path / "link.mp4"):
+        with pytest.raises(ValueError, match="this is one of the videos"):
+            overlay_paths(out, [clip], several=False)
+    made = tmp_path / "clip.overlay.mp4"
+    with pytest.raises(ValueError, match="this is one of the videos"):
+        overlay_paths(tmp_path, [clip, made], several=True)
+    with pytest.raises(ValueError, match=r"one video gives one \.mp4 file"):
+        overlay_paths(tmp_path / "out.avi", [clip], several=False)
+    with pytest.raises(ValueError, match="several videos need a folder, and this is a file"):
+        overlay_paths(clip, [tmp_path / "a.mp4", tmp_path / "b.mp4"], several=True)
+    assert clip.read_bytes() == b"video"
+
+
+def test_running_streams_are_fused_as_fuse_eval_does() -> None:
+    def running(logits: list[float]) -> Running:
+        crop = Crop(top=0, left=0, height=1, width=1, flip=False)
+        return Running(ends=np.array([1]), logits=np.array([logits], np.float32), maps=None, crop=crop)
+
+    spatial, temporal = running([2.0, 0.0]), running([0.0, 4.0])
+    both = running_probabilities({"temporal": temporal, "spatial": spatial}, (1.0, 3.0))
+    np.testing.assert_allclose(both, softmax(np.array([[0.5, 3.0]])))  # (2 + 3 * 0) / 4, (0 + 3 * 4) / 4
+    np.testing.assert_allclose(
+        running_probabilities({"spatial": spatial}, (1.0, 3.0)), softmax(spatial.logits)
+    )
+
+
+@pytest.mark.parametrize("name", ["Brush Hair", "Überholen", "Прыжок", "跳舞", "\u202e<b>\n\0", "a" * 5000])
+def test_names_are_drawn_within_their_width(name: str) -> None:
+    picture = np.full((40, 400, 3), PAPER, np.uint8)
+    _write(picture, name, (10, 30), INK, 16, width=200)
+    drawn = np.flatnonzero((picture != np.array(PAPER)).any(axis=(0, 2)))
+    assert len(drawn) > 10 and drawn[0] >= 8 and drawn[-1] <= 212
+
+
+def test_letters_beyond_ascii_are_themselves_not_question_marks() -> None:
+    pictures = []
+    for name in ("Ü", "Ж", "跳", "?"):
+        picture = np.full((40, 60, 3), PAPER, np.uint8)
+        _write(picture, name, (10, 30), INK, 24)
+        pictures.append(picture)
+    assert all((picture != pictures[-1]).any() for picture in pictures[:-1])
+    assert _text_width("??", 20, 400) > _text_width("?", 20, 400) > 0
