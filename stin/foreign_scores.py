@@ -82,6 +82,38 @@ def read_foreign_scores(
     )
 
 
+def read_labelled_scores(path: Path) -> Scores:
+    """Read a score file that says itself what its videos and classes are, with no run beside it.
+
+    Raises:
+        StinPipeError: if it is missing, pickled or damaged, or does not name its classes and labels.
+    """
+    table = _read(path)
+    if table.classes is None or table.labels is None:
+        missing = " and ".join(
+            name for name, value in (("classes", table.classes), ("labels", table.labels)) if value is None
+        )
+        raise StinPipeError(
+            f"{path}: has no {missing}, without which it cannot be compared; add them (a column label in a "
+            ".csv; arrays labels and classes in an .npz or .json)"
+        )
+    table = _in_class_order(path, table, table.classes)
+    assert table.classes is not None and table.labels is not None
+    unknown = {_text(label) for label in table.labels} - set(table.classes)
+    if unknown:
+        raise StinPipeError(f"{path}: {len(unknown)} labels are none of its classes: {name_some(unknown)}")
+    logits = table.scores.astype(np.float32)
+    return Scores(
+        ids=tuple(table.ids),
+        labels=np.array([table.classes.index(_text(label)) for label in table.labels], np.int64),
+        class_names=tuple(table.classes),
+        logits=logits,
+        main_logits=logits,
+        aux_logits=None,
+        stream=path.stem,
+    )
+
+
 def _read(path: Path) -> _Table:
     if path.suffix.lower() in PICKLES:
         raise StinPipeError(

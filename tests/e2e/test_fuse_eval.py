@@ -216,3 +216,46 @@ def test_scoring_killed_goes_on_at_the_next_video(run: Path, monkeypatch) -> Non
 def _records(journal: Path) -> int:
     content = journal.read_bytes() if journal.exists() else b""
     return (len(content) - content.index(b"\n") - 1) // ROW_BYTES if b"\n" in content else 0
+
+
+def test_two_runs_and_two_files_are_compared(run: Path, tmp_path: Path, call) -> None:
+    ours = evaluate(run)
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    theirs = evaluate(other, "--fusion-weights", "1,0", "--aux", "exclude")
+    called = call("compare", run, other, "--json")
+    assert called.code == 0, called.stderr
+    tables = {table["stream"]: table for table in called.json["tables"]}
+    assert list(tables) == ["fused", "spatial", "temporal"] and called.json["num_common"] == 12
+    for stream, table in tables.items():
+        assert [item["top1"] for item in table["standings"]] == [ours[stream]["top1"], theirs[stream]["top1"]]
+        assert [item["mean_class"] for item in table["standings"]] == [
+            pytest.approx(found[stream]["mean_class"]) for found in (ours, theirs)
+        ]
+    pair = tables["fused"]["comparisons"][0]
+    assert pair["top1"]["difference"] == pytest.approx(theirs["fused"]["top1"] - ours["fused"]["top1"])
+    assert called.json["protocol_differences"] == [
+        (
+            "other was evaluated with aux {'spatial': 0.0, 'temporal': 0.0}, run with "
+            "{'spatial': 0.5, 'temporal': 0.0}"
+        ),
+        "other has fusion weights [1.0, 0.0], run [1.0, 1.5]",
+    ]
+    scores = Scores.load(other / "fuse-eval" / "split1" / "fused.npz")
+    scores.save(tmp_path / "file.json")
+    np.savez(
+        tmp_path / "bare.npz", ids=np.array(scores.ids), scores=scores.logits, labels=list(scores.labels)
+    )
+    same = call("compare", run, tmp_path / "file.json", "--json").json
+    assert same["tables"][0]["stream"] == "scores"
+    expected = {**pair, "first": "file.json"}
+    assert same["tables"][0]["comparisons"] == [expected]
+    refused = call("compare", run, tmp_path / "bare.npz")
+    assert refused.code == 1 and "bare.npz: has no classes, without which it cannot be" in refused.stderr
+    again = call("compare", run, run)
+    assert again.code == 2 and "the same result is given more than once" in again.stderr
+
+
+def test_a_run_that_is_not_evaluated_says_what_to_do(trained: Path, call) -> None:
+    called = call("compare", trained, trained / "..")
+    assert called.code == 1 and "is not evaluated" in called.stderr
+    assert f"stin-pipe fuse-eval --run {trained} --split 1" in called.stderr

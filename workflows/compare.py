@@ -1,0 +1,245 @@
+"""`stin-pipe compare`: two or more results side by side, with paired differences."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from workflows.options import common_options
+from workflows.output import Output
+
+if TYPE_CHECKING:
+    from stin.side_by_side import Contender, SideBySide, StreamTable
+
+EXAMPLES = """\b
+Examples:
+  stin-pipe compare runs/plain runs/stin
+  stin-pipe compare runs/seed0 runs/seed1 runs/seed2 --split 2
+  stin-pipe compare runs/mine/fuse-eval/split1/fused.npz theirs.csv
+"""
+NUM_CLASSES_SHOWN = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One of the results that are compared.
+
+    Attributes:
+        contender: its name and scores.
+        path: run directory or score file.
+        metrics: its metrics.json; empty for a score file.
+        recordings: video id -> recording, where its run knows.
+    """
+
+    contender: "Contender"
+    path: Path
+    metrics: dict[str, Any]
+    recordings: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunComparison:
+    """What `compare` found.
+
+    Attributes:
+        split: the runs' split.
+        subjects: in the order given; the first is what the others are compared with.
+        found: the numbers.
+        protocol_differences: where the runs were evaluated differently, in words.
+    """
+
+    split: str
+    subjects: tuple[Subject, ...]
+    found: "SideBySide"
+    protocol_differences: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "split": self.split,
+            "subjects": [
+                {
+                    "name": item.contender.name,
+                    "path": str(item.path),
+                    "num_videos": len(next(iter(item.contender.streams.values())).ids),
+                    "num_left_out": self.found.num_left_out[item.contender.name],
+                    "how_made": item.metrics.get("how_made", []),
+                }
+                for item in self.subjects
+            ],
+            "num_common": self.found.num_common,
+            "protocol_differences": list(self.protocol_differences),
+            "tables": [table.to_json() for table in self.found.tables],
+        }
+
+
+@click.command(epilog=EXAMPLES)
+@click.option("--split", default="1", help="Split of the runs.")
+@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
+@common_options
+def compare(output: Output, results: Sequence[Path], split: str) -> None:
+    """Compare RESULTS: run directories that fuse-eval has evaluated, or score files (.npz, .json, .csv).
+
+    Videos are joined by id, and only those that all have count. Each later result is compared with the first:
+    difference, 95 % interval (paired, over recordings), and the exact McNemar p. A score file has to name its
+    labels and classes.
+    """
+    if len(results) < 2:
+        raise click.UsageError("give two or more run directories or score files")
+    found = compare_results(results, split=split)
+    show_comparison(output, found)
+    output.result(found.to_json())
+
+
+def compare_results(results: Sequence[Path], *, split: str) -> RunComparison:
+    """Read the results and put them side by side.
+
+    Raises:
+        StinPipeError: a run is not evaluated, a file cannot be read, or they do not match.
+    """
+    from stin.side_by_side import stand_side_by_side
+
+    subjects = [_subject(path, name, split) for path, name in zip(results, _names(results), strict=True)]
+    if any(not item.metrics for item in subjects):  # a file has one stream, whatever a run calls it
+        subjects = [_with_one_stream(item) for item in subjects]
+    recordings: dict[str, str] = {}
+    for item in reversed(subjects):
+        recordings |= item.recordings
+    return RunComparison(
+        split=split,
+        subjects=tuple(subjects),
+        found=stand_side_by_side([item.contender for item in subjects], recordings=recordings),
+        protocol_differences=_protocol_differences(subjects),
+    )
+
+
+def show_comparison(output: Output, result: RunComparison) -> None:
+    """Print a table a stream, and the paired differences."""
+    found = result.found
+    for line in result.protocol_differences:
+        output.warn(line)
+    for name, count in found.num_left_out.items():
+        if count:
+            output.warn(f"{count} videos of {name} are not in all results and do not count")
+    for table in found.tables:
+        output.table(
+            f"{table.stream}, split {result.split}, {found.num_common} videos",
+            ["", "top-1", "95 %", "top-5", "mean class"],
+            [
+                [
+                    item.name,
+                    f"{item.accuracy.top1:.3f}",
+                    f"{item.intervals['top1'].low:.3f} to {item.intervals['top1'].high:.3f}",
+                    f"{item.accuracy.top5:.3f}",
+                    f"{item.accuracy.mean_class:.3f}",
+                ]
+                for item in table.standings
+            ],
+        )
+        for item in table.comparisons:
+            low, high = item.top1.interval.to_json()
+            output.show(
+                f"{item.first} less {item.second}: {100 * item.top1.value:+.1f} points of top-1 "
+                f"({100 * low:+.1f} to {100 * high:+.1f}), right alone {item.num_first_alone} and "
+                f"{item.num_second_alone} videos, exact McNemar p {item.mcnemar_p:.2g}"
+            )
+    _show_classes(output, found.tables[0])
+
+
+def _show_classes(output: Output, table: "StreamTable") -> None:
+    """Print the classes in which the last result differs most from the first."""
+    first, last = table.standings[0].by_class, table.standings[-1].by_class
+    order = sorted(range(len(first)), key=lambda place: (-abs(last[place] - first[place]), place))
+    order = [place for place in order if last[place] != first[place]][:NUM_CLASSES_SHOWN]
+    if order:
+        output.table(
+            f"{table.stream}: classes that differ most, share right",
+            ["class", "videos", *(item.name for item in table.standings)],
+            [
+                [
+                    table.classes[place][0],
+                    str(table.classes[place][1]),
+                    *(f"{item.by_class[place]:.3f}" for item in table.standings),
+                ]
+                for place in order
+            ],
+        )
+
+
+def _subject(path: Path, name: str, split: str) -> Subject:
+    from stin.foreign_scores import read_labelled_scores
+    from stin.scores import Scores
+    from stin.shards.errors import StinPipeError
+    from stin.shards.schema import Manifest
+    from stin.side_by_side import Contender
+    from workflows.run_dir import open_run
+    from workflows.split_result import recordings_of
+
+    if not path.is_dir():
+        scores = read_labelled_scores(path)
+        return Subject(
+            contender=Contender(name=name, streams={"scores": scores}), path=path, metrics={}, recordings={}
+        )
+    run = open_run(path)
+    folder = run.fusion(split)
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text())
+    except (OSError, ValueError) as error:
+        raise StinPipeError(
+            f"{folder}: split {split} of this run is not evaluated ({error}); run "
+            f"`stin-pipe fuse-eval --run {run.path} --split {split}` first"
+        ) from error
+    shares = metrics["protocol"]["aux"]  # streams that files gave are not in it
+    streams = {"fused": Scores.load(folder / "fused.npz")}
+    streams |= {name: Scores.load(folder / f"{name}.npz").with_aux(share) for name, share in shares.items()}
+    return Subject(
+        contender=Contender(name=name, streams=streams),
+        path=run.path,
+        metrics=metrics,
+        recordings=recordings_of(Manifest.load(run.manifest)),
+    )
+
+
+def _with_one_stream(item: Subject) -> Subject:
+    """Call a run's fusion `scores`, as a file's only stream is called."""
+    from stin.side_by_side import Contender
+
+    if not item.metrics:
+        return item
+    contender = Contender(name=item.contender.name, streams={"scores": item.contender.streams["fused"]})
+    return Subject(contender=contender, path=item.path, metrics=item.metrics, recordings=item.recordings)
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Name each result as shortly as tells them apart."""
+    resolved = [path.absolute() for path in paths]
+    for parts in range(1, max(len(path.parts) for path in resolved)):
+        names = ["/".join(path.parts[-parts:]) for path in resolved]
+        if len(set(names)) == len(names):
+            return names
+    raise click.UsageError("the same result is given more than once")
+
+
+def _protocol_differences(subjects: Sequence[Subject]) -> tuple[str, ...]:
+    """Say where runs were evaluated otherwise than the first one."""
+    known = [item for item in subjects if item.metrics]
+    if not known:
+        return ()
+    base, said = known[0], []
+    for item in known[1:]:
+        for key in ("segments", "crops", "precision", "aux"):
+            ours, theirs = item.metrics["protocol"].get(key), base.metrics["protocol"].get(key)
+            if ours != theirs:
+                names = item.contender.name, base.contender.name
+                said.append(f"{names[0]} was evaluated with {key} {ours}, {names[1]} with {theirs}")
+        for key in ("fusion_weights", "fusion"):
+            if item.metrics[key] != base.metrics[key]:
+                names = item.contender.name, base.contender.name
+                said.append(
+                    f"{names[0]} has {key.replace('_', ' ')} {item.metrics[key]}, "
+                    f"{names[1]} {base.metrics[key]}"
+                )
+    return tuple(said)
