@@ -6,15 +6,15 @@ difference.
 """
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from stin.ablation_table import AblationTable, Judge, Judgement, paired_difference, tabulate
 from stin.config import TrainConfig, override
 from stin.device import Runtime, choose_device
 from stin.evaluate import TestProtocol, score_split
@@ -28,7 +28,18 @@ from stin.streams import StreamName
 from stin.train import train_stream
 from stin.training_report import OnProgress
 
-Judge = Literal["held-out", "test"]
+__all__ = [
+    "NAMED_VARIANTS",
+    "AblationStep",
+    "AblationTable",
+    "Judgement",
+    "Variant",
+    "compare",
+    "judge_scores",
+    "named_variants",
+    "paired_difference",
+    "run_ablation",
+]
 
 NAMED_VARIANTS: Mapping[StreamName, Mapping[str, Mapping[str, Any]]] = {
     "spatial": {
@@ -67,70 +78,6 @@ class Variant:
                 f"a variant's name must be letters, digits, '-', '_' and '.', got {self.name!r}: it names "
                 "a folder"
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judgement:
-    """How often one trained stream was right, 0..1: as a whole, and each head for itself."""
-
-    top1: float
-    main_top1: float
-    aux_top1: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairedDifference:
-    """A variant minus its base over the seeds that both have.
-
-    Attributes:
-        mean: mean difference of top-1.
-        std: standard deviation of the differences over the seeds (n - 1); None for one seed.
-        num_better: seeds with which the variant was better.
-        num_equal: seeds with which both were equal.
-        p_value: share of the ways to swap the two within seeds whose mean is at least as far from zero: an
-            exact two-sided test without assumptions; with n seeds it cannot be below 2 / 2**n.
-    """
-
-    mean: float
-    std: float | None
-    num_better: int
-    num_equal: int
-    num_seeds: int
-    p_value: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class AblationRow:
-    """One variant over its seeds; ``mean`` and ``std`` are of top-1 (std with n - 1, None for one seed)."""
-
-    variant: str
-    stream: StreamName
-    by_seed: Mapping[int, Judgement]
-    mean: float
-    std: float | None
-    mean_main: float
-    mean_aux: float | None
-    base: str
-    difference: PairedDifference | None
-    """None for the base itself."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AblationTable:
-    """All variants, in the order given."""
-
-    judge: Judge
-    split: str
-    num_judged: int
-    """Videos that each variant was judged on."""
-    rows: tuple[AblationRow, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        value = asdict(self)
-        for row in value["rows"]:
-            row["by_seed"] = {str(seed): found for seed, found in row["by_seed"].items()}
-        return {**value, "rows": list(value["rows"])}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,55 +207,9 @@ def compare(
     split: str,
     num_judged: int,
 ) -> AblationTable:
-    """Make the table of what was found; the first variant of each stream is the base of its others."""
-    base_of: dict[StreamName, str] = {}
-    for variant in variants:
-        base_of.setdefault(variant.config.stream_name, variant.name)
-    rows = []
-    for variant in variants:
-        stream, by_seed = variant.config.stream_name, found[variant.name]
-        base = base_of[stream]
-        top1 = [item.top1 for item in by_seed.values()]
-        aux = [item.aux_top1 for item in by_seed.values() if item.aux_top1 is not None]
-        rows.append(
-            AblationRow(
-                variant=variant.name,
-                stream=stream,
-                by_seed=dict(by_seed),
-                mean=float(np.mean(top1)),
-                std=float(np.std(top1, ddof=1)) if len(top1) > 1 else None,
-                mean_main=float(np.mean([item.main_top1 for item in by_seed.values()])),
-                mean_aux=float(np.mean(aux)) if aux else None,
-                base=base,
-                difference=None
-                if variant.name == base
-                else paired_difference(
-                    {seed: item.top1 for seed, item in by_seed.items()},
-                    {seed: item.top1 for seed, item in found[base].items()},
-                ),
-            )
-        )
-    return AblationTable(judge=judge, split=split, num_judged=num_judged, rows=tuple(rows))
-
-
-def paired_difference(ours: Mapping[int, float], base: Mapping[int, float]) -> PairedDifference:
-    """Compare two variants seed by seed, over the seeds that both have.
-
-    Raises:
-        ValueError: if they share no seed.
-    """
-    seeds = sorted(set(ours) & set(base))
-    if not seeds:
-        raise ValueError(f"no seed in common: {sorted(ours)} and {sorted(base)}")
-    differences = np.array([ours[seed] - base[seed] for seed in seeds])
-    return PairedDifference(
-        mean=float(differences.mean()),
-        std=float(differences.std(ddof=1)) if len(seeds) > 1 else None,
-        num_better=int((differences > 0).sum()),
-        num_equal=int((differences == 0).sum()),
-        num_seeds=len(seeds),
-        p_value=_swap_test(differences),
-    )
+    """Make the table of what the variants came to; see ``tabulate``."""
+    streams = {variant.name: variant.config.stream_name for variant in variants}
+    return tabulate(streams, found, judge=judge, split=split, num_judged=num_judged)
 
 
 def judge_scores(scores: Scores) -> Judgement:
@@ -333,18 +234,3 @@ def _validated(folder: Path, *, select: Literal["last", "best"]) -> Judgement:
     # Of equals the later is handed on, as the training does.
     chosen = seen[-1] if select == "last" else max(seen, key=lambda line: (line["top1"], line["step"]))
     return Judgement(top1=chosen["top1"], main_top1=chosen["main_top1"], aux_top1=chosen["aux_top1"])
-
-
-_MAX_EXACT_SEEDS = 16
-
-
-def _swap_test(differences: np.ndarray) -> float:
-    """Return the share of sign flips whose mean is at least as far from zero as the one found."""
-    if len(differences) > _MAX_EXACT_SEEDS:
-        # Too many to try all: the normal approximation, which is close for so many.
-        spread = math.sqrt(float(np.square(differences).sum()))
-        return 1.0 if spread == 0 else math.erfc(abs(float(differences.sum())) / spread / math.sqrt(2))
-    signs = np.array(list(product((1, -1), repeat=len(differences))))
-    sums = np.abs(signs @ differences)
-    # Sums in another order differ by rounding, and must count as equal.
-    return float((sums >= abs(differences.sum()) - 1e-9).mean())

@@ -157,7 +157,7 @@ def joined_ranks(*, on_gpu: bool) -> Iterator[Ranks]:
 
 def is_first_process() -> bool:
     """Tell whether this process, alone or started by torchrun, is the one that writes and speaks."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return int(os.environ.get("WORLD_SIZE", "1")) == 1 or int(os.environ.get("RANK", "0")) == 0
 
 
 def _own_place(rank: int, count: int) -> Ranks:

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,26 @@ Examples:
   stin-pipe train-spatial --run runs/mine --recipe small
   stin-pipe train-spatial --run runs/ucf --split 2 --init resnet50-imagenet.pth
   stin-pipe train-spatial --run runs/mine --recipe small --plain --no-flip
+  stin-pipe train-spatial --run runs/ucf --train-workers 8             # one process a GPU, through Ray Train
 """
 TEMPORAL_EXAMPLES = SPATIAL_EXAMPLES.replace("train-spatial", "train-temporal")
+
+
+class WorkerRange(click.ParamType):
+    """A number of processes, `8`, or the least and the most, `4-8`."""
+
+    name = "N|MIN-MAX"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Read one number or two."""
+        if isinstance(value, tuple):
+            return value
+        least, _, most = str(value).partition("-")
+        if not least.isdigit() or not (most or least).isdigit() or not 1 <= int(least) <= int(most or least):
+            self.fail(f"expected a number such as 8 or a range such as 4-8, got {value!r}", param, ctx)
+        return int(least), int(most or least)
 
 
 def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,6 +90,12 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--loader-workers", type=click.IntRange(min=0), help="Processes that read  [default: by cores]"
         ),
         click.option("--compile", "compile_", is_flag=True, help="Use torch.compile."),
+        click.option(
+            "--train-workers",
+            type=WorkerRange(),
+            help="Processes that share each batch, started by Ray Train  [default: this one alone]",
+        ),
+        click.option("--address", help="Ray cluster for the train workers  [default: this machine]"),
         common_options,
     ]
     for option in reversed(options):
@@ -101,18 +126,25 @@ def train_temporal(output: Output, run_path: Path, **options: Any) -> None:
 
 
 def _train(stream: str, output: Output, run_path: Path, options: dict[str, Any]) -> None:
+    from stin.ranks import is_first_process
     from stin.shards.schema import Manifest
     from workflows.run_dir import open_run, recorded
 
     run = open_run(run_path)
     manifest = Manifest.load(run.manifest)
     require_split(manifest, options["split"])
+    if options["address"] and not options["train_workers"]:
+        raise click.UsageError("--address: needs --train-workers N, how many processes train there")
     config = _config(stream, manifest.dataset, options)
     out_dir = run.training(stream, options["split"])
-    with recorded(run, f"train-{stream}", {"train": asdict(config), **options}):
+    settings = {"train": asdict(config), **options}
+    first = is_first_process()  # of those that torchrun started
+    with recorded(run, f"train-{stream}", settings) if first else nullcontext():
         result = train_with_progress(
             output, run, config, split=options["split"], out_dir=out_dir, runtime_options=options
         )
+    if not first:
+        return
     if result.best_val_top1 is not None:
         best, last = result.best_val_top1, result.last_val_top1
         output.show(f"top-1 on held-out training videos: best {best:.3f}, last {last:.3f}")
@@ -171,12 +203,15 @@ def train_with_progress(
     from pipeline.ledger import plan_paths
     from pipeline.lock import run_lock
     from pipeline.plan import Plan
+    from stin.launch import WorkerCount, train_on_ray
+    from stin.ranks import is_first_process
     from stin.shards.schema import Manifest
     from stin.train import Interrupted, Runtime, TrainNotice, TrainProgress, TrainStart, train_stream
     from workflows.cli import Terminated
 
     manifest = Manifest.load(run.manifest)
-    if manifest.num_pending:
+    first = is_first_process()
+    if manifest.num_pending and first:
         output.warn(f"{manifest.num_pending} videos are not extracted yet; training uses the ones that are")
     extraction = asdict(Plan.load(plan_paths(run.extract)[0]).params)
     runtime = Runtime(
@@ -189,7 +224,7 @@ def train_with_progress(
     out_dir.mkdir(parents=True, exist_ok=True)
     lock = out_dir / "lock.json"
     with (
-        run_lock(lock, activity="training", to_break=f"delete {lock}"),
+        run_lock(lock, activity="training", to_break=f"delete {lock}") if first else nullcontext(),
         output.progress(label, 1, unit="steps") as meter,
     ):
 
@@ -203,17 +238,24 @@ def train_with_progress(
             meter.total = event.total_steps
             meter.update(event.step, _progress_line(event))
 
+        job: dict[str, Any] = {
+            "manifest": manifest,
+            "extract_dir": run.extract,
+            "out_dir": out_dir,
+            "split": split,
+            "runtime": runtime,
+            "extraction": extraction,
+            "on_progress": show,
+        }
         try:
             with usage_errors():
-                return train_stream(
+                if not (workers := runtime_options.get("train_workers")):
+                    return train_stream(config, **job)
+                return train_on_ray(
                     config,
-                    manifest=manifest,
-                    extract_dir=run.extract,
-                    out_dir=out_dir,
-                    split=split,
-                    runtime=runtime,
-                    extraction=extraction,
-                    on_progress=show,
+                    num_workers=WorkerCount(least=workers[0], most=workers[1]),
+                    address=runtime_options.get("address"),
+                    **job,
                 )
         except Interrupted as stop:
             raise (Terminated if stop.signum == signal.SIGTERM else KeyboardInterrupt) from stop

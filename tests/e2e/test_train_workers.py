@@ -57,8 +57,14 @@ except (StinPipeError, Interrupted) as error:
 """
 
 SETTINGS = {
-    **{"backbone": "resnet18-w8", "batch_size": 5, "epochs": 4, "flip": False, "val_share": 0.25},
-    **{"val_every_epochs": 2, "dropout": 0.0, "log_every_steps": 1},
+    "backbone": "resnet18-w8",
+    "batch_size": 5,
+    "epochs": 4,
+    "flip": False,
+    "val_share": 0.25,
+    "val_every_epochs": 2,
+    "dropout": 0.0,
+    "log_every_steps": 1,
 }
 
 
@@ -84,8 +90,12 @@ def start(run, out, *, count, stream="spatial", **changes):
             text=True,
             env={
                 **os.environ,
-                **{"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank)},
-                **{"LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+                "RANK": str(rank),
+                "WORLD_SIZE": str(count),
+                "LOCAL_RANK": str(rank),
+                "LOCAL_WORLD_SIZE": str(count),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
             },
         )
         for rank in range(count)

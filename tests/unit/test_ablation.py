@@ -6,15 +6,9 @@ import json
 import numpy as np
 import pytest
 
-import stin.ablation
-from stin.ablation import (
-    Judgement,
-    Variant,
-    compare,
-    named_variants,
-    paired_difference,
-    run_ablation,
-)
+import stin.ablation_table
+from stin.ablation import Variant, named_variants, run_ablation
+from stin.ablation_table import Judgement, paired_difference, tabulate
 from stin.config import override
 from stin.evaluate import TestProtocol
 from stin.recipes import resolve_recipe
@@ -104,15 +98,13 @@ def test_nothing_held_out_is_told(tiny_run, tmp_path):
 
 
 def test_the_first_variant_of_each_stream_is_its_base():
-    variants = [
-        *named_variants(tiny("spatial"), ("plain", "loss")),
-        *named_variants(tiny("temporal"), ("plain", "cbam")),
-    ]
+    streams = {"spatial-plain": "spatial", "spatial-loss": "spatial"}
+    streams |= {"temporal-plain": "temporal", "temporal-cbam": "temporal"}
     found = {
-        variant.name: {0: Judgement(top1=0.1 * place, main_top1=0.0, aux_top1=None)}
-        for place, variant in enumerate(variants)
+        name: {0: Judgement(top1=0.1 * place, main_top1=0.0, aux_top1=None)}
+        for place, name in enumerate(streams)
     }
-    rows = compare(variants, found, judge="held-out", split="1", num_judged=9).rows
+    rows = tabulate(streams, found, judge="held-out", split="1", num_judged=9).rows
     assert [row.base for row in rows] == ["spatial-plain"] * 2 + ["temporal-plain"] * 2
     assert [row.difference and round(row.difference.mean, 6) for row in rows] == [None, 0.1, None, 0.1]
     assert rows[1].std is None
@@ -133,15 +125,15 @@ def test_paired_differences_by_hand():
 def test_the_swap_test_of_many_seeds_agrees_with_the_exact_one(monkeypatch):
     generator = np.random.default_rng(0)
     differences = generator.normal(0.4, 1, 16)
-    exact = stin.ablation._swap_test(differences)
+    exact = stin.ablation_table._swap_test(differences)
     brute = [
         abs(np.dot(signs, differences)) >= abs(differences.sum()) - 1e-9
         for signs in itertools.product((1, -1), repeat=16)
     ]
     assert exact == pytest.approx(np.mean(brute))
-    monkeypatch.setattr(stin.ablation, "_MAX_EXACT_SEEDS", 3)
-    assert stin.ablation._swap_test(differences) == pytest.approx(exact, abs=0.03)
-    assert stin.ablation._swap_test(np.zeros(9)) == 1.0
+    monkeypatch.setattr(stin.ablation_table, "_MAX_EXACT_SEEDS", 3)
+    assert stin.ablation_table._swap_test(differences) == pytest.approx(exact, abs=0.03)
+    assert stin.ablation_table._swap_test(np.zeros(9)) == 1.0
 
 
 def test_wrong_arguments_are_refused(tiny_run, tmp_path):

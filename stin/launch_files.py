@@ -1,0 +1,132 @@
+"""What a launch and its workers tell each other, in small files that every node can reach.
+
+``events.jsonl``: what the first worker tells. ``stop``: written by the launch, asks the workers to end.
+``outcome.json``: written once, by the first worker that knows how the training ended.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from stin.interrupt import Interrupted
+from stin.shards.errors import StinPipeError
+from stin.shards.publish import publish_json
+from stin.training_report import OnProgress, TrainNotice, TrainProgress, TrainResult, TrainStart
+
+EVENT_INTERVAL_S = 1.0
+
+_EVENTS = {kind.__name__: kind for kind in (TrainStart, TrainProgress, TrainNotice)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchFolder:
+    """The files of one launch."""
+
+    path: Path
+
+    @property
+    def events(self) -> Path:
+        """Lines of JSON, one an event."""
+        return self.path / "events.jsonl"
+
+    @property
+    def stop(self) -> Path:
+        """Holds the number of the signal that asks to stop."""
+        return self.path / "stop"
+
+    @property
+    def outcome(self) -> Path:
+        """How the training ended."""
+        return self.path / "outcome.json"
+
+    def ask_to_stop(self, signum: int) -> None:
+        """Ask the workers to write a checkpoint and end."""
+        new = self.stop.with_suffix(".new")
+        new.write_text(str(signum))
+        new.rename(self.stop)
+
+    def leave_outcome(self, outcome: TrainResult | Interrupted | Exception) -> None:
+        """Write how the training ended, unless another worker has."""
+        if self.outcome.exists():
+            return
+        match outcome:
+            case TrainResult():
+                value = {"kind": "result", **outcome.to_json()}
+            case Interrupted():
+                value = {"kind": "interrupted", "signum": outcome.signum, "step": outcome.step}
+            case ValueError():
+                value = {"kind": "refused", "message": str(outcome)}
+            case _:
+                value = {"kind": "failed", "message": str(outcome)}
+        publish_json(self.outcome, value)
+
+    def read_outcome(self) -> TrainResult:
+        """Return the result that the workers left.
+
+        Raises:
+            Interrupted: if they ended because of a signal.
+            StinPipeError: if they failed.
+            ValueError: if they refused an argument.
+        """
+        value = json.loads(self.outcome.read_text())
+        match value.pop("kind"):
+            case "interrupted":
+                raise Interrupted(value["signum"], step=value["step"])
+            case "failed":
+                raise StinPipeError(value["message"])
+            case "refused":
+                raise ValueError(value["message"])
+            case _:
+                return TrainResult(**{**value, "notices": tuple(value["notices"])})
+
+
+class EventWriter:
+    """Events of a training as lines of JSON, for a reader in another process; progress once a second."""
+
+    def __init__(self, folder: LaunchFolder) -> None:
+        self._path = folder.events
+        self._last = 0.0
+
+    def write(self, event: TrainStart | TrainProgress | TrainNotice) -> None:
+        """Append an event; progress that comes too soon after the last is left out."""
+        now = time.monotonic()
+        if isinstance(event, TrainProgress):
+            if now - self._last < EVENT_INTERVAL_S and event.step < event.total_steps:
+                return
+            self._last = now
+        line = json.dumps({"event": type(event).__name__, **asdict(event)})
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+class EventReader:
+    """Passes on the events that were written since it last looked."""
+
+    def __init__(self, folder: LaunchFolder, on_progress: OnProgress) -> None:
+        self._path = folder.events
+        self._on_progress = on_progress
+        self._place = 0
+        self._starts = 0
+        self.last_step = 0
+
+    def pump(self) -> None:
+        """Read on to the end of the last whole line."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._place)
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self._place += len(whole)
+        for line in whole.splitlines():
+            value = json.loads(line)
+            event = _EVENTS[value.pop("event")](**value)
+            if isinstance(event, TrainProgress):
+                self.last_step = event.step
+            if isinstance(event, TrainStart):
+                self._starts += 1
+                if self._starts > 1:
+                    text = f"a train worker was lost; going on after step {event.first_step}"
+                    self._on_progress(TrainNotice(message=text))
+            self._on_progress(event)

@@ -1,0 +1,106 @@
+"""Training through Ray Train: a worker that is killed, a signal, a shard that is missing."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from stin.config import override
+from stin.launch import WorkerCount, train_on_ray
+from stin.recipes import resolve_recipe
+from stin.shards.errors import StinPipeError
+from stin.shards.schema import Manifest
+from stin.train import Runtime
+
+pytest.importorskip("pandas", reason="Ray Train needs pandas and pyarrow")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+psutil = pytest.importorskip("psutil")
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = """
+import sys
+sys.path.insert(0, "tests/robustness")
+from pathlib import Path
+from test_train_workers_ray import train
+from stin.train import Interrupted
+try:
+    print(train(Path(sys.argv[1]), Path(sys.argv[2]), on_progress=lambda e: print(e, flush=True)))
+except Interrupted as stop:
+    print(stop)
+"""
+
+
+def train(run, out, **more):
+    settings = {"backbone": "resnet18-w8", "batch_size": 5, "epochs": 150, "flip": False, "val_share": 0.25}
+    return train_on_ray(
+        override(resolve_recipe("small", "spatial"), **settings, val_every_epochs=50),
+        num_workers=WorkerCount(least=2, most=2),
+        address=None,
+        manifest=Manifest.load(run / "extract" / "manifest.json"),
+        extract_dir=run / "extract",
+        out_dir=out,
+        split="1",
+        runtime=Runtime(device="cpu", checkpoint_every_steps=1, tensorboard=False),
+        **more,
+    )
+
+
+def start(run, out):
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(run), str(out)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for_step(process):
+    for line in process.stdout:
+        if line.startswith("TrainProgress"):
+            return
+    pytest.fail("no step was taken")
+
+
+def workers_of(process):
+    family = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in family if child.cmdline()[:1] == ["ray::RayTrainWorker"]]
+
+
+def assert_same(first, second):
+    assert (first / "metrics.jsonl").read_bytes() == (second / "metrics.jsonl").read_bytes()
+    ours, theirs = (load_file(out / "model.safetensors") for out in (first, second))
+    for name, value in ours.items():
+        assert np.array_equal(value, theirs[name]), name
+
+
+def test_killed_worker_and_signalled_launch_end_as_if_undisturbed(tiny_run, tmp_path):
+    whole, out = tmp_path / "whole", tmp_path / "disturbed"
+    assert train(tiny_run, whole).steps == 150
+    assert not (whole / "launch").exists()
+    process = start(tiny_run, out)
+    wait_for_step(process)
+    found = workers_of(process)
+    assert len(found) == 2
+    found[1].kill()
+    for line in process.stdout:
+        if "a train worker was lost; going on after step" in line:
+            break
+    wait_for_step(process)
+    process.send_signal(signal.SIGTERM)
+    told = process.communicate(timeout=120)[0]
+    assert "interrupted by SIGTERM after step" in told.splitlines()[-1], told
+    assert train(tiny_run, out).steps == 150
+    assert_same(whole, out)
+
+
+def test_an_error_is_told_once_without_waiting_for_retries(made_shards, tmp_path):
+    made_shards.make_run(tmp_path / "run")
+    (tmp_path / "run" / "extract" / "shards" / "00001.h5").unlink()
+    with pytest.raises(StinPipeError, match=r"00001\.h5: the shard is missing"):
+        train(tmp_path / "run", tmp_path / "out")
+    assert not (tmp_path / "out" / "launch").exists()
