@@ -14,9 +14,9 @@ import torch
 
 from stin.clips import ClipShape, ClipSource, clip_length, item_count, read_clips
 from stin.dataset import Batch, network_input
-from stin.scorer import TestProtocol
 from stin.model_file import TrainedModel
 from stin.sampling import evenly_spaced_starts
+from stin.scorer import TestProtocol
 from stin.transforms import Crop, protocol_crops
 
 MAP_CROPS = 5
