@@ -82,6 +82,26 @@ def _describe(path: str, source: str) -> Ffmpeg:
     return Ffmpeg(path=path, version=match[1], major=int(number[1]) if number else 0, source=source)
 
 
+WANTED_DECODERS = ("h264", "hevc", "mpeg4", "vp9", "mjpeg")
+"""What the videos of the usual data sets and cameras need."""
+
+
+@lru_cache(maxsize=1)
+def missing_decoders() -> tuple[str, ...]:
+    """Return which of the wanted decoders this machine's ffmpeg was built without.
+
+    Raises:
+        StinPipeError: there is no ffmpeg, or it does not say.
+    """
+    program = find_ffmpeg()
+    command = [program.path, "-hide_banner", "-decoders"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise StinPipeError(f"{program.path} does not list its decoders: {error}") from error
+    return tuple(name for name in WANTED_DECODERS if name not in done.stdout.split())
+
+
 def start_decoder(
     path: Path, *, fps: float | None, start_s: float | None, end_s: float | None
 ) -> subprocess.Popen[bytes]:

@@ -30,6 +30,9 @@ STORED_PER_SOURCE_BYTE = 12
 IMPORTED = "imported"
 """The `flow_backend` of shards whose frames and flow came as folders of images."""
 
+MIXED = "mixed"
+"""The `flow_backend` of a run whose workers each use the back end that suits their node; shards say which."""
+
 PlanKind = Literal["first", "added", "retry"]
 
 
@@ -43,7 +46,7 @@ class ExtractParams:
         bound_px: motion in pixels a frame that the largest byte stands for.
         fps: resample to this rate; None keeps every frame.
         stride: keep every stride-th frame.
-        flow_backend: resolved name, never `auto`; `imported` for folders of images, which keep their size.
+        flow_backend: resolved name, never `auto`; `mixed` or `imported` (see there) aside.
         flow: parameters of TV-L1; for `imported` the names of the images.
         codec: `jpeg`, or `png` for lossless frames and fields.
         partial: whether a video damaged in part is kept with what could be decoded, or refused.

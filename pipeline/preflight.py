@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from pipeline.ffmpeg import find_ffmpeg
+from pipeline.ffmpeg import find_ffmpeg, missing_decoders
+from pipeline.flow import resolve_backend
+from pipeline.plan import MIXED
 from stin.shards.errors import StinPipeError
 from stin.shards.publish import publish_bytes
 
@@ -25,28 +27,36 @@ class Preflight:
         extract_dir: the run's `extract` folder.
         token: name of the file that the driver has just written there.
         video: a file of the data set that must be readable, None when the driver sees none itself.
+        flow_backend: the back end of the run, which a node that will work must be able to run.
     """
 
     extract_dir: Path
     token: str
     video: Path | None
+    flow_backend: str = "cpu"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeFacts:
-    """What a node answers; `problem` is empty when it can work."""
+    """What a node answers; `problem` is empty when it can work.
+
+    Attributes:
+        free_bytes: room in the run folder, as this node sees it.
+        lacking: decoders of the usual codecs that its ffmpeg was built without.
+    """
 
     host: str
     problem: str
     versions: dict[str, str]
     free_bytes: int
+    lacking: tuple[str, ...] = ()
 
 
-def begin_preflight(extract_dir: Path, *, video: Path | None) -> Preflight:
+def begin_preflight(extract_dir: Path, *, video: Path | None, flow_backend: str = "cpu") -> Preflight:
     """Write the token that proves that the nodes see the same run folder."""
     token = f".preflight-{secrets.token_hex(8)}"
     publish_bytes(extract_dir / token, token.encode())
-    return Preflight(extract_dir=extract_dir, token=token, video=video)
+    return Preflight(extract_dir=extract_dir, token=token, video=video, flow_backend=flow_backend)
 
 
 def end_preflight(asked: Preflight) -> None:
@@ -58,14 +68,19 @@ def end_preflight(asked: Preflight) -> None:
 def node_facts(asked: Preflight) -> NodeFacts:
     """Answer on a node: is the run folder the same one, are videos readable, which versions are here."""
     versions = {name: _version(name) for name in PACKAGES}
-    free_bytes = 0
+    free_bytes, lacking = 0, ()
     try:
         versions["ffmpeg"] = find_ffmpeg().version
+        lacking = missing_decoders()
+        if asked.flow_backend != MIXED:
+            resolve_backend(asked.flow_backend)
         problem = _problem(asked)
         free_bytes = shutil.disk_usage(asked.extract_dir).free if not problem else 0
     except StinPipeError as error:
         problem = str(error)
-    return NodeFacts(host=socket.gethostname(), problem=problem, versions=versions, free_bytes=free_bytes)
+    return NodeFacts(
+        host=socket.gethostname(), problem=problem, versions=versions, free_bytes=free_bytes, lacking=lacking
+    )
 
 
 def check_nodes(facts: Sequence[NodeFacts], *, need_bytes: int, warn: Callable[[str], None]) -> None:
@@ -79,22 +94,57 @@ def check_nodes(facts: Sequence[NodeFacts], *, need_bytes: int, warn: Callable[[
     Raises:
         StinPipeError: names the node, what is wrong with it and what to do.
     """
+    first = facts[0]
     for node in facts:
         if node.problem:
             raise StinPipeError(f"node {node.host}: {node.problem}")
         for name, version in node.versions.items():
-            first = facts[0]
             if version != first.versions[name]:
                 raise StinPipeError(
                     f"node {node.host} has {name} {version}, node {first.host} has {first.versions[name]}; "
                     "install the same on all nodes, since mixed versions may make mixed data"
                 )
+        if node.lacking != first.lacking:
+            some, others = (node, first) if node.lacking else (first, node)
+            raise StinPipeError(
+                f"the ffmpeg of node {some.host} cannot decode {', '.join(some.lacking)}, that of node "
+                f"{others.host} {'lacks ' + ', '.join(others.lacking) if others.lacking else 'can'}; "
+                "install the same build on all nodes"
+            )
+    if first.lacking:
+        warn(f"ffmpeg cannot decode {', '.join(first.lacking)}; videos of these codecs will fail")
     free = min(node.free_bytes for node in facts)
     if free < need_bytes:
         warn(
             f"{free / 2**30:.1f} GiB of disk free, and about {need_bytes / 2**30:.1f} GiB are needed; "
             "should it run full, free some room and give the same command again"
         )
+
+
+def choose_flow(found: Sequence[tuple[str, str]], *, allow_mixed: bool) -> str:
+    """Return the back end for all nodes of a cluster, from what `auto` is on each.
+
+    Args:
+        found: (host, back end) of each node.
+        allow_mixed: let every node use its own.
+
+    Raises:
+        StinPipeError: the nodes differ, and that was not allowed.
+    """
+    backends = sorted({backend for _, backend in found})
+    if len(backends) == 1:
+        return backends[0]
+    if allow_mixed:
+        return MIXED
+    named = "; ".join(
+        f"{backend}: {', '.join(sorted({host for host, own in found if own == backend})[:5])}"
+        for backend in backends
+    )
+    raise StinPipeError(
+        f"the nodes of the cluster differ in the flow back end that suits them ({named}), and flow of "
+        "different ones differs in its last digits; give --flow cuda (the other nodes then stay idle), "
+        "--flow cpu, or --allow-mixed-flow"
+    )
 
 
 def _problem(asked: Preflight) -> str:

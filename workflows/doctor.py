@@ -3,7 +3,6 @@
 import os
 import platform
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,7 +19,6 @@ EXAMPLES = """\b
 Example:
   stin-pipe doctor --folder runs
 """
-WANTED_DECODERS = ("h264", "hevc", "mpeg4", "vp9", "mjpeg")
 
 
 class _Absent(Exception):
@@ -88,13 +86,9 @@ def _version(module: str) -> str:
 
 
 def _ffmpeg() -> str:
-    from pipeline.ffmpeg import find_ffmpeg
+    from pipeline.ffmpeg import WANTED_DECODERS, find_ffmpeg, missing_decoders
 
-    program = find_ffmpeg()
-    listed = subprocess.run(
-        [program.path, "-hide_banner", "-decoders"], capture_output=True, text=True, timeout=60, check=True
-    ).stdout.split()
-    lacking = [name for name in WANTED_DECODERS if name not in listed]
+    program, lacking = find_ffmpeg(), missing_decoders()
     codecs = f"lacks {', '.join(lacking)}" if lacking else f"decodes {', '.join(WANTED_DECODERS)}"
     return f"{program.version} ({program.source}: {program.path}), {codecs}"
 

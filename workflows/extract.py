@@ -105,6 +105,11 @@ Examples:
     default=0.25,
     help="Share of a GPU that a slot asks Ray for when flow runs on cuda.",
 )
+@click.option(
+    "--allow-mixed-flow",
+    is_flag=True,
+    help="With --flow auto on a cluster: each node uses the back end that suits it.",
+)
 @click.option("--retry-failed", is_flag=True, help="Try failed videos again.")
 @click.option(
     "--max-failure-rate",
@@ -226,10 +231,16 @@ def _params(dataset: str, options: dict[str, Any]):
 def _flow_backend(options: dict[str, Any]) -> str:
     """Resolve the back end once, for all workers; a cluster may have the GPU that this machine lacks."""
     from pipeline.flow import resolve_backend
+    from pipeline.runners.ray import cluster_address, flow_of_cluster
 
-    if options["flow"] == "cuda" and options["address"]:
+    address = cluster_address(options["address"]) if options["runner"] == "ray" else None
+    if options["allow_mixed_flow"] and (options["flow"] != "auto" or not address):
+        raise click.UsageError("--allow-mixed-flow needs --flow auto and a cluster (--address)")
+    if not address or options["flow"] not in ("auto", "cuda"):
+        return resolve_backend(options["flow"])
+    if options["flow"] == "cuda":
         return "cuda"
-    return resolve_backend(options["flow"])
+    return flow_of_cluster(address, allow_mixed=options["allow_mixed_flow"])
 
 
 def _runner(output: Output, listing, tasks, options: dict[str, Any], stop: Callable[[], bool]):
@@ -248,7 +259,7 @@ def _runner(output: Output, listing, tasks, options: dict[str, Any], stop: Calla
         tasks,
         num_workers=options["workers"],
         address=options["address"],
-        gpus_per_worker=options["gpus_per_worker"] if tasks[0].params.flow_backend == "cuda" else 0.0,
+        gpus_per_worker=options["gpus_per_worker"],
         need_bytes=estimate_bytes(listing, tasks[0].params),
         warn=output.warn,
         stop=stop,

@@ -216,7 +216,7 @@ def _load_models(run_path: Path | None, options: dict[str, Any]) -> dict[str, "T
 def _common_params(models: dict[str, "TrainedModel"]) -> "ExtractParams":
     """Return how frames and flow are to be made, which the models must agree on."""
     from pipeline.flow import TVL1Params, resolve_backend
-    from pipeline.plan import IMPORTED, ExtractParams
+    from pipeline.plan import IMPORTED, MIXED, ExtractParams
     from stin.shards.errors import StinPipeError
 
     infos = [model.info for model in models.values()]
@@ -231,7 +231,7 @@ def _common_params(models: dict[str, "TrainedModel"]) -> "ExtractParams":
     if not value:
         raise StinPipeError("the model file does not say how its frames were extracted; train with stin-pipe")
     backend = value["flow_backend"]
-    if backend == "cuda":  # trained where there was a GPU; the back ends have one meaning
+    if backend in ("cuda", MIXED):  # trained where there was a GPU; the back ends have one meaning
         backend = resolve_backend("auto")
     if backend == IMPORTED:  # the flow images of TSN's tools are TV-L1 too
         backend, value = resolve_backend("auto"), {**value, "flow": asdict(TVL1Params())}

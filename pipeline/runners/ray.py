@@ -8,22 +8,28 @@ import importlib.util
 import logging
 import os
 import signal
-import time
+import socket
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-from pipeline.preflight import begin_preflight, check_nodes, end_preflight, node_facts
-from pipeline.runners.local import worker_environment
-from pipeline.shard_task import MAX_TRIES, ShardReport, ShardTask, make_shard
+from pipeline.flow import resolve_backend
+from pipeline.preflight import begin_preflight, check_nodes, choose_flow, end_preflight, node_facts
+from pipeline.runners.slots import SlotKind, Slots, require_room, slot_kinds
+from pipeline.shard_task import MAX_TRIES, ShardReport, ShardTask
 from stin.shards.errors import StinPipeError
 
 PREFLIGHT_S = 120.0
-START_S = 600.0
 
 
 def ray_installed() -> bool:
     """Tell whether ray can be imported, without importing it."""
     return importlib.util.find_spec("ray") is not None
+
+
+def cluster_address(given: str | None) -> str | None:
+    """Return the address of the cluster to use, None to start Ray on this machine."""
+    return given or os.environ.get("RAY_ADDRESS") or None
 
 
 def run_ray(
@@ -43,7 +49,7 @@ def run_ray(
         tasks: the shards to make.
         num_workers: slots; None is one for each CPU of the cluster.
         address: of an existing cluster; None starts Ray on this machine.
-        gpus_per_worker: share of a GPU that each slot asks for.
+        gpus_per_worker: share of a GPU that a slot with flow on cuda asks for.
         need_bytes: disk that the shards will take, by estimate.
         warn: called with what a person should know.
         poll_s: longest silence.
@@ -55,19 +61,68 @@ def run_ray(
     """
     import ray
 
-    address = address or os.environ.get("RAY_ADDRESS")
+    address = cluster_address(address)
+    kinds = slot_kinds(tasks[0].params.flow_backend, gpus_per_worker)
     _connect(ray, address, num_workers)
     try:
+        nodes = _nodes(ray)
+        require_room([resources for _, resources in nodes], kinds)
         if address:
-            _look_at_nodes(ray, tasks, need_bytes, warn)
-        yield from _drive(ray, tasks, _Slots(ray, num_workers, gpus_per_worker), poll_s, stop)
+            working = [node for node, resources in nodes if any(kind.fits(resources) for kind in kinds)]
+            _look_at_nodes(ray, working, tasks, need_bytes, warn)
+        _say_narrow_memory([resources for _, resources in nodes], kinds, num_workers, warn)
+        slots = Slots(ray, kinds, num_workers, lambda: [resources for _, resources in _nodes(ray)])
+        yield from _drive(ray, tasks, slots, poll_s, stop)
     finally:
         ray.shutdown()
+
+
+def flow_of_cluster(address: str, *, allow_mixed: bool) -> str:
+    """Return the flow back end that `auto` means on the nodes of a cluster.
+
+    Raises:
+        StinPipeError: no cluster, or its nodes differ and `allow_mixed` is off.
+    """
+    import ray
+
+    _connect(ray, address, None)
+    try:
+        nodes = [node for node, resources in _nodes(ray) if resources.get("CPU", 0) >= 1]
+        require_room([resources for _, resources in _nodes(ray)], [SlotKind(flow_backend="cpu")])
+        return choose_flow(_ask_nodes(ray, nodes, _own_flow), allow_mixed=allow_mixed)
+    finally:
+        ray.shutdown()
+
+
+def _own_flow() -> tuple[str, str]:
+    return socket.gethostname(), resolve_backend("auto")
+
+
+def _nodes(ray: Any) -> list[tuple[str, dict[str, float]]]:
+    """Return (id, resources) of the nodes that are alive."""
+    return [(node["NodeID"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def _say_narrow_memory(
+    nodes: Sequence[dict[str, float]],
+    kinds: Sequence[SlotKind],
+    num_workers: int | None,
+    warn: Callable[[str], None],
+) -> None:
+    """Tell the person where memory allows fewer workers than CPUs do."""
+    held = sum(kind.fits(node) for kind in kinds for node in nodes)
+    free = sum(replace(kind, memory_bytes=0).fits(node) for kind in kinds for node in nodes)
+    wanted = min(num_workers or free, free)
+    if held < wanted:
+        need = kinds[0].memory_bytes / 2**30
+        warn(f"{held} workers rather than {wanted}: each asks Ray for {need:.2g} GiB of memory")
 
 
 def _connect(ray: Any, address: str | None, num_workers: int | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Its one line on how a new cluster authenticates is nothing that a person must act on.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     handler = signal.getsignal(signal.SIGTERM)
     options: dict[str, Any] = {
         "include_dashboard": False,
@@ -78,7 +133,8 @@ def _connect(ray: Any, address: str | None, num_workers: int | None) -> None:
     if address:
         options = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
     else:
-        options["num_cpus"] = num_workers or os.cpu_count()
+        # "local": without it Ray would join a cluster that happens to run on this machine.
+        options |= {"address": "local", "num_cpus": num_workers or os.cpu_count()}
     try:
         ray.init(**options)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -89,23 +145,38 @@ def _connect(ray: Any, address: str | None, num_workers: int | None) -> None:
 
 
 def _look_at_nodes(
-    ray: Any, tasks: Sequence[ShardTask], need_bytes: int, warn: Callable[[str], None]
+    ray: Any,
+    nodes: Sequence[str],
+    tasks: Sequence[ShardTask],
+    need_bytes: int,
+    warn: Callable[[str], None],
 ) -> None:
-    """Ask every node of the cluster what it sees, before any work."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+    """Ask every node that will work what it sees, before any work."""
     videos = (task.root / video.path for task in tasks for video in task.shard.videos)
     video = next((path for path in videos if path.exists()), None)
-    asked = begin_preflight(tasks[0].extract_dir, video=video)
+    asked = begin_preflight(tasks[0].extract_dir, video=video, flow_backend=tasks[0].params.flow_backend)
+    try:
+        check_nodes(_ask_nodes(ray, nodes, node_facts, asked), need_bytes=need_bytes, warn=warn)
+    finally:
+        end_preflight(asked)
+
+
+def _ask_nodes(ray: Any, nodes: Sequence[str], question: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """Run a function once on each node and return the answers.
+
+    Raises:
+        StinPipeError: a node does not answer, or cannot run stin-pipe.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
     try:
         answers = [
-            ray.remote(num_cpus=0, max_retries=0)(node_facts)
+            ray.remote(num_cpus=0, max_retries=0)(question)
             .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
-            .remote(asked)
+            .remote(*arguments)
             for node in nodes
         ]
-        check_nodes(ray.get(answers, timeout=PREFLIGHT_S), need_bytes=need_bytes, warn=warn)
+        return ray.get(answers, timeout=PREFLIGHT_S)
     except ray.exceptions.GetTimeoutError as error:
         raise StinPipeError(
             f"a node of the Ray cluster did not answer within {PREFLIGHT_S:g} s; look at `ray status`"
@@ -115,84 +186,10 @@ def _look_at_nodes(
         raise StinPipeError(
             f"a node of the Ray cluster cannot run stin-pipe ({first}); install the same version on all nodes"
         ) from error
-    finally:
-        end_preflight(asked)
-
-
-def _wanted_slots(ray: Any, num_workers: int | None, gpus_per_worker: float) -> int:
-    """Return how many actors the cluster can hold now; refuse what it can never give."""
-    resources = ray.cluster_resources()
-    cpus, gpus = int(resources.get("CPU", 0)), float(resources.get("GPU", 0))
-    if gpus_per_worker and gpus < gpus_per_worker:
-        raise StinPipeError(
-            f"--flow cuda needs {gpus_per_worker:g} GPU a worker, but the Ray cluster has {gpus:g}; "
-            "use --flow cpu, or a cluster with GPUs"
-        )
-    if cpus < 1:
-        raise StinPipeError("the Ray cluster has no CPU to work on; check its nodes with `ray status`")
-    most = min(cpus, int(gpus / gpus_per_worker)) if gpus_per_worker else cpus
-    return max(1, min(num_workers or most, most))
-
-
-class _Slots:
-    """The actors of a run: started while the cluster has room, replaced when they die.
-
-    A new actor gets a shard only when it answers, so that one which waits for a lost node's CPU holds nothing
-    back; and nodes that join while the work goes on are used.
-    """
-
-    def __init__(self, ray: Any, num_workers: int | None, gpus_per_worker: float) -> None:
-        self._ray, self._num_workers, self._gpus = ray, num_workers, gpus_per_worker
-        self._type = ray.remote(num_cpus=1, num_gpus=gpus_per_worker)(_Slot)
-        self.idle: list[Any] = []
-        self.starting: dict[Any, Any] = {}  # reference of the first answer -> actor
-        self.in_hand: dict[Any, tuple[Any, ShardTask]] = {}
-        self._last_alive = time.monotonic()
-
-    @property
-    def num_alive(self) -> int:
-        """Actors that have answered."""
-        return len(self.idle) + len(self.in_hand)
-
-    def start_missing(self, num_waiting: int) -> None:
-        """Start actors up to what the cluster holds and the waiting shards can use."""
-        missing = (
-            _wanted_slots(self._ray, self._num_workers, self._gpus) - self.num_alive - len(self.starting)
-        )
-        for _ in range(min(missing, num_waiting - len(self.idle) - len(self.starting))):
-            slot = self._type.remote()
-            self.starting[slot.ready.remote()] = slot
-        if self.num_alive:
-            self._last_alive = time.monotonic()
-        elif time.monotonic() - self._last_alive > START_S:
-            raise StinPipeError(
-                f"no worker of the Ray cluster could be started for {START_S:g} s; look at `ray status`; "
-                "what is finished is kept, the same command resumes"
-            )
-
-    def give(self, task: ShardTask) -> None:
-        """Give a shard to an idle actor."""
-        slot = self.idle.pop()
-        self.in_hand[slot.make.remote(task)] = (slot, task)
-
-    def wait(self, timeout_s: float) -> list[Any]:
-        """Wait for answers; actors that have started become idle, references of shards are returned."""
-        answered, _ = self._ray.wait(
-            [*self.in_hand, *self.starting], num_returns=1, timeout=timeout_s, fetch_local=False
-        )
-        for reference in answered:
-            if reference in self.starting:
-                slot = self.starting.pop(reference)
-                try:
-                    self._ray.get(reference)
-                    self.idle.append(slot)
-                except self._ray.exceptions.RayActorError:
-                    continue  # its node went away while it started; `start_missing` sees to it
-        return [reference for reference in answered if reference in self.in_hand]
 
 
 def _drive(
-    ray: Any, tasks: Sequence[ShardTask], slots: _Slots, poll_s: float, stop: Callable[[], bool]
+    ray: Any, tasks: Sequence[ShardTask], slots: Slots, poll_s: float, stop: Callable[[], bool]
 ) -> Iterator[ShardReport | None]:
     """Keep every slot at work on one shard at a time."""
     waiting = list(reversed(tasks))
@@ -229,16 +226,3 @@ def _died(task: ShardTask, error: Exception) -> StinPipeError:
         f"shard {task.shard.name}: its worker died {MAX_TRIES} times ({str(error).splitlines()[0][:200]}); "
         "what is finished is kept, the same command resumes"
     )
-
-
-class _Slot:
-    """An actor: one CPU slot that makes shards one after another."""
-
-    def __init__(self) -> None:
-        worker_environment()
-
-    def ready(self) -> None:
-        """Answer: the actor has started."""
-
-    def make(self, task: ShardTask) -> ShardReport:
-        return make_shard(task)
