@@ -18,10 +18,10 @@ from stin.shards.codec import encode_image, quantise_flow
 from stin.shards.schema import VideoOutcome
 from stin.shards.writer import ShardWriter, VideoWriter
 
-CHUNK_PIXELS = 64 * 340 * 256
-"""Pixels of one chunk: 64 frames at 340x256, so that memory does not depend on a video's length."""
+CHUNK_PIXELS = 32 * 340 * 256
+"""Pixels of one chunk: 32 frames at 340x256, so that memory does not depend on a video's length."""
 
-GPU_CHUNKS = 4
+GPU_CHUNKS = 8
 """A GPU needs more pairs a launch to be full: 256 at 340x256."""
 
 MAX_ASPECT = 8.0
