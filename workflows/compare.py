@@ -78,9 +78,16 @@ class RunComparison:
 
 @click.command(epilog=EXAMPLES)
 @click.option("--split", default="1", help="Split of the runs.")
+@click.option(
+    "--html",
+    "html_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the comparison as a page, too.",
+)
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
 @common_options
-def compare(output: Output, results: Sequence[Path], split: str) -> None:
+def compare(output: Output, results: Sequence[Path], split: str, html_path: Path | None) -> None:
     """Compare RESULTS: run directories that fuse-eval has evaluated, or score files (.npz, .json, .csv).
 
     Videos are joined by id, and only those that all have count. Each later result is compared with the first:
@@ -91,7 +98,26 @@ def compare(output: Output, results: Sequence[Path], split: str) -> None:
         raise click.UsageError("give two or more run directories or score files")
     found = compare_results(results, split=split)
     show_comparison(output, found)
-    output.result(found.to_json())
+    if html_path is not None:
+        write_page(found, html_path)
+        output.show(f"page: {html_path}")
+    output.result(found.to_json() | {"html": None if html_path is None else str(html_path)})
+
+
+def write_page(result: RunComparison, path: Path) -> None:
+    """Write the comparison as one HTML file.
+
+    Raises:
+        StinPipeError: the file is one of the results.
+    """
+    from stin.shards.errors import StinPipeError
+    from stin.shards.publish import publish_bytes
+    from workflows.report.comparison import render_comparison
+
+    if path.resolve() in {item.path.resolve() for item in result.subjects}:
+        raise StinPipeError(f"--html {path}: this is one of the results; give another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    publish_bytes(path, render_comparison(result).encode())
 
 
 def compare_results(results: Sequence[Path], *, split: str) -> RunComparison:

@@ -1,0 +1,81 @@
+"""The page of `compare`: results side by side, paired differences, and the classes in which they differ."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from workflows.report.page import render_page
+
+if TYPE_CHECKING:
+    from stin.side_by_side import StreamTable
+    from workflows.compare import RunComparison
+
+WHISKER_MARGIN = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassDifference:
+    """One class: its videos, each contender's share right, and the last one's lead over the first."""
+
+    name: str
+    count: int
+    shares: tuple[float, ...]
+    lead: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """One contender: how many of its videos do not count, and how its numbers were made."""
+
+    name: str
+    path: str
+    num_left_out: int
+    how: tuple[str, ...]
+
+
+def render_comparison(result: "RunComparison") -> str:
+    """Return the comparison as one HTML file that opens offline."""
+    found = result.found
+    widest = max(
+        (abs(edge) for table in found.tables for item in table.comparisons for edge in _edges(item.top1)),
+        default=0.0,
+    )
+    return render_page(
+        "comparison.html.jinja",
+        names=found.names,
+        split=result.split,
+        num_common=found.num_common,
+        num_classes=len(found.tables[0].classes),
+        tables=[(table, class_differences(table)) for table in found.tables],
+        differences=result.protocol_differences,
+        made=[
+            Made(
+                name=item.contender.name,
+                path=str(item.path),
+                num_left_out=found.num_left_out[item.contender.name],
+                how=tuple(item.metrics.get("how_made", ())),
+            )
+            for item in result.subjects
+        ],
+        reach=min(1.0, widest + WHISKER_MARGIN),
+        version=metadata.version("stin-pipe"),
+    )
+
+
+def class_differences(table: "StreamTable") -> list[ClassDifference]:
+    """Return the classes of one stream, those first in which the last contender leads or lags most."""
+    rows = [
+        ClassDifference(
+            name=name,
+            count=count,
+            shares=tuple(item.by_class[place] for item in table.standings),
+            lead=table.standings[-1].by_class[place] - table.standings[0].by_class[place],
+        )
+        for place, (name, count) in enumerate(table.classes)
+    ]
+    return sorted(rows, key=lambda row: (-abs(row.lead), row.name))
+
+
+def _edges(difference) -> Sequence[float]:
+    return difference.interval.low, difference.interval.high
