@@ -208,7 +208,7 @@ def compare(
     num_judged: int,
 ) -> AblationTable:
     """Make the table of what the variants came to; see ``tabulate``."""
-    streams = {variant.name: variant.config.stream_name for variant in variants}
+    streams: dict[str, StreamName] = {item.name: item.config.stream_name for item in variants}
     return tabulate(streams, found, judge=judge, split=split, num_judged=num_judged)
 
 

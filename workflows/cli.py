@@ -31,6 +31,7 @@ COMMANDS = {
     "export": ("workflows.export", "export", "Write frames and flow as folders of images."),
     "train-spatial": ("workflows.train", "train_spatial", "Train the spatial stream (RGB frames)."),
     "train-temporal": ("workflows.train", "train_temporal", "Train the temporal stream (optical flow)."),
+    "ablate": ("workflows.ablate", "ablate", "Compare variants of the streams over several seeds."),
     "fuse-eval": (
         "workflows.fuse_eval",
         "fuse_eval",

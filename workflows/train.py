@@ -190,6 +190,14 @@ def require_split(manifest: "Manifest", split: str) -> None:
         raise click.UsageError(f"--split: {split!r} is not in this run; its splits are: {known}")
 
 
+def extraction_of(run: "RunDir") -> dict[str, Any]:
+    """Return how the run's frames and flow were made; model files keep it."""
+    from pipeline.ledger import plan_paths
+    from pipeline.plan import Plan
+
+    return asdict(Plan.load(plan_paths(run.extract)[0]).params)
+
+
 def train_with_progress(
     output: Output,
     run: "RunDir",
@@ -200,9 +208,7 @@ def train_with_progress(
     runtime_options: dict[str, Any],
 ) -> "TrainResult":
     """Train one stream of a run and show how it goes."""
-    from pipeline.ledger import plan_paths
     from pipeline.lock import run_lock
-    from pipeline.plan import Plan
     from stin.launch import WorkerCount, train_on_ray
     from stin.ranks import is_first_process
     from stin.shards.schema import Manifest
@@ -213,7 +219,6 @@ def train_with_progress(
     first = is_first_process()
     if manifest.num_pending and first:
         output.warn(f"{manifest.num_pending} videos are not extracted yet; training uses the ones that are")
-    extraction = asdict(Plan.load(plan_paths(run.extract)[0]).params)
     runtime = Runtime(
         device=runtime_options.get("device", "auto"),
         amp=runtime_options.get("amp", "auto"),
@@ -244,7 +249,7 @@ def train_with_progress(
             "out_dir": out_dir,
             "split": split,
             "runtime": runtime,
-            "extraction": extraction,
+            "extraction": extraction_of(run),
             "on_progress": show,
         }
         try:
