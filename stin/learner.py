@@ -15,7 +15,6 @@ from stin.losses import stream_loss
 from stin.optim import AveragedWeights, build_optimizer
 from stin.ranks import Ranks
 from stin.streams import Stream, StreamOutput, build_stream
-from stin.weights import start_from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +74,8 @@ def build_learner(
     torch.manual_seed(config.seed)
     network = build_stream(config.stream, num_classes=num_classes)
     if config.init and load_init:
+        from stin.weights import start_from  # needs safetensors, which training from scratch does not
+
         for message in start_from(network, Path(config.init)):
             notify(message)
     if _freezes_norms(config):

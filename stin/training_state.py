@@ -21,6 +21,26 @@ CHECKPOINT_FOLDER = "checkpoints"
 MODEL_FILE = "model.safetensors"
 BEST_FILE = "best.safetensors"
 
+_FLAGS = {
+    "config.augment.flip": "--no-flip",
+    "config.init": "--init",
+    "config.num_segments": "--segments",
+    "config.optim.batch_size": "--batch-size",
+    "config.optim.length": "--epochs",
+    "config.optim.lr": "--lr",
+    "config.optim.unit": "--epochs",
+    "config.recipe": "--recipe",
+    "config.seed": "--seed",
+    "config.stream.attention": "--plain",
+    "config.stream.aux_weight": "--aux-weight",
+    "config.stream.backbone": "--backbone",
+    "config.stream.difference": "--plain",
+    "config.val_share": "--val-share",
+    "split": "--split",
+    "training_list": "the training list (videos were added, lost or extracted anew since)",
+}
+"""What a person gave, by its place in a training's identity."""
+
 
 @dataclass(kw_only=True)
 class LoopState:
@@ -75,7 +95,8 @@ def open_training(folder: Path, *, identity: Mapping[str, Any], claim: bool = Tr
             raise StinPipeError(f"{path}: damaged ({error}); delete {folder} to train anew") from error
         if differences := json_differences(found, wanted):
             raise StinPipeError(
-                f"{folder} holds a training with another configuration ({'; '.join(differences)}); "
+                f"{folder} holds a training with another configuration "
+                f"({'; '.join(_in_flags(line) for line in differences)}); "
                 "give the same settings to resume it, or delete that folder to train anew"
             )
     result_path = folder / RESULT_FILE
@@ -134,3 +155,9 @@ def restore(
     if torch.cuda.is_initialized() and content["cuda_rng"].numel():
         torch.cuda.set_rng_state(content["cuda_rng"])
     return LoopState(**content["loop"])
+
+
+def _in_flags(difference: str) -> str:
+    """Name the flag of a difference where one decides it."""
+    place, _, change = difference.partition(": ")
+    return f"{_FLAGS.get(place, place)}: {change}"

@@ -148,10 +148,12 @@ def test_torn_and_lost_metrics_lines_are_cut_or_told(tiny_run, tmp_path):
 def test_other_settings_are_refused_with_the_difference(tiny_run, tmp_path):
     with pytest.raises(Interrupted):
         train(tiny_run, tmp_path, on_progress=stop_after(1))
-    with pytest.raises(
-        StinPipeError, match=r"another configuration .*config\.optim\.lr: \S+ -> 0\.5.* or delete"
-    ):
+    with pytest.raises(StinPipeError, match=r"another configuration \(--lr: \S+ -> 0\.5\); .* or delete"):
         train(tiny_run, tmp_path, config(lr=0.5))
+    with pytest.raises(StinPipeError, match=r"\(--epochs: 3 -> 4\)"):
+        train(tiny_run, tmp_path, config(epochs=4))
+    with pytest.raises(StinPipeError, match=r"\(config\.optim\.momentum: \S+ -> 0\.25\)"):
+        train(tiny_run, tmp_path, config(momentum=0.25))
     train(tiny_run, tmp_path)  # the refused attempt has spoilt nothing
 
 
@@ -160,7 +162,7 @@ def test_other_training_videos_are_refused(tiny_run, tmp_path):
         train(tiny_run, tmp_path, on_progress=stop_after(1))
     manifest = Manifest.load(tiny_run / "extract" / "manifest.json")
     fewer = {key: video for key, video in manifest.videos.items() if key != "falls/v01.avi"}
-    with pytest.raises(StinPipeError, match="training_list"):
+    with pytest.raises(StinPipeError, match=r"the training list \(videos were added"):
         train_stream(
             config(),
             manifest=Manifest(**{**vars(manifest), "videos": fewer}),
