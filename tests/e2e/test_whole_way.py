@@ -112,6 +112,51 @@ def test_predict_goes_on_after_a_bad_video_and_takes_model_files(
     assert len(by_name["good.avi"]["spatial"]) == 5 and "fused" not in by_name["good.avi"]
 
 
+def test_overlay_shows_the_video_its_flow_and_what_is_said(
+    trained_run: Path, made_videos, tmp_path: Path, call
+) -> None:
+    """Beside a broken one: as many frames as the video, each in its box, flow in the colour of left."""
+    from pipeline.decode import DecodeNotes, decode_frames
+    from workflows.overlay_scene import BARS_LEFT, BARS_TOP, FLOW_BOX, PAPER
+
+    source = tmp_path / "videos" / "v.avi"
+    source.parent.mkdir()
+    shutil.copy(made_videos.videos / "green-left" / "v_green-left_02.avi", source)
+    (source.parent / "bad.mp4").write_text("no video")
+    content = source.read_bytes()
+    called = call(
+        *("predict", "--run", trained_run, *SCORING, source.parent, "--overlay", tmp_path / "shown", "--json")
+    )
+    assert called.code == 3
+    by_name = {Path(item["video"]).name: item for item in called.json["predictions"]}
+    assert "overlay" not in by_name["bad.mp4"]
+    out = tmp_path / "shown" / "v.overlay.mp4"
+    assert by_name["v.avi"]["overlay"] == str(out) and list(out.parent.iterdir()) == [out]
+    assert source.read_bytes() == content
+    frames = [frame.astype(int) for frame in decode_frames(source, DecodeNotes())]
+    shown = [frame.astype(int) for frame in decode_frames(out, DecodeNotes())]
+    assert len(shown) == len(frames) == 7 and shown[0].shape == (540, 960, 3)
+    for picture, frame in zip(shown, frames, strict=True):
+        small = picture[: 540 - 40][57 : 57 + 426, :640][::13, ::13][:, :49]  # 48x32 in a box of 640x540
+        assert np.abs(small.mean((0, 1)) - frame.mean((0, 1))).max() < 8
+    left, top, width, height = FLOW_BOX
+    flow = shown[3][top : top + height, left : left + width]
+    lit = flow[(flow.min(2) < 150) & (flow.max(2) > 150)]
+    assert len(lit) > 50 and lit[:, 2].mean() > 200 > lit[:, 0].mean()  # light blue, as left is
+    bars = [picture[BARS_TOP:, BARS_LEFT:] for picture in shown]
+    ink = [(np.abs(part - np.array(PAPER)).max(2) > 60).mean() for part in bars]
+    assert ink[0] < 0.01 < ink[1]  # nothing is said before the first motion
+
+
+def test_overlay_refuses_to_replace_a_video(trained_run: Path, made_videos, tmp_path: Path, call) -> None:
+    source = tmp_path / "clip.mp4"
+    shutil.copy(made_videos.videos / "green-left" / "v_green-left_02.avi", source)
+    before = source.read_bytes()
+    called = call("predict", "--run", trained_run, *SCORING, source, "--overlay", source)
+    assert called.code == 2 and "this is one of the videos; give another name or folder" in called.stderr
+    assert source.read_bytes() == before
+
+
 def test_finished_stages_end_at_once(trained_run: Path, evaluated, call) -> None:
     model = trained_run / "train-temporal" / "split1" / "model.safetensors"
     before = model.stat().st_mtime_ns

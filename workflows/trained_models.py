@@ -1,0 +1,75 @@
+"""The trained streams that a command works with: from a run, or from model files."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from pipeline.plan import ExtractParams
+    from stin.model_file import TrainedModel
+
+
+def load_models(run_path: Path | None, options: dict[str, Any]) -> dict[str, "TrainedModel"]:
+    """Load the streams of a run's split, or those of the model files; by name.
+
+    Raises:
+        click.UsageError: neither or both are given, or two models of one stream.
+        StinPipeError: no stream is trained, or a file is no model.
+    """
+    from stin.device import choose_device
+    from stin.model_file import load_model
+    from stin.shards.errors import StinPipeError
+    from workflows.run_dir import open_run
+
+    if bool(run_path) == bool(options["model_paths"]):
+        raise click.UsageError("give either --run or --model")
+    device = choose_device(options["device"])
+    paths: list[Path] = list(options["model_paths"])
+    if run_path:
+        run = open_run(run_path)
+        folders = [run.training(stream, options["split"]) for stream in ("spatial", "temporal")]
+        paths = [
+            folder / "model.safetensors" for folder in folders if (folder / "model.safetensors").exists()
+        ]
+        if not paths:
+            raise StinPipeError(
+                f"{run.path}: no stream of split {options['split']} is trained yet; run "
+                f"`stin-pipe train-spatial --run {run.path}` or train-temporal first"
+            )
+    models: dict[str, TrainedModel] = {}
+    for path in paths:
+        model = load_model(path, device=device)
+        if model.info.stream_name in models:
+            raise click.UsageError(
+                f"--model {path}: a second {model.info.stream_name} model; give one of each"
+            )
+        models[model.info.stream_name] = model
+    return models
+
+
+def common_params(models: dict[str, "TrainedModel"]) -> "ExtractParams":
+    """Return how frames and flow are to be made, which the models must agree on."""
+    from pipeline.flow import TVL1Params, resolve_backend
+    from pipeline.plan import IMPORTED, MIXED, ExtractParams
+    from stin.shards.errors import StinPipeError
+
+    infos = [model.info for model in models.values()]
+    if len({info.classes for info in infos}) > 1:
+        raise StinPipeError("the two models know different classes; train both on one run")
+    made = [dict(info.extraction) for info in infos]
+    if any(other != made[0] for other in made):
+        raise StinPipeError(
+            "the two models were trained on differently extracted videos; train both on one run"
+        )
+    value = made[0]
+    if not value:
+        raise StinPipeError("the model file does not say how its frames were extracted; train with stin-pipe")
+    backend = value["flow_backend"]
+    if backend in ("cuda", MIXED):  # trained where there was a GPU; the back ends have one meaning
+        backend = resolve_backend("auto")
+    if backend == IMPORTED:  # the flow images of TSN's tools are TV-L1 too
+        backend, value = resolve_backend("auto"), {**value, "flow": asdict(TVL1Params())}
+    size = None if value["size"] is None else tuple(value["size"])
+    return ExtractParams(**{**value, "size": size, "flow_backend": backend, "partial": "keep"})
