@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from pipeline.decode import DecodeError, DecodeNotes, decode_frames
 from pipeline.flow import TVL1Params, tvl1_clip
+from pipeline.flow_batches import Solve
 from pipeline.listed import ListedVideo
 from pipeline.plan import ExtractParams
 from stin.shards.codec import encode_image, quantise_flow
@@ -36,7 +38,13 @@ class PreparedFrame:
 
 
 def extract_video(
-    video: ListedVideo, *, root: Path, params: ExtractParams, writer: ShardWriter, timeout_s: float
+    video: ListedVideo,
+    *,
+    root: Path,
+    params: ExtractParams,
+    writer: ShardWriter,
+    timeout_s: float,
+    flow: Solve | None = None,
 ) -> VideoOutcome:
     """Extract one video into the open shard.
 
@@ -49,6 +57,7 @@ def extract_video(
         params: what decides the bytes.
         writer: the open shard.
         timeout_s: the video is given up after this many seconds.
+        flow: computes the fields of a chunk; `packed_fields` when absent.
 
     Raises:
         OSError: the shard cannot be written.
@@ -57,8 +66,8 @@ def extract_video(
     notes = DecodeNotes()
 
     def fill(target: VideoWriter) -> Filled:
-        frames = prepared_frames(video, root, params, notes, deadline=deadline)
-        height, width = _write_frames(frames, target, params)
+        with closing(prepared_frames(video, root, params, notes, deadline=deadline)) as frames:
+            height, width = _write_frames(frames, target, params, flow or packed_fields)
         _check_complete(root / video.path, target, notes, params)
         source_sha256 = file_sha256(root / video.path)
         return Filled(height=height, width=width, fps=stored_fps(params, notes), source_sha256=source_sha256)
@@ -172,7 +181,7 @@ def file_sha256(path: Path) -> str:
 
 
 def _write_frames(
-    frames: Iterator[PreparedFrame], target: VideoWriter, params: ExtractParams
+    frames: Iterator[PreparedFrame], target: VideoWriter, params: ExtractParams, flow: Solve
 ) -> tuple[int, int]:
     """Encode frames and fields chunk by chunk; the last frame of a chunk starts the next one's flow."""
     first = next(frames, None)
@@ -184,7 +193,7 @@ def _write_frames(
     last = first.grey
     while chunk := list(islice(frames, per_chunk)):
         greys = np.stack([last, *(frame.grey for frame in chunk)])
-        for frame, field in zip(chunk, packed_fields(greys, params), strict=True):
+        for frame, field in zip(chunk, flow(greys, params), strict=True):
             target.append_frame(encode_image(frame.rgb, codec=params.codec))
             target.append_field(encode_image(field, codec=params.codec))
         last = greys[-1]

@@ -7,11 +7,15 @@ files on the shared path. A killed task leaves nothing that counts; the same tas
 import hashlib
 import json
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from pipeline.extract import extract_video
+from pipeline.extract import extract_video, packed_fields
 from pipeline.ffmpeg import find_ffmpeg
+from pipeline.flow_batches import FlowBatches
 from pipeline.import_frames import import_video
 from pipeline.listed import ListedVideo
 from pipeline.plan import IMPORTED, ExtractParams, PlannedShard
@@ -19,13 +23,20 @@ from stin.shards.publish import is_temporary
 from stin.shards.schema import Mark, VideoOutcome
 from stin.shards.writer import ShardWriter
 
+MakeVideo = Callable[..., VideoOutcome]
+
 MAX_TRIES = 3
 """Times that a shard, or a video in it, is started when a process under it dies."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTask:
-    """Everything that a worker needs to make one shard."""
+    """Everything that a worker needs to make one shard.
+
+    Attributes:
+        num_threads: videos at work at a time; more than one where a device computes the flow, so that
+            decoders and encoders keep it busy. The content of the shard does not depend on it.
+    """
 
     extract_dir: Path
     root: Path
@@ -33,6 +44,7 @@ class ShardTask:
     params: ExtractParams
     fingerprint: str
     timeout_s: float
+    num_threads: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +71,12 @@ def make_shard(task: ShardTask) -> ShardReport:
     path.with_suffix(".json").unlink(missing_ok=True)
     outcomes: list[VideoOutcome] = []
     with _Progress(folder, task.shard.name) as progress:
-        with ShardWriter(path, attributes=_file_attributes(task)) as writer:
-            for video in task.shard.videos:
-                outcome = _extract_with_retries(task, video, writer)
+        video_ids = [video.id for video in task.shard.videos]
+        with ShardWriter(path, attributes=_file_attributes(task), video_ids=video_ids) as writer:
+            for outcome in _extract_all(task, writer):
                 outcomes.append(outcome)
                 progress.add(outcome)
+        outcomes.sort(key=lambda outcome: video_ids.index(outcome.id))
         Mark(
             shard=task.shard.name,
             fingerprint=task.fingerprint,
@@ -81,9 +94,35 @@ def make_shard(task: ShardTask) -> ShardReport:
     )
 
 
-def _extract_with_retries(task: ShardTask, video: ListedVideo, writer: ShardWriter) -> VideoOutcome:
+def _extract_all(task: ShardTask, writer: ShardWriter) -> Iterator[VideoOutcome]:
+    """Yield what became of each video as it ends: one by one, or several at a time around one device."""
+    if task.params.flow_backend == IMPORTED:
+        make_video: MakeVideo = import_video
+    elif task.num_threads == 1:
+        make_video = extract_video
+    else:
+        with (
+            FlowBatches(packed_fields, task.params) as flow,
+            ThreadPoolExecutor(task.num_threads) as threads,
+        ):
+            videos = [
+                threads.submit(_extract_with_retries, task, video, writer, partial(extract_video, flow=flow))
+                for video in task.shard.videos
+            ]
+            try:
+                for video in as_completed(videos):
+                    yield video.result()
+            finally:
+                threads.shutdown(wait=False, cancel_futures=True)
+        return
+    for video in task.shard.videos:
+        yield _extract_with_retries(task, video, writer, make_video)
+
+
+def _extract_with_retries(
+    task: ShardTask, video: ListedVideo, writer: ShardWriter, make_video: MakeVideo
+) -> VideoOutcome:
     """Extract a video, again when its decoder was killed: that tells of the machine, not of the video."""
-    make_video = import_video if task.params.flow_backend == IMPORTED else extract_video
     for tries in range(1, MAX_TRIES + 1):
         outcome = make_video(
             video, root=task.root, params=task.params, writer=writer, timeout_s=task.timeout_s

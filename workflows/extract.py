@@ -1,7 +1,7 @@
 """`stin-pipe extract`: videos to shards."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,12 @@ Examples:
     type=click.FloatRange(min=0, min_open=True, max=1),
     default=0.25,
     help="Share of a GPU that a slot asks Ray for when flow runs on cuda.",
+)
+@click.option(
+    "--cpus-per-worker",
+    type=click.IntRange(1, 64),
+    default=4,
+    help="CPUs of a slot with flow on cuda, for its decoders and encoders.",
 )
 @click.option(
     "--allow-mixed-flow",
@@ -251,7 +257,9 @@ def _runner(output: Output, listing, tasks, options: dict[str, Any], stop: Calla
     if options["runner"] == "local":
         from pipeline.runners.local import run_local
 
-        num_workers = options["workers"] or len(os.sched_getaffinity(0))
+        cpus = options["cpus_per_worker"] if tasks[0].params.flow_backend == "cuda" else 1
+        num_workers = options["workers"] or max(1, len(os.sched_getaffinity(0)) // cpus)
+        tasks = [replace(task, num_threads=2 * cpus if cpus > 1 else 1) for task in tasks]
         return run_local(tasks, num_workers=min(num_workers, len(tasks)), stop=stop)
     from pipeline.runners.ray import run_ray
 
@@ -260,6 +268,7 @@ def _runner(output: Output, listing, tasks, options: dict[str, Any], stop: Calla
         num_workers=options["workers"],
         address=options["address"],
         gpus_per_worker=options["gpus_per_worker"],
+        cpus_per_worker=options["cpus_per_worker"],
         need_bytes=estimate_bytes(listing, tasks[0].params),
         warn=output.warn,
         stop=stop,

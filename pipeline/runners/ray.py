@@ -38,6 +38,7 @@ def run_ray(
     num_workers: int | None,
     address: str | None = None,
     gpus_per_worker: float = 0.0,
+    cpus_per_worker: int = 1,
     need_bytes: int = 0,
     warn: Callable[[str], None] = lambda _line: None,
     poll_s: float = 1.0,
@@ -50,6 +51,7 @@ def run_ray(
         num_workers: slots; None is one for each CPU of the cluster.
         address: of an existing cluster; None starts Ray on this machine.
         gpus_per_worker: share of a GPU that a slot with flow on cuda asks for.
+        cpus_per_worker: CPUs that such a slot takes to decode and encode.
         need_bytes: disk that the shards will take, by estimate.
         warn: called with what a person should know.
         poll_s: longest silence.
@@ -62,7 +64,7 @@ def run_ray(
     import ray
 
     address = cluster_address(address)
-    kinds = slot_kinds(tasks[0].params.flow_backend, gpus_per_worker)
+    kinds = slot_kinds(tasks[0].params.flow_backend, gpus_per_worker, cpus_per_worker)
     _connect(ray, address, num_workers)
     try:
         nodes = _nodes(ray)

@@ -29,21 +29,28 @@ class SlotKind:
     Attributes:
         flow_backend: back end that its worker uses.
         num_gpus: share of a GPU, 0 for none.
+        num_cpus: CPUs for its decoders and encoders.
         memory_bytes: memory.
         idle_gpus: whether nodes with a GPU are left to another kind.
     """
 
     flow_backend: str
     num_gpus: float = 0.0
+    num_cpus: int = 1
     memory_bytes: int = WORKER_BYTES
     idle_gpus: bool = False
+
+    @property
+    def num_threads(self) -> int:
+        """Videos at work at a time: two for each CPU around a GPU, since half of them wait for it."""
+        return 2 * self.num_cpus if self.num_gpus else 1
 
     def fits(self, resources: Mapping[str, float]) -> int:
         """Return how many slots of this kind a node with these resources holds."""
         gpus = float(resources.get("GPU", 0))
         if self.idle_gpus and gpus > 0:
             return 0
-        limits = [int(resources.get("CPU", 0))]
+        limits = [int(resources.get("CPU", 0) // self.num_cpus)]
         if self.memory_bytes and "memory" in resources:
             limits.append(int(resources["memory"] // self.memory_bytes))
         if self.num_gpus:
@@ -51,9 +58,14 @@ class SlotKind:
         return max(0, min(limits))
 
 
-def slot_kinds(flow_backend: str, gpus_per_worker: float) -> tuple[SlotKind, ...]:
-    """Return the kinds of slots of a run, GPUs first."""
-    gpu = SlotKind(flow_backend="cuda", num_gpus=gpus_per_worker, memory_bytes=GPU_WORKER_BYTES)
+def slot_kinds(flow_backend: str, gpus_per_worker: float, cpus_per_worker: int = 1) -> tuple[SlotKind, ...]:
+    """Return the kinds of slots of a run, GPUs first; `cpus_per_worker` is for slots with a GPU."""
+    gpu = SlotKind(
+        flow_backend="cuda",
+        num_gpus=gpus_per_worker,
+        num_cpus=cpus_per_worker,
+        memory_bytes=GPU_WORKER_BYTES,
+    )
     if flow_backend == "cuda":
         return (gpu,)
     if flow_backend == MIXED:
@@ -107,7 +119,7 @@ class Slots:
     ) -> None:
         self._ray, self._kinds, self._num_workers, self._nodes = ray, kinds, num_workers, nodes
         self._types = {
-            kind: ray.remote(num_cpus=1, num_gpus=kind.num_gpus, memory=kind.memory_bytes)(_Slot)
+            kind: ray.remote(num_cpus=kind.num_cpus, num_gpus=kind.num_gpus, memory=kind.memory_bytes)(_Slot)
             for kind in kinds
         }
         self._kind_of: dict[Any, SlotKind] = {}
@@ -132,7 +144,7 @@ class Slots:
             missing = sum(kind.fits(node) for node in nodes)
             missing -= sum(self._kind_of[slot] is kind for slot in alive)
             for _ in range(min(missing, wanted)):
-                slot = self._types[kind].remote(kind.flow_backend)
+                slot = self._types[kind].remote(kind.flow_backend, kind.num_threads)
                 self._kind_of[slot] = kind
                 self.starting[slot.ready.remote()] = slot
                 wanted -= 1
@@ -168,9 +180,9 @@ class Slots:
 class _Slot:
     """An actor that makes shards one after another."""
 
-    def __init__(self, flow_backend: str) -> None:
+    def __init__(self, flow_backend: str, num_threads: int) -> None:
         worker_environment()
-        self._flow_backend = flow_backend
+        self._flow_backend, self._num_threads = flow_backend, num_threads
 
     def ready(self) -> None:
         """Answer: the actor has started."""
@@ -178,4 +190,4 @@ class _Slot:
     def make(self, task: ShardTask) -> ShardReport:
         if task.params.flow_backend == MIXED:  # the fingerprint stays that of the plan
             task = replace(task, params=replace(task.params, flow_backend=self._flow_backend))
-        return make_shard(task)
+        return make_shard(replace(task, num_threads=self._num_threads))

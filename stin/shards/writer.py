@@ -6,7 +6,7 @@ The file under construction has a temporary name; a killed writer leaves nothing
 import hashlib
 import io
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -35,10 +35,13 @@ class ShardWriter:
     Args:
         path: final name of the shard, `NNNNN.h5`.
         attributes: file attributes beside the format version (plain JSON values).
+        video_ids: the videos in the order of the plan, which numbers their groups in whatever order they are
+            written; without them the groups are numbered as they come.
     """
 
-    def __init__(self, path: Path, *, attributes: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, *, attributes: Mapping[str, Any], video_ids: Sequence[str] = ()) -> None:
         self._path = path
+        self._numbers = {video_id: number for number, video_id in enumerate(video_ids)}
         self._temporary = temporary_name(path)
         self._guard = _GuardedFile(self._temporary)
         self._file: Any = h5py.File(self._guard, "w")
@@ -62,10 +65,14 @@ class ShardWriter:
             self._temporary.unlink(missing_ok=True)
 
     def begin_video(self, video_id: str) -> "VideoWriter":
-        """Open the next group; close it with `finish` or `abandon` before the next one."""
-        name = f"{self._num_videos:06d}"
+        """Open a group; close it with `finish` or `abandon`.
+
+        Several may be open at a time, each in a thread of its own: h5py lets one thread in after another.
+        """
+        number = self._numbers.get(video_id, self._num_videos)
         self._num_videos += 1
-        return VideoWriter(self._file["videos"].create_group(name), video_id, self._guard)
+        group = self._file["videos"].create_group(f"{number:06d}")
+        return VideoWriter(group, video_id, self._guard)
 
 
 class VideoWriter:

@@ -139,7 +139,7 @@ def test_a_worker_of_a_mixed_run_uses_its_own_back_end_and_keeps_the_fingerprint
         fingerprint=params.fingerprint(),
         timeout_s=60,
     )
-    slots._Slot("cpu").make(task)
+    slots._Slot("cpu", 1).make(task)
     assert ShardFile(tmp_path / "shards" / "00000.h5").attributes["flow_backend"] == "cpu"
     assert Mark.load(tmp_path / "shards" / "00000.json").fingerprint == params.fingerprint()
     assert SlotKind(flow_backend="cpu").memory_bytes == WORKER_BYTES
