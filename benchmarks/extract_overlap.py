@@ -1,8 +1,8 @@
 """Whether decoders and encoders keep a device busy: one slot of some cores around a stand-in for a GPU.
 
-The stand-in sleeps as long as a device of the given rate would work, and returns made-up fields; so the figures
-show the pipeline around a device, not a device. Bound: the slower of the device and of cores / (core-seconds a
-pair of decode, prepare and encode, each measured alone in the same run).
+The stand-in sleeps as long as a device of the given rate would work, and returns made-up fields; so the
+figures show the pipeline around a device, not a device. Bound: the slower of the device and of cores /
+(core-seconds a pair of decode, prepare and encode, each measured alone in the same run).
 
     python benchmarks/extract_overlap.py --videos DIR [--limit 32] [--device-pairs-per-s 150 400]
 """
