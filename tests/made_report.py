@@ -55,11 +55,12 @@ def make_report(
     accuracy: float = 0.6,
     tuned: bool = False,
     models: bool = True,
+    num_frames: int = NUM_FRAMES,
 ) -> MadeReport:
     """Write ``folder/run`` and ``folder/report.html``."""
     run = RunDir(path=folder / "run")
     names = tuple(classes)
-    manifest = _write_run(run, names, per_class)
+    manifest = _write_run(run, names, per_class, num_frames)
     rng = np.random.default_rng(seed)
     digests = _write_models(run, names) if models else {"spatial": "", "temporal": ""}
     for stream in ("spatial", "temporal"):
@@ -91,14 +92,14 @@ def make_report(
     return MadeReport(run=run, manifest=manifest, result=result, html=html, path=path)
 
 
-def _write_run(run: RunDir, classes: tuple[str, ...], per_class: int) -> Manifest:
+def _write_run(run: RunDir, classes: tuple[str, ...], per_class: int, num_frames: int) -> Manifest:
     """Write one shard in which a square crosses a noisy picture; all videos are the same but for their id."""
     (run.extract / "shards").mkdir(parents=True)
     coding = FlowCoding.from_bound(BOUND_PX)
     rng = np.random.default_rng(5)
     background = rng.integers(60, 120, (HEIGHT, WIDTH, 3))
     frames, fields = [], []
-    for time in range(NUM_FRAMES):
+    for time in range(num_frames):
         frame, flow = background.copy(), np.zeros((1, HEIGHT, WIDTH, 2), np.float32)
         frame[8:16, 2 * time : 2 * time + 8] = (220, 120, 40)
         flow[0, 8:16, 2 * time : 2 * time + 8, 0] = 2.0
@@ -122,7 +123,7 @@ def _write_run(run: RunDir, classes: tuple[str, ...], per_class: int) -> Manifes
                     notes={},
                 )  # fmt: skip
                 videos[video_id] = ManifestVideo(
-                    id=video_id, label=label, num_frames=NUM_FRAMES, height=HEIGHT, width=WIDTH, fps=12.0,
+                    id=video_id, label=label, num_frames=num_frames, height=HEIGHT, width=WIDTH, fps=12.0,
                     shard="00000", group=group, splits={"1": "test"}, digest=meta.digest,
                 )  # fmt: skip
     failed = FailedVideo(

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -120,6 +121,27 @@ def test_without_shards_or_models_the_page_is_still_made(made_report, tmp_path: 
     assert "the shard is missing" in html and "Optical flow in colours" not in html
 
 
+def test_a_third_stream_and_very_short_videos_are_drawn(made_report, tmp_path: Path) -> None:
+    """Two frames have one field, hence one column; a stream from a file has no pictures, but all numbers."""
+    from stin.fusion import fuse
+    from workflows.report.render import render_report
+    from workflows.split_result import judge_split
+
+    made = made_report.make_report(tmp_path, ("a", "b", "c"), num_frames=2)
+    streams = [*made.result.streams.values()]
+    streams.append(replace(streams[0], stream="<u>audio</u>", model_digest=""))
+    fused = fuse(*streams, weights=(1.0, 1.5, 0.5))
+    result = judge_split("1", streams, fused, made.manifest, protocol={}, report="")
+    outline = outline_of(render_report(made.run, made.manifest, result))
+    assert "<u>audio</u>" in outline.texts
+    frames = [about["alt"] for tag, about in outline.seen if tag == "img"]
+    shown = [alt for alt in frames if str(alt).startswith("Optical flow")]
+    assert len(shown) >= 3 and set(shown) == {"Optical flow in colours, frame 0"}
+    assert not any(str(alt).endswith("frame 1") for alt in frames)
+    parts = agreement_parts(result.analysis.agreement, 9)
+    assert sum(part.count for part in parts) == 9 and parts[0].what == "all streams right"
+
+
 def test_a_name_that_is_not_utf8_can_be_shown(made_report, tmp_path: Path) -> None:
     from workflows.report.render import render_report
 
@@ -136,6 +158,17 @@ def test_matrix_by_hand() -> None:
     assert [[cell.count for cell in row.cells] for row in rows] == [[2, 0, 1], [1, 0, 0], [0, 0, 0]]
     assert [cell.style for cell in rows[0].cells] == ["r s7", "", "w s4"]
     assert rows[1].cells[0].style == "w s10"
+
+
+def test_a_matrix_of_very_many_classes_keeps_those_with_mistakes() -> None:
+    labels = np.arange(500)
+    guesses = labels.copy()
+    guesses[[7, 450]] = [8, 451]
+    rows = matrix_rows(tuple(map(str, labels)), labels, guesses)
+    kept = {row.name for row in rows}
+    assert len(rows) == 200 == len(rows[0].cells) and {"7", "8", "450", "451"} <= kept
+    assert [row.cells[place].count for place, row in enumerate(rows) if row.name in ("7", "450")] == [0, 0]
+    assert sum(cell.count for row in rows for cell in row.cells) == 200
 
 
 def test_stages_and_agreement_count_every_video_once(hostile) -> None:

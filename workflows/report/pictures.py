@@ -47,6 +47,7 @@ class Strip:
         flow: the flow field that begins at each frame.
         differences: apparent differences of the spatial stream over the frames; empty without.
         attention: attention of the temporal stream over the frames; empty without.
+        difference_frames, attention_frames: the frames that these lie over, at which their clips begin.
         full_px: motion in pixels a frame (stored size) with the full colour.
         attention_peak: the most that a place gets, in multiples of even attention; 0 without.
         width, height: of a picture in pixels.
@@ -57,6 +58,8 @@ class Strip:
     flow: tuple[str, ...]
     differences: tuple[str, ...]
     attention: tuple[str, ...]
+    difference_frames: tuple[int, ...]
+    attention_frames: tuple[int, ...]
     full_px: float
     attention_peak: float
     width: int
@@ -129,8 +132,12 @@ def draw_strip(reader: "ShardReader", video: "ManifestVideo", models: Mapping[st
         flow=tuple(
             data_uri(_resized(flow_to_colour(field, full_px=full_px), width, height)) for field in flow_NHW2
         ),
-        differences=() if differences is None else _drawn_maps(reader, video, differences, SPATIAL_RGB),
-        attention=() if attention is None else _drawn_maps(reader, video, attention, TEMPORAL_RGB),
+        differences=()
+        if differences is None
+        else _drawn_maps(reader, video, differences, SPATIAL_RGB)[:count],
+        attention=() if attention is None else _drawn_maps(reader, video, attention, TEMPORAL_RGB)[:count],
+        difference_frames=() if differences is None else tuple(differences.starts.tolist()),
+        attention_frames=() if attention is None else tuple(attention.starts.tolist()),
         full_px=full_px,
         attention_peak=0.0 if attention is None else float(attention.values_MHW.max()),
         width=width,

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MAX_FAILURES_SHOWN = 200
 MAX_IDS_SHOWN = 100
 MANY_CLASSES, CROWD_OF_CLASSES = 24, 48
+MAX_MATRIX_CLASSES = 200
+"""More cells than their square make a page slow."""
 
 SECTIONS = (
     ("result", "Result"),
@@ -85,6 +87,8 @@ def render_report(run: "RunDir", manifest: "Manifest", result: "SplitResult") ->
     """
     analysis = result.analysis
     shown = video_cards(run, manifest, result)
+    guesses = result.fused.scores.argmax(1)
+    matrix = matrix_rows(manifest.classes, result.fused.labels, guesses)
     return render_page(
         "report.html.jinja",
         run_name=run.path.name,
@@ -103,8 +107,9 @@ def render_report(run: "RunDir", manifest: "Manifest", result: "SplitResult") ->
         best={"value": analysis.accuracies["fused"].top1, "interval": analysis.intervals["fused"]["top1"]},
         stages=data_stages(result.data),
         classes=sorted(analysis.classes, key=lambda row: (row.right["fused"], row.name)),
-        matrix=matrix_rows(manifest.classes, result.fused.labels, result.fused.scores.argmax(1)),
-        matrix_size=_matrix_size(manifest.classes),
+        matrix=matrix,
+        matrix_left_out=len(np.union1d(result.fused.labels, guesses)) - len(matrix),
+        matrix_size=_matrix_size(len(matrix)),
         curves=[
             chart
             for stream in ("spatial", "temporal")
@@ -126,6 +131,8 @@ def render_report(run: "RunDir", manifest: "Manifest", result: "SplitResult") ->
 def matrix_rows(classes: tuple[str, ...], labels: np.ndarray, guesses: np.ndarray) -> list[MatrixRow]:
     """Return the confusion matrix without the classes that neither occur nor are guessed.
 
+    Of more than `MAX_MATRIX_CLASSES`, those with the most mistakes (missed or wrongly said) are kept.
+
     Args:
         classes: names by label.
         labels: int64 (N,), true classes.
@@ -133,7 +140,10 @@ def matrix_rows(classes: tuple[str, ...], labels: np.ndarray, guesses: np.ndarra
     """
     counts = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(counts, (labels, guesses), 1)
-    present = [label for label in range(len(classes)) if counts[label].any() or counts[:, label].any()]
+    mistakes = counts.sum(0) + counts.sum(1) - 2 * np.diag(counts)
+    present = np.union1d(labels, guesses)
+    order = present[np.argsort(-mistakes[present], kind="stable")]
+    present = sorted(int(label) for label in order[:MAX_MATRIX_CLASSES])
     rows = []
     for truth in present:
         total = int(counts[truth].sum())
@@ -218,7 +228,7 @@ def _agreement_lists(agreement: "Agreement") -> list[tuple[str, tuple[str, ...]]
     ]
 
 
-def _matrix_size(classes: tuple[str, ...]) -> str:
-    if len(classes) > CROWD_OF_CLASSES:
+def _matrix_size(num_classes: int) -> str:
+    if num_classes > CROWD_OF_CLASSES:
         return "crowd"
-    return "many" if len(classes) > MANY_CLASSES else ""
+    return "many" if num_classes > MANY_CLASSES else ""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from stin.analysis import Answers
     from stin.model_file import TrainedModel
     from stin.scores import Scores
+    from stin.shards.reader import ShardReader
     from stin.shards.schema import Manifest
     from workflows.run_dir import RunDir
     from workflows.split_result import SplitResult
@@ -36,10 +37,11 @@ class StreamAnswer:
 
 @dataclass(frozen=True, kw_only=True)
 class PictureRow:
-    """One row of a strip: its caption, and what a picture of it shows, in words."""
+    """One row of a strip: its caption, what a picture of it shows, in words, and of which frame."""
 
     tag: str
     alt: str
+    frames: tuple[int, ...]
     pictures: tuple[str, ...]
 
 
@@ -102,7 +104,7 @@ def _card(
     chosen: Chosen,
     result: "SplitResult",
     answers: "list[Answers]",
-    reader,
+    reader: "ShardReader",
     manifest: "Manifest",
     models: "Mapping[str, TrainedModel]",
 ) -> VideoCard:
@@ -139,15 +141,28 @@ def _card(
 
 def _rows(strip: Strip) -> tuple[PictureRow, ...]:
     rows = [
-        PictureRow(tag="video", alt="Picture", pictures=strip.rgb),
-        PictureRow(tag="optical flow", alt="Optical flow in colours", pictures=strip.flow),
+        PictureRow(tag="video", alt="Picture", frames=strip.frames, pictures=strip.rgb),
+        PictureRow(
+            tag="optical flow", alt="Optical flow in colours", frames=strip.frames, pictures=strip.flow
+        ),
     ]
     if strip.differences:
         alt = "Where the spatial stream sees a change"
-        rows.append(PictureRow(tag="difference (spatial)", alt=alt, pictures=strip.differences))
+        rows.append(
+            PictureRow(
+                tag="difference (spatial)",
+                alt=alt,
+                frames=strip.difference_frames,
+                pictures=strip.differences,
+            )
+        )
     if strip.attention:
         alt = "Where the temporal stream attends to"
-        rows.append(PictureRow(tag="attention (temporal)", alt=alt, pictures=strip.attention))
+        rows.append(
+            PictureRow(
+                tag="attention (temporal)", alt=alt, frames=strip.attention_frames, pictures=strip.attention
+            )
+        )
     return tuple(rows)
 
 
