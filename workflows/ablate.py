@@ -118,11 +118,16 @@ def ablate(output: Output, run_path: Path, **options: Any) -> None:
         except Interrupted as stop:
             raise (Terminated if stop.signum == signal.SIGTERM else KeyboardInterrupt) from stop
     value = {**table.to_json(), "table": str(out_dir / f"{options['name']}.json")}
-    value["picture"] = str(out_dir / f"{options['name']}.png")
+    picture = out_dir / f"{options['name']}.png"
     publish_json(out_dir / f"{options['name']}.json", table.to_json())
-    publish_bytes(out_dir / f"{options['name']}.png", draw_ablation(table))
+    try:
+        publish_bytes(picture, draw_ablation(table))
+    except ImportError:
+        output.warn('no picture: matplotlib is not installed: pip install "stin-pipe[report]"')
+        picture.unlink(missing_ok=True)  # of an earlier table
+    value["picture"] = str(picture) if picture.exists() else None
     _show(output, table)
-    output.show(f"table: {value['table']}; picture: {value['picture']}")
+    output.show(f"table: {value['table']}; picture: {value['picture'] or 'none'}")
     output.result(value)
 
 
