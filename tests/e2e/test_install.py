@@ -1,0 +1,82 @@
+"""The wheel: what is in it, and that it works away from the checkout."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("pipeline", "stin", "workflows")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy of the tree so that no build folder is left in it."""
+    copy = tmp_path_factory.mktemp("tree")
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy / name)
+    build = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
+    done = subprocess.run(
+        [sys.executable, "-c", build, copy / "dist"], cwd=copy, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (found,) = (copy / "dist").glob("stin_pipe-*.whl")
+    return found
+
+
+def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(wheel: Path) -> None:
+    there = {
+        str(path.relative_to(ROOT))
+        for name in PACKAGES
+        for path in (ROOT / name).rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert packed == there
+    assert {"workflows/jobs/run.toml", "workflows/jobs/head.sh.jinja", "workflows/report/page.css"} <= packed
+
+
+def test_the_wheel_works_away_from_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    """Templates and starter file are found in the installed packages."""
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    (tmp_path / "videos" / "a").mkdir(parents=True)
+    (tmp_path / "videos" / "a" / "x.mp4").write_bytes(b"x")
+
+    def call(*arguments: str) -> str:
+        code = "import workflows.cli; assert workflows.cli.__file__.startswith(%r); workflows.cli.main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code % str(site), *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(site)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    call("run", "--write-config", "run.toml")
+    assert "extract" in call("run", "--config", "run.toml", "--dry-run")
+    call("job", "slurm", "--config", "run.toml", "--out", "jobs")
+    assert "stin-pipe extract" in (tmp_path / "jobs" / "extract.sh").read_text()
+
+
+def test_the_base_needs_no_extra() -> None:
+    """What only clusters, curves or tests need is in an extra."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    base = " ".join(project["dependencies"])
+    extras = project["optional-dependencies"]
+    for extra, packages in (("cluster", ["ray"]), ("report", ["tensorboard", "matplotlib"])):
+        for package in packages:
+            assert package not in base
+            assert any(item.startswith(package) for item in extras[extra])
+    assert extras["all"] == ["stin-pipe[cluster,report]"]
+    assert {"cuda", "cuda12", "dev"} <= set(extras)
