@@ -5,9 +5,10 @@ from statistics import fmean, stdev
 from typing import Any
 
 from stin.literature import published
-from stin.shards.publish import publish_json
+from stin.shards.publish import publish_bytes, publish_json
 from stin.shards.schema import Manifest
 from workflows.output import Output
+from workflows.report.splits import render_splits
 from workflows.run_dir import RunDir
 from workflows.split_result import SplitResult
 
@@ -58,7 +59,7 @@ def show_result(output: Output, result: SplitResult) -> None:
 def mean_of_splits(
     output: Output, run: RunDir, manifest: Manifest, results: Sequence[SplitResult]
 ) -> dict[str, Any]:
-    """Return mean and spread over splits, show them, and keep them in fuse-eval/all.json."""
+    """Return mean and spread over splits, show them, and keep them in fuse-eval/all.json and report.html."""
     streams = list(results[0].analysis.accuracies)
     values = {
         stream: {name: [item.metrics[stream][name] for item in results] for name in METRICS}
@@ -89,9 +90,11 @@ def mean_of_splits(
         "fusion_weights": results[0].metrics["fusion_weights"],
         "streams": results[0].metrics["streams"],
         "literature": [row.to_json() for row in rows],
-        "report": results[0].metrics["report"],
+        "report": str(run.path / "fuse-eval" / "report.html"),
     }
     publish_json(run.path / "fuse-eval" / "all.json", value)
+    publish_bytes(run.path / "fuse-eval" / "report.html", render_splits(run.path.name, value).encode())
+    output.show(f"report of all splits: {value['report']}")
     return value
 
 

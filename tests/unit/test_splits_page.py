@@ -1,0 +1,57 @@
+"""The page of all splits: the numbers of all.json, links to each split's report, hostile names as text."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stin.shards.schema import Manifest
+from workflows.evaluation_tables import mean_of_splits
+from workflows.output import Output
+from workflows.report.splits import render_splits
+
+
+@pytest.fixture
+def value(made_report, tmp_path: Path):
+    """Two splits of one run, as fuse-eval leaves them."""
+    from dataclasses import replace
+
+    made = made_report.make_report(tmp_path, ("a", "b", "c"), models=False)
+    other = made_report.make_report(tmp_path / "other", ("a", "b", "c"), models=False, seed=3).result
+    other = replace(other, split="2", metrics=other.metrics | {"split": "2"})
+    manifest = Manifest.load(made.run.manifest)
+    (made.run.path / "fuse-eval").mkdir()
+    found = mean_of_splits(
+        Output(as_json=True, command="fuse-eval"), made.run, manifest, [made.result, other]
+    )
+    return found, made.run.path / "fuse-eval"
+
+
+def test_the_page_lies_beside_its_numbers_and_links_to_each_split(value, browser) -> None:
+    found, folder = value
+    page = folder / "report.html"
+    assert found["report"] == str(page) and json.loads((folder / "all.json").read_text()) == found
+    browser.open(page, width=360, height=740)
+    assert browser.errors == [] and browser.requests == [page.as_uri()]
+    assert browser.run("document.documentElement.scrollWidth") == 360
+    links = browser.run("[...document.querySelectorAll('main a')].map(a => a.href)")
+    assert links == [(folder / f"split{name}" / "report.html").as_uri() for name in ("1", "2")]
+    rows = browser.run(
+        "[...document.querySelectorAll('tbody')].map(b => [...b.rows].map(r => "
+        "[...r.cells].map(c => c.firstChild.textContent)))"
+    )
+    for row, stream in zip(rows[0], ("spatial", "temporal", "fused"), strict=True):
+        assert row[:2] == [stream, f"{100 * found[stream]['top1']:.1f}"]
+    fused = [f"{100 * item['fused']['top1']:.1f}" for item in found["splits"]]
+    assert [row[4] for row in rows[1]] == fused
+    spread = f"± {100 * found['spread']['fused']['top1']:.1f}"
+    assert spread in browser.run("document.querySelector('tr.fused').textContent")
+
+
+def test_names_are_text_and_one_split_has_no_spread(value) -> None:
+    found, _ = value
+    hostile = found | {"splits": [found["splits"][0] | {"split": "<b>\"'/../x"}]}
+    hostile["spread"] = {name: dict.fromkeys(metrics) for name, metrics in found["spread"].items()}
+    html = render_splits("<i>run</i>", hostile)
+    assert "<b>" not in html and "<i>run" not in html and "±" not in html
+    assert 'href="split%3Cb%3E%22%27/../x/report.html"' in html

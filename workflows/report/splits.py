@@ -1,0 +1,52 @@
+"""The page of all splits: the mean over them, each by itself, and the way to each split's own report."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from stin.intervals import Interval
+from workflows.report.page import render_page
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRow:
+    """One split: its videos, and top-1 with its interval by stream."""
+
+    name: str
+    num_videos: int
+    num_listed: int
+    top1: Mapping[str, float]
+    intervals: Mapping[str, Interval]
+
+
+def render_splits(run_name: str, value: Mapping[str, Any]) -> str:
+    """Return the page.
+
+    Args:
+        run_name: of the run.
+        value: the JSON object of all splits, as fuse-eval/all.json holds it.
+    """
+    streams = [*value["streams"], "fused"]
+    rows = []
+    for item in value["splits"]:
+        edges = {stream: item["intervals"][stream]["top1"] for stream in streams}
+        rows.append(
+            SplitRow(
+                name=item["split"],
+                num_videos=item["num_videos"],
+                num_listed=item["num_listed"],
+                top1={stream: item[stream]["top1"] for stream in streams},
+                intervals={stream: Interval(low=low, high=high) for stream, (low, high) in edges.items()},
+            )
+        )
+    differences = [text for item in value["splits"] for text in item["literature"]["differences"]]
+    return render_page(
+        "splits.html.jinja",
+        run_name=run_name,
+        value=value,
+        streams=streams,
+        rows=rows,
+        differences=list(dict.fromkeys(differences)),
+        version=metadata.version("stin-pipe"),
+    )
