@@ -22,7 +22,7 @@ ODD = "a b'c $(touch hacked) %j é"
 STUB = """#!/bin/bash
 printf '%s\\n' "$(basename "$0")" "$@" > "$CALLS/$(basename "$0").$$"
 [[ $(basename "$0") == stin-pipe && -n ${SLOW:-} ]] || exit "${CODE:-0}"
-trap 'exit 143' TERM
+trap 'exit ${ON_TERM:-143}' TERM
 touch "$CALLS/ready"
 for _ in {1..600}; do sleep 0.05; done
 """
@@ -98,7 +98,7 @@ def test_scripts_are_shell_and_ask_for_what_was_said(job: SlurmJob, nodes: int, 
 @pytest.mark.parametrize(
     ("name", "environment", "arguments"),
     [
-        ("extract.sh", {}, ["extract", "CONFIG", "--workers", "4", "--grace", "90"]),
+        ("extract.sh", {}, ["extract", "CONFIG", "--runner", "local", "--workers", "4", "--grace", "90"]),
         ("train.sh", {"SLURM_ARRAY_TASK_ID": "0"}, ["train-spatial", "CONFIG", "--split", "1"]),
         ("train.sh", {"SLURM_ARRAY_TASK_ID": "3"}, ["train-temporal", "CONFIG", "--split", "2"]),
         ("fuse-eval.sh", {}, ["fuse-eval", "CONFIG", "--split", "all"]),
@@ -118,18 +118,24 @@ def test_a_script_calls_its_stage_with_every_path_as_one_word(
 
 
 @pytest.mark.parametrize(
-    ("signum", "requeued"), [(signal.SIGUSR1, [["scontrol", "requeue", "5_1"]]), (signal.SIGTERM, [])]
+    ("signum", "code", "requeued"),
+    [
+        (signal.SIGUSR1, 143, [["scontrol", "requeue", "5_1"]]),
+        (signal.SIGUSR1, 134, [["scontrol", "requeue", "5_1"]]),  # what TERM makes of Ray while it starts
+        (signal.SIGUSR1, 0, []),  # it was finished in the time that was left
+        (signal.SIGTERM, 143, []),
+    ],
 )
 def test_signals_reach_the_stage_and_only_the_time_limit_queues_again(
-    job: SlurmJob, signum: int, requeued: list[list[str]]
+    job: SlurmJob, signum: int, code: int, requeued: list[list[str]]
 ) -> None:
-    script = start(job, "train.sh", SLURM_ARRAY_TASK_ID="1", SLOW="yes")
+    script = start(job, "train.sh", SLURM_ARRAY_TASK_ID="1", SLOW="yes", ON_TERM=str(code))
     deadline = time.monotonic() + 30
     while not (job.folder / "calls" / "ready").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     script.send_signal(signum)
     script.communicate(timeout=60)
-    assert script.returncode == 143
+    assert script.returncode == code
     assert [call for call in calls(job) if call[0] == "scontrol"] == requeued
 
 
