@@ -10,6 +10,7 @@ import math
 import os
 import re
 import select
+import stat
 import subprocess
 import threading
 import time
@@ -259,9 +260,14 @@ def _no_frames(path: Path, notes: DecodeNotes, code: int) -> DecodeError:
 
 def _require_readable(path: Path) -> None:
     try:
-        with path.open("rb") as handle:
-            if not handle.read(1):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe would keep us waiting for ever
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise DecodeError("not_a_file", f"{path}: a pipe, a folder or the like, not a file")
+            if not os.read(descriptor, 1):
                 raise DecodeError("empty", f"{path}: the file has no content (0 bytes)")
+        finally:
+            os.close(descriptor)
     except FileNotFoundError as error:
         raise DecodeError("missing", f"{path}: there is no such file", retry=True) from error
     except OSError as error:

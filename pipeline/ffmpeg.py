@@ -21,6 +21,8 @@ CONTAINERS = "avi,mov,mp4,matroska,webm,mpeg,mpegts,mpegvideo,flv,ogg,asf,3gp,m4
 
 MAX_PIXELS = 1 << 26
 
+_INPUT = "file:input"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ffmpeg:
@@ -136,7 +138,7 @@ def _decode_command(
         before["ss"] = start_s
     if end_s is not None:
         before["t"] = end_s - (start_s or 0.0)
-    stream = ffmpeg.input(f"file:{path.absolute()}", **before)
+    stream = ffmpeg.input(_INPUT, **before)
     after: dict[str, Any] = {
         "map": "0:V:0",
         "f": "image2pipe",
@@ -149,4 +151,6 @@ def _decode_command(
     else:
         after["filter:v"] = f"fps={fps:g}"
     quiet = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info")
-    return ffmpeg.output(stream, "pipe:1", **after).global_args(*quiet).compile(cmd=program.path)
+    command = ffmpeg.output(stream, "pipe:1", **after).global_args(*quiet).compile(cmd=program.path)
+    # ffmpeg-python cannot take a name that is not UTF-8, so the name comes in last.
+    return [f"file:{path.absolute()}" if part == _INPUT else part for part in command]

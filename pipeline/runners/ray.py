@@ -155,7 +155,7 @@ def _look_at_nodes(
 ) -> None:
     """Ask every node that will work what it sees, before any work."""
     videos = (task.root / video.path for task in tasks for video in task.shard.videos)
-    video = next((path for path in videos if path.exists()), None)
+    video = next((path for path in videos if path.is_file()), None)
     asked = begin_preflight(tasks[0].extract_dir, video=video, flow_backend=tasks[0].params.flow_backend)
     try:
         check_nodes(_ask_nodes(ray, nodes, node_facts, asked), need_bytes=need_bytes, warn=warn)
