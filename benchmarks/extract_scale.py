@@ -63,19 +63,23 @@ def rate(options: argparse.Namespace) -> dict:
             command = [sys.executable, "-c", "from workflows.cli import main; main()", "extract", "--json"]
             command += ["--run", f"{name}/run{times}", "--videos", str(folder.parent), "--size", options.size]
             command += ["--flow", "cpu", "--runner", "local", "--workers", "1", "--max-failure-rate", "1"]
-            start = time.monotonic()
+            start, before = time.monotonic(), os.times()
             done = subprocess.run(command, capture_output=True, text=True, check=False)
-            wall_s = time.monotonic() - start
+            wall_s, after = time.monotonic() - start, os.times()
+            core_s = after.children_user + after.children_system
+            core_s -= before.children_user + before.children_system
             result = json.loads(done.stdout.splitlines()[-1])
             found[f"times_{times}"] = {
                 "videos": result["videos"],
                 "pairs": result["flow_pairs"],
                 "pairs_per_s": result["pairs_per_s"],
                 "wall_s": round(wall_s, 2),
+                "core_ms_a_pair": round(1e3 * core_s / result["flow_pairs"], 3),
             }
     few, many = found["times_10"], found["times_100"]
     assert isinstance(few, dict) and isinstance(many, dict)
     found["rate_100_over_10"] = round(many["pairs_per_s"] / few["pairs_per_s"], 3)
+    found["core_time_100_over_10"] = round(many["core_ms_a_pair"] / few["core_ms_a_pair"], 3)
     return found
 
 
