@@ -190,9 +190,10 @@ def test_chosen_videos_by_hand() -> None:
 
 
 def test_maps_are_drawn_where_they_are_strong_and_even_attention_is_not_drawn() -> None:
-    values = np.array([[1.0, 3.0]])
-    assert map_strength(values, stream="temporal", peak=1.1).tolist() == [[0.0, 1.0]]
-    assert map_strength(values, stream="spatial", peak=4.0).tolist() == [[0.25, 0.75]]
+    values = np.array([[0.2, 1.0, 3.0]])
+    assert map_strength(values, stream="temporal", peak=1.1).tolist() == [[0.0, 0.0, 1.0]]
+    assert map_strength(values, stream="temporal", peak=9.0)[0] == pytest.approx([0.0, 0.0, 0.5])
+    assert map_strength(values, stream="spatial", peak=4.0)[0] == pytest.approx([0.05, 0.25, 0.75])
     frame = np.full((1, 2, 3), 200, np.uint8)
     dark, lit = blend_map(frame, np.array([[0.0, 1.0]]), (10, 100, 250))[0].astype(int)
     assert dark.tolist() == [110, 110, 110]

@@ -157,12 +157,13 @@ def blend_map(frame_HWC: np.ndarray, strength_HW: np.ndarray, colour: Sequence[i
 def map_strength(values_HW: np.ndarray, *, stream: str, peak: float) -> np.ndarray:
     """Return how strongly to draw a map, 0..1.
 
-    Differences run from none to the strip's strongest. Attention starts above even attention (1), so that a
-    stream which looks everywhere alike shows no preference that it does not have.
+    Differences run from none to the strip's strongest. Attention is drawn by its logarithm from even
+    attention (1) on, so that a stream which looks everywhere alike shows no preference that it does not have,
+    and one that stares at a place does not hide the rest.
     """
     if stream == "spatial":
         return values_HW / max(peak, 1e-12)
-    return (values_HW - 1) / (max(peak, FULL_ATTENTION) - 1)
+    return np.log(np.maximum(values_HW, 1.0)) / np.log(max(peak, FULL_ATTENTION))
 
 
 def data_uri(picture_HWC: np.ndarray) -> str:
