@@ -63,7 +63,13 @@ def window_ends(*, num_frames: int, fps: float, per_second: float, at_most: int)
 
 @torch.inference_mode()
 def running_scores(
-    model: TrainedModel, source: ClipSource, video: ClipShape, *, ends: np.ndarray, window_frames: int
+    model: TrainedModel,
+    source: ClipSource,
+    video: ClipShape,
+    *,
+    ends: np.ndarray,
+    window_frames: int,
+    aux_share: float | None = None,
 ) -> Running:
     """Score the windows that end at these frames, in the centre crop.
 
@@ -73,6 +79,7 @@ def running_scores(
         video: which video, and its size.
         ends: int64 (W,), the last frame of each window, each >= 1.
         window_frames: longest window; the first ones are shorter.
+        aux_share: share of the auxiliary scores; None is the model's own.
 
     Raises:
         ValueError: if there is no window, or an end lies outside of the video.
@@ -81,6 +88,7 @@ def running_scores(
         raise ValueError(f"ends must be frames in 1..{video.num_frames - 1}, at least one, got {ends}")
     info = model.info
     crop = protocol_crops(height=video.height, width=video.width, num_crops=1, flip=False)[0]
+    aux_at_test = info.stream.aux_at_test if aux_share is None else aux_share
     logits, maps = [], []
     for first in range(0, len(ends), WINDOWS_A_PASS):
         windows = [
@@ -97,7 +105,7 @@ def running_scores(
         )
         inputs = network_input(batch, stream=info.stream, bound_px=info.bound_px, device=model.device)
         output = model.network(inputs, return_maps=True)
-        logits.append(stream_scores(output, aux_at_test=info.stream.aux_at_test).float().cpu().numpy())
+        logits.append(stream_scores(output, aux_at_test=aux_at_test).float().cpu().numpy())
         if output.maps:
             name = "differences" if info.stream_name == "spatial" else "attention"
             values = output.maps[name][:, -1].float()

@@ -17,6 +17,7 @@ from workflows.overlay_scene import HEIGHT, WIDTH, WINDOW_S, Scene, Verdict, req
 
 if TYPE_CHECKING:
     from pipeline.plan import ExtractParams
+    from stin.fusion import FusionPoint
     from stin.model_file import TrainedModel
     from stin.running import Running
     from stin.shards.reader import ShardReader
@@ -62,6 +63,8 @@ def write_overlay(
     video: "ManifestVideo",
     params: "ExtractParams",
     weights: tuple[float, float],
+    when: "FusionPoint" = "before_softmax",
+    aux: Mapping[str, float] | None = None,
     verdict: Verdict,
 ) -> None:
     """Write the overlay of one video, whole or not at all.
@@ -74,6 +77,8 @@ def write_overlay(
         video: the video in it.
         params: how it was extracted, so that the frames are the same ones.
         weights: of the spatial and the temporal stream.
+        when: where their mean is taken.
+        aux: stream -> share of its auxiliary scores, where it is not the model's own.
         verdict: what is said of the whole video.
 
     Raises:
@@ -87,7 +92,12 @@ def write_overlay(
     ends = window_ends(num_frames=video.num_frames, fps=fps, per_second=LOOKS_A_SECOND, at_most=MAX_LOOKS)
     running = {
         stream: running_scores(
-            model, reader, ClipShape.of(video), ends=ends, window_frames=round(WINDOW_S * fps)
+            model,
+            reader,
+            ClipShape.of(video),
+            ends=ends,
+            window_frames=round(WINDOW_S * fps),
+            aux_share=(aux or {}).get(stream),
         )
         for stream, model in models.items()
     }
@@ -97,7 +107,7 @@ def write_overlay(
         video=video,
         classes=classes,
         running=running,
-        probabilities=running_probabilities(running, weights),
+        probabilities=running_probabilities(running, weights, when),
         verdict=verdict,
     )
     _encode(
@@ -105,14 +115,19 @@ def write_overlay(
     )
 
 
-def running_probabilities(running: "Mapping[str, Running]", weights: tuple[float, float]) -> np.ndarray:
-    """Return the windows' probabilities (W, C): of the fused streams (before softmax), or of the only one."""
+def running_probabilities(
+    running: "Mapping[str, Running]", weights: tuple[float, float], when: "FusionPoint" = "before_softmax"
+) -> np.ndarray:
+    """Return the windows' probabilities (W, C): of the fused streams, or of the only one."""
     from stin.fusion import softmax
 
     if len(running) == 1:
         return softmax(next(iter(running.values())).logits.astype(np.float64))
     parts = [running[stream].logits.astype(np.float64) for stream in ("spatial", "temporal")]
-    return softmax((weights[0] * parts[0] + weights[1] * parts[1]) / sum(weights))
+    if when == "after_softmax":
+        parts = [softmax(part) for part in parts]
+    mean = (weights[0] * parts[0] + weights[1] * parts[1]) / sum(weights)
+    return mean if when == "after_softmax" else softmax(mean)
 
 
 def _frames(source: Path, video: "ManifestVideo", params: "ExtractParams") -> Iterator[np.ndarray]:

@@ -46,6 +46,9 @@ def test_running_streams_are_fused_as_fuse_eval_does() -> None:
     spatial, temporal = running([2.0, 0.0]), running([0.0, 4.0])
     both = running_probabilities({"temporal": temporal, "spatial": spatial}, (1.0, 3.0))
     np.testing.assert_allclose(both, softmax(np.array([[0.5, 3.0]])))  # (2 + 3 * 0) / 4, (0 + 3 * 4) / 4
+    after = running_probabilities({"temporal": temporal, "spatial": spatial}, (1.0, 3.0), "after_softmax")
+    parts = softmax(spatial.logits), softmax(temporal.logits)
+    np.testing.assert_allclose(after, 0.25 * parts[0] + 0.75 * parts[1], rtol=1e-6)
     np.testing.assert_allclose(
         running_probabilities({"spatial": spatial}, (1.0, 3.0)), softmax(spatial.logits)
     )

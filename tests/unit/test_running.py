@@ -73,6 +73,16 @@ def test_nothing_after_the_end_is_seen(stream: StreamConfig, clip: MemoryClip) -
     assert np.abs(first[2] - second[2]).max() > 0
 
 
+def test_auxiliary_scores_are_left_out_where_told(clip: MemoryClip) -> None:
+    model, ends = model_of(TEMPORAL), np.array([9])
+    own, none, all_of_it = (
+        running_scores(model, clip, SHAPE, ends=ends, window_frames=99, aux_share=share).logits
+        for share in (None, 0.0, 1.0)
+    )
+    np.testing.assert_allclose(own, (none + all_of_it) / 2, rtol=1e-5, atol=1e-7)  # its own share is 0.5
+    assert np.abs(own - none).max() > 1e-5
+
+
 def test_maps_lie_in_the_crop(clip: MemoryClip) -> None:
     found = running_scores(model_of(TEMPORAL), clip, SHAPE, ends=np.array([5, 9]), window_frames=99)
     assert found.maps is not None and found.maps.mean((1, 2)) == pytest.approx([1.0, 1.0])
