@@ -4,12 +4,13 @@ One code path serves training, scoring a shard and scoring a clip in memory, so 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from stin.sampling import flow_stacks
+from stin.shards.codec import Window
 from stin.shards.schema import FlowCoding, ManifestVideo
 from stin.streams import SpatialConfig, StreamConfig
 from stin.transforms import Crop, crop_fields, crop_frames
@@ -18,12 +19,12 @@ from stin.transforms import Crop, crop_fields, crop_frames
 class ClipSource(Protocol):
     """Whatever gives frames and fields by video id: a shard reader, or one clip in memory."""
 
-    def read_rgb(self, video_id: str, indices: Sequence[int]) -> np.ndarray:
-        """Return RGB frames, uint8 (n, H, W, 3)."""
+    def read_rgb(self, video_id: str, indices: Sequence[int], window: Window | None = None) -> np.ndarray:
+        """Return RGB frames, uint8 (n, H, W, 3), or a window (rows, columns) of each."""
         ...
 
-    def read_flow(self, video_id: str, indices: Sequence[int]) -> np.ndarray:
-        """Return quantised fields, uint8 (n, 2, H, W)."""
+    def read_flow(self, video_id: str, indices: Sequence[int], window: Window | None = None) -> np.ndarray:
+        """Return quantised fields, uint8 (n, 2, H, W), or a window of each."""
         ...
 
     def flow_coding(self, video_id: str) -> FlowCoding:
@@ -61,15 +62,17 @@ class MemoryClip:
     flow: np.ndarray | None
     coding: FlowCoding | None
 
-    def read_rgb(self, video_id: str, indices: Sequence[int]) -> np.ndarray:
+    def read_rgb(self, video_id: str, indices: Sequence[int], window: Window | None = None) -> np.ndarray:
         """Return frames by index."""
         assert self.rgb is not None
-        return self.rgb[list(indices)]
+        rows, columns = window or (slice(None), slice(None))
+        return self.rgb[list(indices)][:, rows, columns]
 
-    def read_flow(self, video_id: str, indices: Sequence[int]) -> np.ndarray:
+    def read_flow(self, video_id: str, indices: Sequence[int], window: Window | None = None) -> np.ndarray:
         """Return quantised fields by index."""
         assert self.flow is not None
-        return self.flow[list(indices)]
+        rows, columns = window or (slice(None), slice(None))
+        return self.flow[list(indices)][:, :, rows, columns]
 
     def flow_coding(self, video_id: str) -> FlowCoding:
         """Return what the quantised values mean."""
@@ -99,14 +102,24 @@ def read_clips(
     """Read the clips that begin at ``starts`` and cut every crop from them; each frame or field is decoded
     once."""
     num_segments = len(starts)
+    window = None
+    if len(crops) == 1:  # what one crop leaves out need not be converted and copied
+        (crop,) = crops
+        window = (
+            slice(crop.top, crop.top + crop.height),
+            slice(crop.left, crop.left + crop.width),
+        )
+        crops = (replace(crop, top=0, left=0),)
     if isinstance(stream, SpatialConfig):
         indices, place = np.unique(starts, return_inverse=True)
-        frames_NHWC = source.read_rgb(video.id, indices.tolist())[place]
+        frames_NHWC = source.read_rgb(video.id, indices.tolist(), window)
+        if len(indices) < num_segments:
+            frames_NHWC = frames_NHWC[place]
         cut = [crop_frames(frames_NHWC, crop=crop, size_px=crop_px) for crop in crops]
         return CutClips(clips=np.stack(cut), coding=None, num_repeated=0)
     stacks = flow_stacks(starts=starts, stack_len=stream.stack_len, num_fields=video.num_frames - 1)
     indices, place = np.unique(stacks.indices, return_inverse=True)
-    fields_N2HW = source.read_flow(video.id, indices.tolist())
+    fields_N2HW = source.read_flow(video.id, indices.tolist(), window)
     coding = source.flow_coding(video.id)
     cut = []
     for crop in crops:

@@ -12,6 +12,9 @@ from stin.shards.schema import FlowCoding, ImageCodec
 
 JPEG_QUALITY = 95
 
+Window = tuple[slice, slice]
+"""Rows and columns of a stored picture."""
+
 
 def encode_image(image: np.ndarray, *, codec: ImageCodec = "jpeg") -> bytes:
     """Encode an RGB (H, W, 3) or grey (H, W) uint8 image: JPEG of quality 95, or lossless PNG."""
@@ -41,17 +44,19 @@ def decode_image(content: np.ndarray | bytes, *, grey: bool = False) -> np.ndarr
     return _decode(content, cv2.IMREAD_GRAYSCALE) if grey else decode_rgb(content)
 
 
-def decode_rgb(content: np.ndarray | bytes) -> np.ndarray:
-    """Decode stored bytes to an RGB frame (H, W, 3) uint8."""
-    return cv2.cvtColor(_decode(content, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+def decode_rgb(content: np.ndarray | bytes, window: Window | None = None) -> np.ndarray:
+    """Decode stored bytes to an RGB frame (H, W, 3) uint8, or to a window (rows, columns) of it."""
+    image = _decode(content, cv2.IMREAD_COLOR)
+    return cv2.cvtColor(image if window is None else image[window], cv2.COLOR_BGR2RGB)
 
 
-def decode_field(content: np.ndarray | bytes) -> np.ndarray:
-    """Decode stored bytes to a quantised field (2, H, W) uint8: x, then y."""
+def decode_field(content: np.ndarray | bytes, window: Window | None = None) -> np.ndarray:
+    """Decode stored bytes to a quantised field (2, H, W) uint8, x, then y, or to a window of it."""
     stacked = _decode(content, cv2.IMREAD_GRAYSCALE)
     if stacked.shape[0] % 2:
         raise ShardError(f"a flow field must have an even number of rows, got {stacked.shape[0]}")
-    return stacked.reshape(2, stacked.shape[0] // 2, stacked.shape[1])
+    field = stacked.reshape(2, stacked.shape[0] // 2, stacked.shape[1])
+    return field if window is None else field[:, window[0], window[1]]
 
 
 def quantise_flow(flow: np.ndarray, *, bound_px: float) -> np.ndarray:

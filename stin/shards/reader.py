@@ -17,7 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from stin.shards.codec import decode_field, decode_rgb
+from stin.shards.codec import Window, decode_field, decode_rgb
 from stin.shards.errors import ShardError, StinPipeError
 from stin.shards.publish import canonical_json
 from stin.shards.schema import FORMAT_VERSION, FlowCoding, Manifest, Stream, attributes_crc
@@ -102,21 +102,45 @@ class ShardFile:
         Raises:
             ShardError: the bytes differ from their checksum.
         """
+        return self.read_many(name, stream, (index,))[0]
+
+    def read_many(self, name: str, stream: Stream, indices: Sequence[int]) -> list[np.ndarray]:
+        """Return encoded images in the order of `indices`, each checked; neighbours are read at once.
+
+        Raises:
+            ShardError: the bytes of one differ from their checksum.
+        """
         video = self.video(name)
-        if not 0 <= index < len(video.crcs[stream]):
-            raise IndexError(
-                f"{video.id}: {stream} index must be in 0..{len(video.crcs[stream]) - 1}, got {index}"
-            )
-        where = f"video {video.id}, {stream} {index}"
-        start, end = (int(value) for value in video.offsets[stream][index : index + 2])
-        with _as_shard_error(self.path, where):
+        offsets, crcs = video.offsets[stream], video.crcs[stream]
+        for index in indices:
+            if not 0 <= index < len(crcs):
+                raise IndexError(f"{video.id}: {stream} index must be in 0..{len(crcs) - 1}, got {index}")
+        found: dict[int, np.ndarray] = {}
+        wanted = sorted(set(indices))
+        with _as_shard_error(self.path, f"video {video.id}, {stream}"):
             dataset = video.group[stream]["bytes"]
-            if not 0 <= start < end <= dataset.shape[0]:
-                raise ShardError(f"offsets {start}..{end} lie outside the stored {dataset.shape[0]} bytes")
-            content = dataset[start:end]
-            if item_crc(video.id, stream, index, content.data) != int(video.crcs[stream][index]):
-                raise ShardError("the bytes differ from their crc32")
-        return content
+            size = dataset.shape[0]
+        while wanted:
+            first, count = wanted[0], 1
+            while count < len(wanted) and wanted[count] == first + count:
+                count += 1
+            start, end = int(offsets[first]), int(offsets[first + count])
+            run = f"{first}" if count == 1 else f"{first} to {first + count - 1}"
+            with _as_shard_error(self.path, f"video {video.id}, {stream} {run}"):
+                if not 0 <= start < end <= size:
+                    raise ShardError(f"offsets {start}..{end} lie outside the stored {size} bytes")
+                content = dataset[start:end]
+            for index in wanted[:count]:
+                begin, stop = (int(value) - start for value in offsets[index : index + 2])
+                with _as_shard_error(self.path, f"video {video.id}, {stream} {index}"):
+                    if not 0 <= begin < stop <= len(content):
+                        raise ShardError(f"offsets {begin}..{stop} lie outside the {len(content)} bytes read")
+                    image = content[begin:stop]
+                    if item_crc(video.id, stream, index, image.data) != int(crcs[index]):
+                        raise ShardError("the bytes differ from their crc32")
+                found[index] = image
+            wanted = wanted[count:]
+        return [found[index] for index in indices]
 
 
 def content_digest(shard: ShardFile, name: str) -> str:
@@ -160,15 +184,29 @@ class ShardReader:
         self._open = OrderedDict()
         self._process = os.getpid()
 
-    def read_rgb(self, video_id: str, indices: Sequence[int]) -> np.ndarray:
-        """Return frames (n, H, W, 3) uint8 RGB in the order of `indices`."""
-        shard, group = self._locate(video_id)
-        return np.stack([_decoded(shard, group, video_id, "rgb", int(index)) for index in indices])
+    def read_rgb(self, video_id: str, indices: Sequence[int], window: Window | None = None) -> np.ndarray:
+        """Return frames (n, H, W, 3) uint8 RGB in the order of `indices`, or a window (rows, columns) of
+        them."""
+        return self._images(video_id, "rgb", indices, window)
 
-    def read_flow(self, video_id: str, indices: Sequence[int]) -> np.ndarray:
+    def read_flow(self, video_id: str, indices: Sequence[int], window: Window | None = None) -> np.ndarray:
         """Return quantised fields (n, 2, H, W) uint8, x then y; field i is the motion from frame i to i+1."""
+        return self._images(video_id, "flow", indices, window)
+
+    def _images(
+        self, video_id: str, stream: Stream, indices: Sequence[int], window: Window | None
+    ) -> np.ndarray:
         shard, group = self._locate(video_id)
-        return np.stack([_decoded(shard, group, video_id, "flow", int(index)) for index in indices])
+        asked = [int(index) for index in indices]
+        images = []
+        for index, content in zip(asked, shard.read_many(group, stream, asked), strict=True):
+            try:
+                images.append(
+                    decode_rgb(content, window) if stream == "rgb" else decode_field(content, window)
+                )
+            except ShardError as error:
+                raise ShardError(f"{shard.path}: video {video_id}, {stream} {index}: {error}") from error
+        return np.stack(images)
 
     def flow_coding(self, video_id: str) -> FlowCoding:
         """Return how the flow bytes of this video become pixels a frame."""
@@ -202,14 +240,6 @@ class ShardReader:
                 "run extract again to rebuild the manifest"
             )
         return opened, group
-
-
-def _decoded(shard: ShardFile, group: str, video_id: str, stream: Stream, index: int) -> np.ndarray:
-    content = shard.read_bytes(group, stream, index)
-    try:
-        return decode_rgb(content) if stream == "rgb" else decode_field(content)
-    except ShardError as error:
-        raise ShardError(f"{shard.path}: video {video_id}, {stream} {index}: {error}") from error
 
 
 def _checked_attributes(source: h5py.AttributeManager, path: Path, what: str) -> dict[str, Any]:
