@@ -30,14 +30,15 @@ def small(stream: StreamName) -> TrainConfig:
     """Return a recipe for a hundred small videos on two CPU cores, from scratch.
 
     A ResNet-18 of half the width. What makes the spatial stream learn the order of motion from so few videos
-    was chosen on held-out training clips: eight segments, for differences over finer steps of time; weak
-    frames (small crops, random contrast, strong dropout) and a heavy auxiliary loss, because otherwise the
-    main head learns the videos' looks by heart; the third stage as tap, where places still are apart.
+    was chosen on held-out training clips: eight segments, for differences over finer steps of time; the third
+    stage as tap, where places still are apart; small crops, because time went further in steps than in
+    pixels; mild contrast changes and dropout, and twice the epochs of the temporal stream, because order is
+    learnt slowly: after half of them the loss still fell as fast as ever.
     """
     spatial = stream == "spatial"
     config: StreamConfig = (
         SpatialConfig(
-            backbone="resnet18-w32", difference_channels=64, tap="layer3", dropout=0.5, aux_weight=2.0
+            backbone="resnet18-w32", difference_channels=64, tap="layer3", dropout=0.2, aux_weight=1.0
         )
         if spatial
         else TemporalConfig(backbone="resnet18-w32", tap="layer3", dropout=0.3)
@@ -47,13 +48,13 @@ def small(stream: StreamName) -> TrainConfig:
         stream=config,
         num_segments=8 if spatial else 3,
         augment=AugmentConfig(
-            crop_px=80 if spatial else 112, scales=(1.0, 0.875, 0.75), jitter=0.4 if spatial else 0.0
+            crop_px=80 if spatial else 112, scales=(1.0, 0.875, 0.75), jitter=0.2 if spatial else 0.0
         ),
         optim=OptimConfig(
             kind="adamw",
             lr=2e-3 if spatial else 1e-3,
             weight_decay=0.05,
-            length=60,
+            length=120 if spatial else 60,
             schedule="cosine",
             warmup=0.1,
             clip_norm=5.0,
