@@ -1,15 +1,27 @@
 """One video as a run of its own: a shard in a folder, and a manifest of it alone."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
+    from pipeline.listed import ListedVideo
     from pipeline.plan import ExtractParams
     from stin.shards.schema import Manifest
 
 
 class UnusableVideo(Exception):
-    """A video that gives no frames or no flow."""
+    """A video that gives no frames or no flow.
+
+    Attributes:
+        reason: short key, as in failures.jsonl.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
 
 
 def one_video_run(
@@ -21,12 +33,11 @@ def one_video_run(
         UnusableVideo: it gives no frames or no flow; the message says why.
     """
     from pipeline.extract import extract_video
-    from pipeline.listed import ListedVideo
     from stin.shards.schema import FlowCoding, Manifest, ManifestVideo
     from stin.shards.writer import ShardWriter
 
     coding = FlowCoding.from_bound(params.bound_px)
-    listed = ListedVideo(id=path.name, path=path.name, label=0, class_name=classes[0], splits={"1": "test"})
+    listed = _listed(path, classes[0])
     (folder / "shards").mkdir()
     with ShardWriter(
         folder / "shards" / "00000.h5", attributes={"flow_zero": coding.zero, "flow_scale": coding.scale}
@@ -35,7 +46,7 @@ def one_video_run(
             listed, root=path.absolute().parent, params=params, writer=writer, timeout_s=timeout_s
         )
     if outcome.meta is None:
-        raise UnusableVideo(f"{outcome.reason}: {outcome.message}")
+        raise UnusableVideo(outcome.reason, outcome.message)
     meta = outcome.meta
     video = ManifestVideo(
         id=listed.id,
@@ -63,3 +74,29 @@ def one_video_run(
         flow_backend=params.flow_backend,
         fingerprint=params.fingerprint(),
     )
+
+
+def single_frame(path: Path, params: "ExtractParams", timeout_s: float) -> np.ndarray:
+    """Return the only frame of a video that is too short for flow, as a shard would give it: (1, H, W, 3).
+
+    Raises:
+        UnusableVideo: it gives none.
+    """
+    from pipeline.decode import DecodeError, DecodeNotes
+    from pipeline.extract import prepared_frames
+    from stin.shards.codec import decode_rgb, encode_image
+
+    deadline = time.monotonic() + timeout_s
+    try:
+        frames = prepared_frames(
+            _listed(path, ""), path.absolute().parent, params, DecodeNotes(), deadline=deadline
+        )
+        return np.stack([decode_rgb(encode_image(frame.rgb, codec=params.codec)) for frame in frames][:1])
+    except DecodeError as error:
+        raise UnusableVideo(error.reason, str(error)) from error
+
+
+def _listed(path: Path, class_name: str) -> "ListedVideo":
+    from pipeline.listed import ListedVideo
+
+    return ListedVideo(id=path.name, path=path.name, label=0, class_name=class_name, splits={"1": "test"})

@@ -1,5 +1,6 @@
 """From shards to a fused score and back to a raw video: the later commands, joined as a user joins them."""
 
+import itertools
 import json
 import os
 import shutil
@@ -83,20 +84,23 @@ def test_the_report_of_a_run_opens_in_a_browser(evaluated, browser) -> None:
 
 
 def test_predict_gives_the_scores_of_fuse_eval(trained_run: Path, evaluated, made_videos, call) -> None:
+    """Bit for bit, for each stream and fused: the raw video goes the way of the shard."""
     video = "green-up/v_green-up_02.avi"
     called = call("predict", "--run", trained_run, *SCORING, made_videos.videos / video, "--json")
     assert called.code == 0, called.stderr
     prediction = called.json["predictions"][0]
-    for stream in ("spatial", "temporal"):
+    assert prediction["fusion"]["from"] == "as fuse-eval did in this run"
+    for stream in ("spatial", "temporal", "fused"):
         path = trained_run / "fuse-eval" / "split1" / f"{stream}.npz"
         with np.load(path, allow_pickle=False) as opened:
             about = json.loads(opened["about"].tobytes())
             logits = opened["logits"][about["ids"].index(video)].astype(np.float64)
         expected = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        assert len(prediction[stream]) == 5
         for item in prediction[stream]:
-            assert item["probability"] == pytest.approx(
-                expected[about["class_names"].index(item["class"])], abs=1e-5
-            )
+            place = about["class_names"].index(item["class"])
+            assert item["score"] == logits[place]
+            assert item["probability"] == pytest.approx(expected[place], abs=1e-6)
 
 
 def test_predict_goes_on_after_a_bad_video_and_takes_model_files(
@@ -146,6 +150,28 @@ def test_overlay_shows_the_video_its_flow_and_what_is_said(
     bars = [picture[BARS_TOP:, BARS_LEFT:] for picture in shown]
     ink = [(np.abs(part - np.array(PAPER)).max(2) > 60).mean() for part in bars]
     assert ink[0] < 0.01 < ink[1]  # nothing is said before the first motion
+
+
+@pytest.mark.shared_data
+def test_overlay_of_a_rotated_video_stands_upright(
+    trained_run: Path, shared_data: Path, tmp_path: Path, call
+) -> None:
+    """Stored 568x320 and turned by its metadata: shown 320x568, so 304 of the box's 640 columns."""
+    from pipeline.decode import DecodeNotes, decode_frames
+    from workflows.overlay_scene import PAPER
+
+    source, out = shared_data / "odd" / "decord" / "video_90.mov", tmp_path / "out.mp4"
+    called = call("predict", "--run", trained_run, *SCORING, source, "--overlay", out, "--json")
+    assert called.code == 0, called.stderr
+    frame = next(iter(decode_frames(source, DecodeNotes()))).astype(int)
+    shown = next(iter(decode_frames(out, DecodeNotes()))).astype(int)
+    assert frame.shape[:2] == (568, 320)
+    box = shown[:480, :640]
+    assert np.abs(box[:, :160] - np.array(PAPER)).max() < 12  # beside the picture
+    thumb = box[:, 168 : 168 + 304].reshape(12, 40, 8, 38, 3).mean((1, 3))
+    rows = np.linspace(0, 480 * 568 / 540, 13).astype(int)
+    expected = np.stack([frame[a:b].reshape(-1, 8, 40, 3).mean((0, 2)) for a, b in itertools.pairwise(rows)])
+    assert np.corrcoef(thumb.ravel(), expected.ravel())[0, 1] > 0.98
 
 
 def test_overlay_refuses_to_replace_a_video(trained_run: Path, made_videos, tmp_path: Path, call) -> None:

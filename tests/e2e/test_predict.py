@@ -1,0 +1,193 @@
+"""predict on real and odd videos: right way up, honest about motion, and no stop at a broken file."""
+
+import json
+import shutil
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.ffmpeg import find_ffmpeg
+from pipeline.plan import ExtractParams
+from pipeline.synth import SynthParams, make_videos
+from stin.config import override
+from stin.model_file import ModelInfo, load_model, save_model
+from stin.recipes import resolve_recipe
+from stin.shards.reader import ShardReader
+from stin.streams import build_stream
+from workflows.cli import cli
+from workflows.one_video import one_video_run, single_frame
+from workflows.trained_models import common_params
+
+CLASSES = ("a", "b", "c")
+QUICK = ("--segments", "3", "--crops", "1")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> list[str]:
+    """Options for two model files with random weights, for videos stored at short side 64."""
+    from pipeline.flow import TVL1Params
+
+    folder, options = tmp_path_factory.mktemp("models"), []
+    params = ExtractParams(
+        size=None,
+        short_side=64,
+        bound_px=5.0,
+        flow_backend="cpu",
+        flow=asdict(TVL1Params()),
+        codec="jpeg",
+        fps=None,
+        stride=1,
+        partial="keep",
+    )
+    torch.manual_seed(1)
+    for stream in ("spatial", "temporal"):
+        config = override(resolve_recipe("small", stream), backbone="resnet18-w8").stream
+        info = ModelInfo(
+            stream=config,
+            classes=CLASSES,
+            num_segments=3,
+            crop_px=56,
+            flip=False,
+            bound_px=5.0,
+            extraction=asdict(params),
+        )
+        path = folder / f"{stream}.safetensors"
+        save_model(path, weights=build_stream(config, num_classes=3).state_dict(), info=info)
+        options += ["--model", str(path)]
+    return options
+
+
+@pytest.fixture(scope="module")
+def params(models) -> ExtractParams:
+    return common_params({"spatial": load_model(Path(models[1]))})
+
+
+def predictions(models, capsys, *videos, code=0):
+    """Run the command in this process; return its predictions by file name."""
+    returned = cli.main(["predict", *models, *QUICK, *map(str, videos), "--json"], standalone_mode=False)
+    assert (returned or 0) == code
+    value = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert value["exit_code"] == code
+    return {Path(item["video"]).name: item for item in value["predictions"]}
+
+
+@pytest.mark.shared_data
+def test_real_clips_and_odd_ones_in_one_call(models, shared_data, capsys):
+    odd = shared_data / "odd"
+    good = [
+        *sorted((shared_data / "clips" / "ucf101").rglob("*.avi"))[:2],
+        *sorted((shared_data / "clips" / "hmdb51").rglob("*.avi"))[:1],
+        odd / "derived" / "tall_64x480.avi",
+        odd / "derived" / "truncated_no_index.avi",
+        odd / "decord" / "video_90.mov",
+        odd / "derived" / "one_frame.avi",
+        odd / "derived" / "five_frames.avi",
+    ]
+    broken = [
+        odd / "derived" / name
+        for name in ("zero_bytes.avi", "text_named.avi", "audio_only.mp4", "truncated_no_moov_or_partial.mp4")
+    ]
+    found = predictions(models, capsys, broken[0], *good, *broken[1:], code=3)
+    assert len(found) == len(good) + len(broken)
+    for path in broken:
+        assert set(found[path.name]) == {"video", "error"} and len(found[path.name]["error"]) > 10
+    for path in good:
+        item = found[path.name]
+        assert len(item["spatial"]) == 3
+        assert sum(top["probability"] for top in item["spatial"]) == pytest.approx(1, abs=1e-5)
+    one = found["one_frame.avi"]
+    assert "temporal" not in one and "fused" not in one and one["num_frames"] == 1
+    assert one["motion"]["doubt"].startswith("one frame has no motion: the spatial stream alone answers")
+    five = found["five_frames.avi"]
+    assert five["num_frames"] == 5 and five["motion"]["num_fields"] == 4
+    assert five["motion"]["doubt"] == "too little motion to say: 4 flow fields do not fill a stack of 5"
+    assert len(five["fused"]) == 3
+    for path in good[:4]:
+        assert found[path.name]["motion"]["doubt"] == "", path
+    assert found["video_90.mov"]["num_frames"] == 3
+    assert found["truncated_no_index.avi"]["num_frames"] == 34
+
+
+@pytest.mark.shared_data
+@pytest.mark.slow
+def test_longer_videos_are_classified(models, shared_data, capsys):
+    found = predictions(models, capsys, shared_data / "longer")
+    assert len(found) == 4
+    for item in found.values():
+        assert item["num_frames"] > 100 and item["motion"]["doubt"] == "" and len(item["fused"]) == 3
+
+
+@pytest.fixture(scope="module")
+def moving(tmp_path_factory) -> Path:
+    """A video of a moving disc, wider than high."""
+    folder = tmp_path_factory.mktemp("moving")
+    make_videos(folder, SynthParams(width=96, height=64, num_frames=12, train_per_class=1, test_per_class=0))
+    return sorted((folder / "videos" / "red-up").iterdir())[0]
+
+
+def ffmpeg(*arguments) -> None:
+    subprocess.run([find_ffmpeg().path, "-v", "error", "-y", *map(str, arguments)], check=True)
+
+
+def first_frame(folder, path, params):
+    folder.mkdir()
+    manifest = one_video_run(folder, path, CLASSES, params, 60)
+    (video,) = manifest.videos.values()
+    return ShardReader(folder, manifest).read_rgb(video.id, [0])[0].astype(float)
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_a_turned_video_is_seen_as_it_is_displayed(moving, params, tmp_path, quarters):
+    plain, turned = tmp_path / "plain.mp4", tmp_path / "turned.mp4"
+    ffmpeg("-i", moving, "-c:v", "mpeg4", "-q:v", "2", plain)
+    ffmpeg("-display_rotation", 90 * quarters, "-i", plain, "-c", "copy", turned)
+    straight = first_frame(tmp_path / "a", plain, params)
+    shown = first_frame(tmp_path / "b", turned, params)
+    expected = np.rot90(straight, quarters)
+    assert shown.shape == expected.shape
+    assert np.corrcoef(shown.ravel(), expected.ravel())[0, 1] > 0.99
+
+
+def test_a_standing_picture_is_too_little_to_say(models, moving, tmp_path, capsys):
+    still = tmp_path / "still.avi"
+    frames = ["-vf", "trim=end_frame=1,loop=loop=20:size=1,setpts=N/12/TB,noise=alls=2:allf=t"]
+    ffmpeg("-i", moving, *frames, "-frames:v", 20, "-c:v", "mpeg4", "-q:v", 5, still)
+    found = predictions(models, capsys, still, moving)
+    motion = found["still.avi"]["motion"]
+    assert motion["moving_share"] < 0.002 and "of the picture moves (less than 0.2 %)" in motion["doubt"]
+    assert len(found["still.avi"]["fused"]) == 3  # it is said, not withheld
+    assert found[moving.name]["motion"]["doubt"] == ""
+    assert found[moving.name]["motion"]["moving_share"] > 0.02
+
+
+def test_a_single_frame_gets_the_answer_that_its_picture_gets(models, moving, params, tmp_path, capsys):
+    """The spatial stream's scores of one frame are those of a video that shows this frame throughout."""
+    one, many = tmp_path / "one.avi", tmp_path / "many.avi"
+    ffmpeg("-i", moving, "-frames:v", 1, "-c:v", "ffv1", one)
+    ffmpeg("-i", one, "-vf", "loop=loop=6:size=1,setpts=N/12/TB", "-frames:v", 6, "-c:v", "ffv1", many)
+    found = predictions(models, capsys, one, many)
+    assert found["one.avi"]["spatial"] == found["many.avi"]["spatial"]
+    assert single_frame(one, params, 60).shape == (1, 64, 96, 3)
+    # Without a spatial model there is nothing to say.
+    alone = predictions(models[2:], capsys, one, code=1)
+    assert alone["one.avi"]["error"].startswith("too_short: ")
+
+
+def test_weights_that_are_none_are_refused(models, moving):
+    import click
+
+    with pytest.raises(click.UsageError, match="fusion weights must be two numbers >= 0"):
+        cli.main(["predict", *models, str(moving), "--fusion-weights", "1,2,3"], standalone_mode=False)
+
+
+def test_a_folder_goes_on_past_a_broken_file(models, moving, tmp_path, capsys):
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    (folder / "a_broken.mp4").write_bytes(b"\0" * 5000)
+    shutil.copy(moving, folder / "b_good.avi")
+    found = predictions(models, capsys, folder, code=3)
+    assert "error" in found["a_broken.mp4"] and len(found["b_good.avi"]["fused"]) == 3
