@@ -5,7 +5,7 @@ One code path serves training, scoring a shard and scoring a clip in memory, so 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, overload
 
 import numpy as np
 
@@ -51,6 +51,46 @@ class ClipShape:
             num_frames=video.num_frames,
             height=video.height,
             width=video.width,
+        )
+
+
+class ShapeTable(Sequence[ClipShape]):
+    """Many shapes in a few arrays.
+
+    A loader's worker that reads a Python object takes a copy of its memory page, for the sake of the count of
+    references; from arrays it reads in the memory that all processes share. So workers do not grow with the
+    list.
+    """
+
+    def __init__(self, videos: Sequence[ClipShape]) -> None:
+        names = [video.id.encode("utf-8", "surrogateescape") for video in videos]
+        self._names = np.frombuffer(b"".join(names), np.uint8)
+        self._ends = np.cumsum([0, *(len(name) for name in names)])
+        self._numbers = np.array(
+            [(v.label, v.num_frames, v.height, v.width) for v in videos], np.int64
+        ).reshape(-1, 4)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> ClipShape: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "ShapeTable": ...
+
+    def __getitem__(self, index: int | slice) -> "ClipShape | ShapeTable":
+        if isinstance(index, slice):
+            return ShapeTable([self[place] for place in range(*index.indices(len(self)))])
+        label, num_frames, height, width = self._numbers[index].tolist()
+        place = index % len(self)
+        name = self._names[self._ends[place] : self._ends[place + 1]].tobytes()
+        return ClipShape(
+            id=name.decode("utf-8", "surrogateescape"),
+            label=label,
+            num_frames=num_frames,
+            height=height,
+            width=width,
         )
 
 

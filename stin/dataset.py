@@ -10,7 +10,15 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from stin.clips import ClipShape, ClipSource, CutClips, clip_length, item_count, read_clips
+from stin.clips import (
+    ClipShape,
+    ClipSource,
+    CutClips,
+    ShapeTable,
+    clip_length,
+    item_count,
+    read_clips,
+)
 from stin.config import AugmentConfig
 from stin.sampling import evenly_spaced_starts, sample_generator, training_starts
 from stin.streams import SpatialConfig, StreamConfig
@@ -58,7 +66,7 @@ class TrainingClips(Dataset[Batch]):
         num_segments: int,
         seed: int,
     ) -> None:
-        self.videos = tuple(videos)
+        self.videos = ShapeTable(videos)
         self.source = source
         self.stream: StreamConfig = stream
         self.augment = augment
@@ -113,7 +121,7 @@ class ScoringClips(Dataset[Batch]):
         num_crops: int,
         flip: bool,
     ) -> None:
-        self.videos = tuple(videos)
+        self.videos = ShapeTable(videos)
         self.source = source
         self.stream: StreamConfig = stream
         self.crop_px = crop_px

@@ -162,6 +162,24 @@ def content_digest(shard: ShardFile, name: str) -> str:
     return digest.hexdigest()
 
 
+class _Places:
+    """Where each video is, in arrays: processes that read share them, as they do not share objects."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        rows = sorted((_bytes(video.id), video.shard, video.group) for video in manifest.videos.values())
+        self._ids = np.array([row[0] for row in rows], np.bytes_)
+        self._shards = np.array([row[1] for row in rows], np.bytes_)
+        self._groups = np.array([row[2] for row in rows], np.bytes_)
+
+    def find(self, video_id: str) -> tuple[str, str] | None:
+        """Return shard and group of a video; None for one that is not there."""
+        wanted = _bytes(video_id)
+        row = int(np.searchsorted(self._ids, np.bytes_(wanted))) if len(self._ids) else 0
+        if row == len(self._ids) or self._ids[row] != wanted:
+            return None
+        return self._shards[row].decode(), self._groups[row].decode()
+
+
 class ShardReader:
     """Random access to the videos of a run by id; cheap to pickle, safe to fork.
 
@@ -172,7 +190,7 @@ class ShardReader:
 
     def __init__(self, extract_dir: Path, manifest: Manifest) -> None:
         self._shards = Path(extract_dir) / "shards"
-        self._places = {video.id: (video.shard, video.group) for video in manifest.videos.values()}
+        self._places = _Places(manifest)
         self._open: OrderedDict[str, ShardFile] = OrderedDict()
         self._process = os.getpid()
 
@@ -221,12 +239,10 @@ class ShardReader:
         if self._process != os.getpid():  # after a fork the parent's HDF5 handles are not ours
             self._open = OrderedDict()
             self._process = os.getpid()
-        try:
-            shard, group = self._places[video_id]
-        except KeyError:
-            raise StinPipeError(
-                f"video {video_id!r} is not in the manifest of {self._shards.parent}"
-            ) from None
+        place = self._places.find(video_id)
+        if place is None:
+            raise StinPipeError(f"video {video_id!r} is not in the manifest of {self._shards.parent}")
+        shard, group = place
         if shard not in self._open:
             self._open[shard] = ShardFile(self._shards / f"{shard}.h5")
             if len(self._open) > MAX_OPEN_FILES:
@@ -250,6 +266,10 @@ def _checked_attributes(source: h5py.AttributeManager, path: Path, what: str) ->
     if "notes" in values:
         values["notes"] = json.loads(values["notes"])
     return values
+
+
+def _bytes(video_id: str) -> bytes:
+    return video_id.encode("utf-8", "surrogateescape")
 
 
 def _plain(value: Any) -> Any:

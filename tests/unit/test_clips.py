@@ -1,9 +1,12 @@
-"""Clips read in one window equal those cut from whole pictures; neighbours read at once equal single reads."""
+"""Windows equal crops of whole pictures, neighbours read at once equal single reads, lists are kept in arrays."""
+
+import pickle
 
 import numpy as np
 import pytest
 
-from stin.clips import ClipShape, read_clips
+from stin.clips import ClipShape, ShapeTable, read_clips
+from stin.shards.errors import StinPipeError
 from stin.shards.reader import ShardFile, ShardReader
 from stin.shards.schema import Manifest
 from stin.streams import SpatialConfig, TemporalConfig
@@ -58,3 +61,26 @@ def test_neighbours_read_at_once_equal_single_reads_in_any_order(tiny_run, manif
     with pytest.raises(IndexError, match="flow index must be in"):
         shard.read_many(video.group, "flow", [0, 99])
     shard.close()
+
+
+def test_a_table_of_shapes_is_the_list_it_was_made_of():
+    shapes = [
+        ClipShape(id=name, label=place, num_frames=9 + place, height=32, width=40)
+        for place, name in enumerate(("a/ä.avi", "b/\udcff raw.avi", "", "c/longer name.mp4"))
+    ]
+    table = pickle.loads(pickle.dumps(ShapeTable(shapes)))  # noqa: S301 - our own
+    assert list(table) == shapes
+    assert table[-1] == shapes[-1]
+    assert list(table[1:3]) == shapes[1:3]
+    assert len(ShapeTable([])) == 0 and list(ShapeTable([])) == []
+    with pytest.raises(IndexError):
+        table[4]
+
+
+def test_each_video_is_found_where_the_manifest_says(tiny_run, manifest):
+    reader = ShardReader(tiny_run / "extract", manifest)
+    for video in manifest.videos.values():
+        assert len(reader.read_rgb(video.id, [video.num_frames - 1])) == 1
+    for absent in ("", "falls/v01", "falls/v01.avi2", "zzz"):
+        with pytest.raises(StinPipeError, match="is not in the manifest"):
+            reader.read_rgb(absent, [0])
