@@ -1,4 +1,4 @@
-"""Windows equal crops of whole pictures, neighbours read at once equal single reads, lists are kept in arrays."""
+"""Windows equal crops of whole pictures, neighbours read at once equal single reads, lists kept in arrays."""
 
 import pickle
 
