@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.frame_folders import FrameNames
+from pipeline.frame_folders import FRAMES, FrameNames
 from pipeline.runners.local import worker_pool
 from stin.shards.codec import encode_image, recode_field
 from stin.shards.errors import ShardError, StinPipeError
@@ -22,7 +22,6 @@ from stin.shards.publish import is_temporary, publish_bytes, temporary_name
 from stin.shards.reader import ShardFile
 from stin.shards.schema import FlowCoding, ImageCodec, Manifest, ManifestVideo, Stream
 
-FRAMES = "rawframes"
 MAX_NAME_BYTES = 120
 
 

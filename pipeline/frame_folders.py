@@ -13,6 +13,9 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.decode import DecodeError
 
+FRAMES = "rawframes"
+"""Name of the folder of class folders that an export makes, as mmaction2 has it."""
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 MAX_IMAGE_BYTES = 64 << 20
 

@@ -12,11 +12,11 @@ import numpy as np
 
 from pipeline.decode import DecodeError, DecodeNotes
 from pipeline.extract import Filled, fill_video
-from pipeline.frame_folders import FrameNames, names_from, numbered_images, read_image
+from pipeline.frame_folders import FRAMES, FrameNames, names_from, numbered_images, read_image
 from pipeline.listed import ListedVideo, Listing
 from pipeline.plan import ExtractParams
 from stin.shards.codec import decode_image, encode_image
-from stin.shards.errors import ShardError
+from stin.shards.errors import ShardError, StinPipeError
 from stin.shards.schema import VideoOutcome
 from stin.shards.writer import ShardWriter, VideoWriter
 
@@ -109,6 +109,26 @@ class _Folder:
                 "unequal_size",
                 f"{path}: {image.shape[1]}x{image.shape[0]}, but the first frame is {shape[1]}x{shape[0]}",
             )
+
+
+def require_images(listing: Listing, names: FrameNames) -> None:
+    """Refuse a folder in which nothing is found at all: it is the wrong one, or the names are.
+
+    Raises:
+        StinPipeError: none of the first videos has an image of that name.
+    """
+    for video in listing.videos[:50]:
+        try:
+            if numbered_images(listing.root / video.path, names.image):
+                return
+        except DecodeError:
+            return  # something is there; the import itself says what is wrong with it
+    inner = listing.root / FRAMES
+    hint = f"; did you mean {inner}?" if inner.is_dir() else ""
+    raise StinPipeError(
+        f"{listing.root}: no images named {names.image}; expected {listing.root}/<class>/<video>/"
+        f"{names.image % 1}.jpg, or give --image-name{hint}"
+    )
 
 
 def first_short_side(listing: Listing, names: FrameNames) -> int:

@@ -218,11 +218,16 @@ def require_same_params(plan: Plan, params: ExtractParams, *, path: Path) -> Non
     """
     if plan.fingerprint == params.fingerprint():
         return
-    old, new = asdict(plan.params), asdict(params)
+    if IMPORTED in (plan.params.flow_backend, params.flow_backend) and (
+        plan.params.flow_backend != params.flow_backend
+    ):
+        made, asked = ("import", "extract") if plan.params.flow_backend == IMPORTED else ("extract", "import")
+        raise StinPipeError(f"{path}: the run was made by {made}; {asked} needs another --run")
+    old, new = (asdict(item) | dict(item.flow) for item in (plan.params, params))
     differences = [
-        f"{name}: {_show(old[name])} in the run, {_show(new[name])} now"
-        for name in old
-        if old[name] != new[name]
+        f"{name}: {_show(old.get(name))} in the run, {_show(new.get(name))} now"
+        for name in {**old, **new}
+        if name != "flow" and old.get(name) != new.get(name)
     ] or ["the version of the extraction algorithm"]
     raise StinPipeError(
         f"{path}: the run was planned with other parameters ({'; '.join(differences)}); "

@@ -79,6 +79,7 @@ def import_(output: Output, run_path: Path, frames: Path, **options: Any) -> Non
     last is left out. The same command again resumes; bad folders are in RUN/extract/failures.jsonl.
     """
     from pipeline.frame_folders import FrameNames, scan_frame_folders
+    from pipeline.import_frames import require_images
     from pipeline.listing import list_videos
     from pipeline.lock import run_lock
     from workflows.run_dir import create_run, recorded
@@ -94,6 +95,7 @@ def import_(output: Output, run_path: Path, frames: Path, **options: Any) -> Non
             limit=options["limit"],
             find=lambda root: scan_frame_folders(root, names),
         )
+    require_images(listing, names)
     run = create_run(run_path)
     params = _params(run.extract, listing, names, options)
     say_listing(output, listing, params)

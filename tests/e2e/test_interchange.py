@@ -186,6 +186,29 @@ def test_bad_folders_are_failures_and_new_ones_join(exported: Path, tmp_path: Pa
     assert called.code == 0 and called.json["done"] == 5 and "1 videos are new" in called.stderr
 
 
+def test_the_wrong_folder_and_the_wrong_command_are_said(
+    exported: Path, imported_run: Path, made_videos, tmp_path: Path, call
+) -> None:
+    called = call("import", "--run", tmp_path / "run", "--frames", exported, "--json")
+    assert called.code == 1
+    assert (
+        f"no images named img_%05d; expected {exported}/<class>/<video>/img_00001.jpg" in called.json["error"]
+    )
+    assert f"did you mean {exported / 'rawframes'}?" in called.json["error"]
+    assert not (tmp_path / "run").exists()
+    called = call(
+        "extract",
+        "--run",
+        imported_run,
+        "--videos",
+        made_videos.videos,
+        "--splits",
+        made_videos.lists,
+        "--json",
+    )
+    assert called.code == 1 and "was made by import; extract needs another --run" in called.json["error"]
+
+
 def test_imported_flow_trains_and_predicts(imported_run: Path, made_videos, tmp_path: Path, call) -> None:
     run = tmp_path / "run"
     shutil.copytree(imported_run, run)
