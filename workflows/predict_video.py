@@ -98,7 +98,7 @@ def predict_video(
         stack_len = max(_stack_len(model) for model in models.values())
         motion = measure_motion(ShardReader(Path(name), manifest), ClipShape.of(video))
         if overlay is not None:
-            _draw_overlay(overlay, path, Path(name), manifest, models, params, fusion.weights, shown)
+            _draw_overlay(overlay, path, Path(name), manifest, models, params, fusion, shown)
     return Prediction(
         video=str(path),
         num_frames=video.num_frames,
@@ -149,7 +149,7 @@ def _draw_overlay(
     manifest: Manifest,
     models: Mapping[str, TrainedModel],
     params: ExtractParams,
-    weights: tuple[float, float],
+    fusion: FusionChoice,
     shown: dict[str, Any],
 ) -> None:
     """Draw the overlay of the one video of a manifest."""
@@ -165,7 +165,9 @@ def _draw_overlay(
         reader=ShardReader(folder, manifest),
         video=next(iter(manifest.videos.values())),
         params=params,
-        weights=weights,
+        weights=fusion.weights,
+        when=fusion.when,
+        aux=fusion.aux,
         verdict=Verdict(stream=stream, name=top["class"], probability=top["probability"]),
     )
 
