@@ -15,7 +15,14 @@ import pytest
 
 from workflows.report.charts import HEIGHT, WIDTH, line_chart, reliability_chart, training_charts
 from workflows.report.page import p_value, percent, points
-from workflows.report.pictures import blend_map, choose_videos, map_strength
+from workflows.report.pictures import (
+    NUM_TILES,
+    TILE_PX,
+    blend_map,
+    choose_videos,
+    data_uri,
+    map_strength,
+)
 from workflows.report.render import agreement_parts, data_stages, matrix_rows
 
 
@@ -206,6 +213,12 @@ def test_pictures_show_the_stored_frames(hostile) -> None:
     picture = cv2.imdecode(np.frombuffer(base64.b64decode(first[1]), np.uint8), cv2.IMREAD_COLOR)
     assert picture is not None and picture.shape == (156, 208, 3)
     assert np.abs(picture[78, 20, ::-1].astype(int) - (220, 120, 40)).max() < 12  # the square of frame 0
+
+
+def test_the_largest_pictures_leave_the_page_under_its_limit() -> None:
+    """Noise compresses worst: 9 videos of 4 rows of 6 such pictures leave 3 MB of 15 for the text."""
+    noise = np.random.default_rng(0).integers(0, 255, (TILE_PX, TILE_PX, 3)).astype(np.uint8)
+    assert 9 * 4 * NUM_TILES * len(data_uri(noise)) < 12 << 20
 
 
 def test_training_charts_stay_in_their_box_and_keep_the_last_value(tmp_path: Path) -> None:
