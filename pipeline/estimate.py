@@ -23,6 +23,9 @@ from stin.shards.codec import encode_image
 
 PROBE_VIDEOS = 3
 PROBE_FRAMES = 33
+SLOW_PROBE_FRAMES = 3
+"""Frames whose flow is tried with a back end that takes seconds a pair."""
+
 PROBE_S = 20.0
 MIN_MEASURED_S = 10.0
 """A run that has worked for less tells less than a probe."""
@@ -71,7 +74,9 @@ def estimate_by_probe(root: Path, videos: Sequence[ListedVideo], params: Extract
     """Return the estimate by extracting a little of a few videos now; None when none of them decodes."""
     worker_environment()
     packed_fields(np.zeros((2, 32, 32), np.uint8), params)  # compiles outside of the measurement
-    seconds, num_frames, num_bytes, all_frames = 0.0, 0, 0, 0
+    num_solved = SLOW_PROBE_FRAMES if params.flow_backend in ("opencv", "reference") else PROBE_FRAMES
+    seconds_a_frame = bytes_a_frame = 0.0
+    all_frames = 0
     asked: list[ListedVideo] = []
     for video in _spread_by_size(root, videos):
         notes, started = DecodeNotes(), time.monotonic()
@@ -83,11 +88,13 @@ def estimate_by_probe(root: Path, videos: Sequence[ListedVideo], params: Extract
         frames.close()
         if len(some) < 2:
             continue
-        fields = packed_fields(np.stack([frame.grey for frame in some]), params)
-        images = [*(frame.rgb for frame in some), *fields]
-        num_bytes += sum(len(encode_image(image, codec=params.codec)) for image in images)
-        seconds += time.monotonic() - started
-        num_frames += len(some)
+        decoded = time.monotonic()
+        solved = some[:num_solved]
+        fields = packed_fields(np.stack([frame.grey for frame in solved]), params)
+        images = [*(frame.rgb for frame in solved), *fields]
+        num_bytes = sum(len(encode_image(image, codec=params.codec)) for image in images)
+        seconds_a_frame += (decoded - started) / len(some) + (time.monotonic() - decoded) / len(solved)
+        bytes_a_frame += num_bytes / len(solved)
         whole = len(some) if len(some) < PROBE_FRAMES else _announced_frames(video, notes, params)
         all_frames += max(whole, len(some))
         asked.append(video)
@@ -96,9 +103,9 @@ def estimate_by_probe(root: Path, videos: Sequence[ListedVideo], params: Extract
     share = _source_bytes(root, videos) / _source_bytes(root, asked)
     frames_to_come = all_frames * share
     return Estimate(
-        slot_seconds=seconds / num_frames * frames_to_come,
+        slot_seconds=seconds_a_frame / len(asked) * frames_to_come,
         num_frames=round(frames_to_come),
-        num_bytes=round(num_bytes / num_frames * frames_to_come),
+        num_bytes=round(bytes_a_frame / len(asked) * frames_to_come),
         source="probe",
         num_measured=len(asked),
     )
