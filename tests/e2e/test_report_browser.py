@@ -179,3 +179,23 @@ def test_every_text_is_legible(browser, large) -> None:
     for dark in (False, True):
         browser.open(large.path, dark=dark)
         assert browser.run(script) == []
+
+
+def test_a_screen_reader_finds_names(browser, large) -> None:
+    """The accessibility tree: nothing without a name, regions told apart, buttons called by their column."""
+    browser.open(large.path)
+    nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
+    named = [
+        (node["role"]["value"], node.get("name", {}).get("value", ""))
+        for node in nodes
+        if not node.get("ignored")
+    ]
+    told = ("button", "link", "image", "region", "table", "grid", "searchbox", "combobox", "navigation")
+    assert [role for role, name in named if role in told and not name.strip()] == []
+    regions = [name for role, name in named if role == "region"]
+    assert len(regions) == len(set(regions)) > 10
+    buttons = [name for role, name in named if role == "button"]
+    assert buttons[:5] == ["class", "videos", "spatial", "temporal", "fused"]
+    assert [name for role, name in named if role == "grid"] == [
+        "Confusion matrix: rows are true classes, columns answers"
+    ]
