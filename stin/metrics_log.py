@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -60,6 +62,16 @@ class MetricsLog:
             for name, value in values.items():
                 if value is not None:
                     self._writer.add_scalar(f"{kind}/{name}", value, step)
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether ``picture`` writes anything."""
+        return self._writer is not None
+
+    def picture(self, name: str, *, step: int, image_HWC: np.ndarray) -> None:
+        """Append a picture, uint8 RGB, to TensorBoard."""
+        if self._writer is not None:
+            self._writer.add_image(name, image_HWC, step, dataformats="HWC")
 
     def flush(self) -> None:
         """Bring what was written to the disk, before a checkpoint refers to it."""

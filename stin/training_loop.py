@@ -16,12 +16,15 @@ from stin.metrics_log import MetricsLog
 from stin.pace import Pace
 from stin.shards.reader import ShardReader
 from stin.training_end import export_weights
+from stin.training_pictures import training_pictures
 from stin.training_plan import TrainingPlan
 from stin.training_report import OnProgress, TrainProgress
 from stin.training_state import BEST_FILE, LoopState, snapshot
 from stin.training_step import StepReport, train_step
 from stin.validation import validate
 
+NUM_PICTURES = 10
+"""How often, over a training, pictures go to TensorBoard, beside the first step."""
 LOADER_WAIT_WARNING = 0.3
 """Share of the time spent waiting for the loader from which a person is told."""
 LOADER_WAIT_STEPS = 50
@@ -80,6 +83,7 @@ class TrainingLoop:
                 state.num_repeated += int(ranks.sums([batch.num_repeated])[0])
                 at_end = state.step == job.total_steps
                 self._log_step(report, at_end=at_end)
+                self._log_pictures(batch)
                 if job.lists.held_out and (
                     at_end or state.step % (config.val_every_epochs * job.per_epoch) == 0
                 ):
@@ -118,6 +122,13 @@ class TrainingLoop:
             "memory_gib": peak_memory_bytes(self.learner.device) / 2**30,
         }
         self.log.curve("speed", step=step, values=speed)
+
+    def _log_pictures(self, batch: Batch) -> None:
+        step, every = self.state.step, max(1, self.job.total_steps // NUM_PICTURES)
+        if self.log is None or not self.log.has_pictures or not (step == 1 or step % every == 0):
+            return
+        for name, image_HWC in training_pictures(self.learner, batch).items():
+            self.log.picture(f"pictures/{name}", step=step, image_HWC=image_HWC)
 
     def _validate(self) -> None:
         job, state = self.job, self.state
