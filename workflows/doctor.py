@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -19,6 +20,15 @@ EXAMPLES = """\b
 Example:
   stin-pipe doctor --folder runs
 """
+
+
+EXTRAS = {
+    "cluster": (("ray", "many nodes, --train-workers"),),
+    "report": (("tensorboard", "event files"), ("matplotlib", "pictures of ablations")),
+    "cuda": (("numba-cuda", "flow on a GPU"),),
+}
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, not written
+WANTED_SHARED_BYTES = 1 << 30
 
 
 class _Absent(Exception):
@@ -44,7 +54,7 @@ class Check:
 )
 @common_options
 def doctor(output: Output, folder: Path) -> None:
-    """Check Python, ffmpeg, flow, GPU, Ray, disk and shared memory; exit code 1 if a need is missing."""
+    """Check Python, ffmpeg, GPU, flow, disk, shared memory, locks, extras; exit code 1 if a need is missing."""
     tests: list[tuple[str, Callable[[], str], bool]] = [
         ("python", lambda: f"{platform.python_version()} on {platform.system()} {platform.machine()}", True),
         ("ffmpeg", _ffmpeg, True),
@@ -53,11 +63,12 @@ def doctor(output: Output, folder: Path) -> None:
         ("opencv", lambda: _version("cv2"), True),
         ("flow", _flow, True),
         ("h5py", _hdf5, True),
-        ("ray", lambda: _version("ray"), False),
         ("cores", lambda: f"{len(os.sched_getaffinity(0))} usable", True),
         ("disk", lambda: f"{size(shutil.disk_usage(folder).free)} free at {folder.absolute()}", True),
-        ("shared memory", lambda: f"{size(shutil.disk_usage('/dev/shm').free)} free in /dev/shm", False),  # noqa: S108
+        ("shared memory", lambda: _shared_memory(SHARED_MEMORY), False),
         ("run folder", lambda: _publishing(folder), True),
+        ("file locks", lambda: _locks(folder), False),
+        *((f"extra {name}", lambda name=name: _extra(name), False) for name in EXTRAS),
     ]
     checks = [_check(name, test, needed) for name, test, needed in tests]
     for check in checks:
@@ -96,10 +107,26 @@ def _ffmpeg() -> str:
 def _gpu() -> str:
     import torch
 
-    if not torch.cuda.is_available():
-        raise _Absent("no CUDA device that torch can use; flow and training run on the CPU")
-    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return f"{', '.join(names)}, CUDA {torch.version.cuda}"
+    driver = _driver()
+    if torch.cuda.is_available():
+        devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        names = ", ".join(f"{device.name} ({size(device.total_memory)})" for device in devices)
+        return f"{names}, driver {driver or 'unknown'}, torch's CUDA {torch.version.cuda}"
+    if driver is None:
+        raise _Absent("no NVIDIA driver here; flow and training run on the CPU")
+    if torch.version.cuda is None:
+        raise _Absent(f"driver {driver} is here, but this torch is built without CUDA; install one with CUDA")
+    raise _Absent(f"driver {driver} and torch's CUDA {torch.version.cuda} find no device they can use")
+
+
+def _driver() -> str | None:
+    """Return the version of the NVIDIA driver, None without one."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    match = re.search(r"\b(\d{3,}\.\d+(\.\d+)?)\b", text)
+    return match[1] if match else "of unknown version"
 
 
 def _flow() -> str:
@@ -137,3 +164,38 @@ def _publishing(folder: Path) -> str:
         publish_bytes(path, b"y")
         os.link(path, path.with_name("link"))
     return f"{folder.absolute()} can be written, renames and links are atomic"
+
+
+def _locks(folder: Path) -> str:
+    """Try flock on the file system of the runs; a run does without, other programs may not."""
+    import fcntl
+
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".stin-pipe-doctor-") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise _Absent(f"flock is refused ({error.strerror}); runs use links instead") from error
+    return "flock works"
+
+
+def _shared_memory(folder: Path) -> str:
+    free = shutil.disk_usage(folder).free
+    if free < WANTED_SHARED_BYTES:
+        raise _Absent(
+            f"only {size(free)} free in {folder}: Ray and loader workers want {size(WANTED_SHARED_BYTES)} "
+            "(containers: --shm-size 4g)"
+        )
+    return f"{size(free)} free in {folder}"
+
+
+def _extra(name: str) -> str:
+    """Return the versions of an extra's packages."""
+    found, lacking = [], []
+    for package, purpose in EXTRAS[name]:
+        try:
+            found.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            lacking.append(f"{package} ({purpose})")
+    if lacking:
+        raise _Absent(f'no {", ".join(lacking)}: pip install "stin-pipe[{name}]"')
+    return ", ".join(found)
