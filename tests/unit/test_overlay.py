@@ -3,13 +3,17 @@
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
+from pipeline.decode import DecodeNotes, decode_frames
+from pipeline.ffmpeg import Ffmpeg
 from stin.fusion import softmax
 from stin.running import Running
+from stin.shards.errors import StinPipeError
 from stin.transforms import Crop
-from workflows.overlay import overlay_paths, running_probabilities
-from workflows.overlay_scene import INK, PAPER, _text_width, _write
+from workflows.overlay import _encode, overlay_paths, running_probabilities
+from workflows.overlay_scene import HEIGHT, INK, PAPER, WIDTH, _text_width, _write
 
 
 def test_one_video_gives_one_file_and_several_a_folder(tmp_path: Path) -> None:
@@ -52,6 +56,51 @@ def test_running_streams_are_fused_as_fuse_eval_does() -> None:
     np.testing.assert_allclose(
         running_probabilities({"spatial": spatial}, (1.0, 3.0)), softmax(spatial.logits)
     )
+
+
+def pictures(count: int):
+    for number in range(count):
+        yield np.full((HEIGHT, WIDTH, 3), 40 + 20 * number, np.uint8)
+
+
+@pytest.mark.parametrize("has_h264", [True, False])
+def test_what_is_encoded_decodes_to_the_same_pictures(tmp_path: Path, monkeypatch, has_h264: bool) -> None:
+    """H.264, and MPEG-4 where ffmpeg lacks it."""
+    if not has_h264:
+        monkeypatch.setattr("workflows.overlay._has_encoder", lambda program, name: False)
+    out = tmp_path / "new" / "out.mp4"
+    _encode(out, pictures(6), 12.5)
+    notes = DecodeNotes()
+    frames = list(decode_frames(out, notes))
+    assert [frame.shape for frame in frames] == [(HEIGHT, WIDTH, 3)] * 6 and notes.fps == 12.5
+    for number, frame in enumerate(frames):
+        assert np.abs(frame.astype(int) - (40 + 20 * number)).max() <= 6
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_a_failing_encoder_leaves_the_older_overlay_and_says_why(tmp_path: Path, monkeypatch) -> None:
+    program = tmp_path / "ffmpeg"
+    program.write_text("#!/bin/sh\nhead -c 1000 > /dev/null\necho no room left >&2\nexit 1\n")
+    program.chmod(0o755)
+    broken = Ffmpeg(path=str(program), version="6", major=6, source="test")
+    monkeypatch.setattr("pipeline.ffmpeg.find_ffmpeg", lambda: broken)
+    out = tmp_path / "shown" / "out.mp4"
+    out.parent.mkdir()
+    out.write_bytes(b"older")
+    with pytest.raises(StinPipeError, match=r"out\.mp4: ffmpeg cannot encode the overlay: no room left"):
+        _encode(out, pictures(20), 25.0)
+    assert list(out.parent.iterdir()) == [out] and out.read_bytes() == b"older"
+
+
+def test_a_picture_that_cannot_be_drawn_ends_the_encoder(tmp_path: Path) -> None:
+    def failing():
+        yield from pictures(2)
+        raise StinPipeError("damaged")
+
+    with pytest.raises(StinPipeError, match="damaged"):
+        _encode(tmp_path / "out.mp4", failing(), 25.0)
+    assert list(tmp_path.iterdir()) == []
+    assert not [item for item in psutil.Process().children() if "ffmpeg" in item.name()]
 
 
 @pytest.mark.parametrize("name", ["Brush Hair", "Überholen", "Прыжок", "跳舞", "\u202e<b>\n\0", "a" * 5000])
