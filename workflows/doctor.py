@@ -54,7 +54,7 @@ class Check:
 )
 @common_options
 def doctor(output: Output, folder: Path) -> None:
-    """Check Python, ffmpeg, GPU, flow, disk, shared memory, locks, extras; exit code 1 if a need is missing."""
+    """Check Python, ffmpeg, GPU, flow, disk, shared memory, locks, extras; exit code 1 if a need is unmet."""
     tests: list[tuple[str, Callable[[], str], bool]] = [
         ("python", lambda: f"{platform.python_version()} on {platform.system()} {platform.machine()}", True),
         ("ffmpeg", _ffmpeg, True),

@@ -139,7 +139,7 @@ def _connect(ray: Any, address: str | None, num_workers: int | None) -> None:
         options |= {"address": "local", "num_cpus": num_workers or os.cpu_count()}
     try:
         ray.init(**options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # what does not come up in time is a plain Exception of Ray
         place = f"no Ray cluster at {address}" if address else "Ray does not start on this machine"
         raise StinPipeError(f"{place}: {error}; check --address, or use --runner local") from error
     finally:
