@@ -71,8 +71,8 @@ def predict(
     An overlay (960x540, no sound) shows the video, its flow in colours, where the temporal stream attends to
     (or where the spatial one sees a change), and five times a second (240 times a video at most) what the
     streams say of the last 4 seconds: as many clips as in the training, centre crop, fused as the whole video
-    is. Its foot says what they say of the whole video. An older overlay of that name is replaced, a video never. Letters of most
-    scripts are drawn; emoji are not, and right-to-left scripts are not joined.
+    is. Its foot says what they say of the whole video. An older overlay of that name is replaced, a video
+    never. Letters of most scripts are drawn; emoji are not, and right-to-left scripts are not joined.
     """
     from workflows.fusion_choice import choose_fusion
     from workflows.predict_video import predict_video
