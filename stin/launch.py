@@ -206,7 +206,7 @@ def _import_ray() -> Any:
     if missing:
         raise StinPipeError(
             f"--train-workers needs Ray Train, and {', '.join(missing)} is not installed; "
-            'run `pip install "ray[train]"`, or start the command with torchrun'
+            'pip install "stin-pipe[cluster]", or start the command with torchrun'
         )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
