@@ -130,7 +130,7 @@ def export_shard(task: ExportTask) -> ExportReport:
 def write_lists(out: Path, manifest: Manifest) -> list[Path]:
     """Write OUT/lists: `<stream>_<side>_split_<split>.txt` with `folder total label`, and classInd.txt.
 
-    Lists of flow count T-1 fields, those of frames T frames. Videos that could not be extracted are in none.
+    Lists of flow count T-1 fields, those of frames T frames. Videos without a folder are in none.
     """
     folders = folder_names(list(manifest.videos))
     (out / "lists").mkdir(exist_ok=True)
@@ -139,7 +139,11 @@ def write_lists(out: Path, manifest: Manifest) -> list[Path]:
     publish_bytes(written[0], text.encode())
     for split in manifest.split_names:
         for side in ("train", "test"):
-            videos = [video for video in manifest.videos.values() if video.splits.get(split) == side]
+            videos = [
+                video
+                for video in manifest.videos.values()
+                if video.splits.get(split) == side and (out / FRAMES / folders[video.id]).is_dir()
+            ]
             for stream, less in (("rgb", 0), ("flow", 1)):
                 path = out / "lists" / f"{stream}_{side}_split_{_safe(split)}.txt"
                 publish_bytes(path, "".join(_row(video, folders, less) for video in videos).encode())

@@ -91,7 +91,12 @@ def _prepare(out: Path, manifest: "Manifest", bound_px: float) -> None:
     from stin.shards.errors import StinPipeError
     from stin.shards.publish import publish_json
 
-    about = {"fingerprint": manifest.fingerprint, "classes": list(manifest.classes), "bound_px": bound_px}
+    about: dict[str, Any] = {
+        "fingerprint": manifest.fingerprint,
+        "classes": list(manifest.classes),
+        "bound_px": bound_px,
+        "videos": {video.id: video.digest for video in manifest.videos.values()},
+    }
     out.mkdir(parents=True, exist_ok=True)
     record = out / "export.json"
     if not record.exists():
@@ -103,8 +108,14 @@ def _prepare(out: Path, manifest: "Manifest", bound_px: float) -> None:
         found = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StinPipeError(f"{record}: cannot be read ({error}); export into a new folder") from error
-    if found != about:
+    known = found.get("videos", {}) if isinstance(found, dict) else {}
+    if not isinstance(found, dict) or found | {"videos": {}} != about | {"videos": {}}:
         raise StinPipeError(
             f"--out {out}: holds an export of other parameters or another --bound (see export.json); "
             "give a new folder"
         )
+    if other := [name for name, digest in about["videos"].items() if known.get(name, digest) != digest]:
+        raise StinPipeError(
+            f"--out {out}: holds other content of {len(other)} videos (first: {other[0]}); give a new folder"
+        )
+    publish_json(record, about | {"videos": known | about["videos"]})

@@ -143,6 +143,10 @@ def test_export_resumes_and_refuses_what_is_not_its_own(
     assert {path.name: path.read_bytes() for path in lost.iterdir()} == kept
     assert not list(out.glob("rawframes/*/.*"))
     assert "another --bound" in call(*arguments, out, "--bound", 7).json["error"]
+    record = json.loads((out / "export.json").read_text())
+    record["videos"]["red-up/v_red-up_01.avi"] = "another digest"
+    (out / "export.json").write_text(json.dumps(record))
+    assert "other content of 1 videos (first: red-up/v_red-up_01.avi)" in call(*arguments, out).json["error"]
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").touch()
     assert "holds other things" in call(*arguments, tmp_path / "thesis").json["error"]
@@ -159,7 +163,9 @@ def test_a_damaged_shard_exports_the_rest(extracted_run: Path, tmp_path: Path, c
     called = call("export", "--run", run, "--out", tmp_path / "out", "--json")
     assert called.code == 1 and called.json["videos"] == 26
     assert "00003.h5" in called.json["problems"][0]
-    assert len(list((tmp_path / "out" / "rawframes").glob("*/*"))) == 26
+    there = {str(path.relative_to(tmp_path / "out/rawframes")) for path in tmp_path.glob("out/rawframes/*/*")}
+    lists = [path.read_text().splitlines() for path in (tmp_path / "out/lists").glob("rgb_*")]
+    assert {line.split(" ")[0] for lines in lists for line in lines} == there and len(there) == 26
 
 
 def test_bad_folders_are_failures_and_new_ones_join(exported: Path, tmp_path: Path, call) -> None:
