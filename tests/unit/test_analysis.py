@@ -11,6 +11,7 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix, log_loss,
 
 from stin.analysis import analyse, fused_answers
 from stin.calibration import calibrate, log_softmax
+from stin.comparison import compare, recording_numbers
 from stin.fusion import accuracy, fuse, softmax
 from stin.scores import Scores
 
@@ -77,40 +78,71 @@ def test_what_is_perfectly_calibrated_has_no_error():
     assert far.nll == pytest.approx((10000 + np.log(1 + np.exp(-1))) / 2)
 
 
-# Four videos, two streams: by hand. Spatial is right in v0, v1; temporal in v0, v2; the fusion in v0, v1, v3.
-LABELS = [0, 0, 1, 2]
-SPATIAL = scores("spatial", [[4, 0, 0], [9, 0, 0], [3, 0, 0], [0, 3, 2.9]], LABELS)
-TEMPORAL = scores("temporal", [[4, 0, 0], [0, 1, 0], [0, 1, 0], [2.9, 0, 2.8]], LABELS)
+# Five videos, two streams: by hand. Spatial is right in v0, v1; temporal in v0, v2; the fusion in v0, v1, v3.
+LABELS = [0, 0, 1, 2, 1]
+SPATIAL = scores("spatial", [[4, 0, 0], [9, 0, 0], [3, 0, 0], [0, 3, 2.9], [1, 0, 0]], LABELS)
+TEMPORAL = scores("temporal", [[4, 0, 0], [0, 1, 0], [0, 1, 0], [2.9, 0, 2.8], [0, 0, 5]], LABELS)
 
 
 def test_agreement_classes_and_confusions_by_hand():
-    found = analyse([SPATIAL, TEMPORAL], fuse(SPATIAL, TEMPORAL, weights=(1, 1)), num_listed=5)
+    found = analyse([SPATIAL, TEMPORAL], fuse(SPATIAL, TEMPORAL, weights=(1, 1)), num_listed=6)
     agreement = found.agreement
     assert agreement.right_in_all == ("v0",)
     assert agreement.right_alone == {"spatial": ("v1",), "temporal": ("v2",)}
-    assert agreement.right_in_none == agreement.won_by_fusion == ("v3",)
+    assert agreement.right_in_none == ("v3", "v4")
+    assert agreement.won_by_fusion == ("v3",)
     assert agreement.lost_by_fusion == ("v2",)
     assert {name: item.top1 for name, item in found.accuracies.items()} == {
-        "spatial": 0.5,
-        "temporal": 0.5,
-        "fused": 0.75,
+        "spatial": 0.4,
+        "temporal": 0.4,
+        "fused": 0.6,
     }
-    assert found.accuracies["fused"].top1_of_listed == 0.6
+    assert found.accuracies["fused"].top1_of_listed == 0.5
     rows = {row.name: row for row in found.classes}
-    assert rows["c1"].right == {"spatial": 0.0, "temporal": 1.0, "fused": 0.0}
+    assert rows["c1"].right == {"spatial": 0.0, "temporal": 0.5, "fused": 0.0}
     assert (rows["c0"].count, rows["c0"].mistaken_for, rows["c1"].mistaken_for) == (2, None, "c0")
     assert [(pair.truth, pair.guess, pair.count, pair.share) for pair in found.confusions] == [
-        ("c1", "c0", 1, 1.0)
+        ("c1", "c0", 1, 0.5),
+        ("c1", "c2", 1, 0.5),
     ]
     pairs = {(item.first, item.second): item for item in found.comparisons}
     assert list(pairs) == [("fused", "spatial"), ("fused", "temporal"), ("spatial", "temporal")]
     first = pairs["fused", "spatial"]
-    assert (first.num_both, first.num_first_alone, first.num_second_alone, first.num_neither) == (2, 1, 0, 1)
-    assert first.top1.value == 0.25 and first.mean_class.value == pytest.approx(1 / 3)
+    assert (first.num_both, first.num_first_alone, first.num_second_alone, first.num_neither) == (2, 1, 0, 2)
+    assert first.top1.value == pytest.approx(0.2) and first.mean_class.value == pytest.approx(1 / 3)
     assert first.mcnemar_p == 1.0
     for name, item in found.accuracies.items():
         for metric, interval in found.intervals[name].items():
             assert interval.low <= getattr(item, metric) <= interval.high
+
+
+def test_paired_intervals_come_from_the_two_answers_that_are_compared():
+    """Copies in recordings of four, so that the bootstrap decides the width."""
+    rng = np.random.default_rng(4)
+    labels = np.repeat(rng.integers(0, 3, 30), 4)
+    spatial, temporal = (
+        scores(name, np.repeat(rng.normal(size=(30, 3)), 4, axis=0), labels)
+        for name in ("spatial", "temporal")
+    )
+    recordings = {video_id: f"g{row // 4}" for row, video_id in enumerate(spatial.ids)}
+    fused = fuse(spatial, temporal)
+    found = analyse([spatial, temporal], fused, recordings=recordings)
+    assert found.num_recordings == 30
+    right = {
+        name: item.logits.argmax(1) == labels for name, item in (("spatial", spatial), ("temporal", temporal))
+    }
+    right["fused"] = fused.scores.argmax(1) == labels
+    for item in found.comparisons:
+        alone = compare(
+            *(item.first, right[item.first], item.second, right[item.second]),
+            *(labels, recording_numbers(spatial.ids, labels, recordings)),
+        )
+        assert item == alone
+        narrow = compare(
+            item.first, right[item.first], item.second, right[item.second], labels, np.arange(120)
+        )
+        widths = [pair.top1.interval.high - pair.top1.interval.low for pair in (item, narrow)]
+        assert widths[0] > 1.5 * widths[1]
 
 
 def test_confusions_are_scikit_learn_s():
@@ -132,7 +164,7 @@ def test_confusions_are_scikit_learn_s():
 
 
 def test_streams_in_another_order_give_the_same_analysis():
-    order = [2, 0, 3, 1]
+    order = [2, 0, 4, 3, 1]
     shuffled = scores(
         "temporal",
         TEMPORAL.logits[order],

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from stin.comparison import compare, recording_numbers
+from stin.comparison import compare_drawn, recording_numbers
 from stin.intervals import (
     difference_interval,
     exact_mcnemar,
@@ -117,7 +117,7 @@ def test_intervals_hold_the_truth_as_often_as_they_claim(design):
         by_class = share_interval(
             answers[0].mean(), standard_error=drawn.by_class[:, 0].std(), largest_n=worth_by_class(labels)
         )
-        pair = compare("a", answers[0], "b", answers[1], labels, recordings)
+        pair = compare_drawn("a", answers[0], "b", answers[1], labels, drawn=drawn, columns=(0, 1))
         found = [(top1, chances.mean()), (by_class, chances.mean())]
         found += [(pair.top1.interval, 0.0), (pair.mean_class.interval, 0.0)]
         held += [interval.low <= truth <= interval.high for interval, truth in found]
