@@ -70,38 +70,86 @@ def test_strides_are_torchvisions():
     assert network(torch.zeros(1, 3, 64, 96)).shape == (1, 2048, 2, 3)
 
 
-def test_a_plain_second_writing_of_resnet18_gives_the_same_output():
+BLOCKS = {
+    "resnet18": (2, 2, 2, 2),
+    "resnet34": (3, 4, 6, 3),
+    "resnet50": (3, 4, 6, 3),
+    "resnet101": (3, 4, 23, 3),
+}
+
+
+def published_entries(name, width=64):
+    """All entries of torchvision's state dictionary without fc, written from the paper's table 1."""
+    wide = name in ("resnet50", "resnet101")
+
+    def norm(at, channels):
+        sizes = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (channels,))
+        return {f"{at}.{part}": size for part, size in (sizes | {"num_batches_tracked": ()}).items()}
+
+    found = {"conv1.weight": (width, 3, 7, 7), **norm("bn1", width)}
+    given = width
+    for stage, count in enumerate(BLOCKS[name]):
+        inner = width * 2**stage
+        made = 4 * inner if wide else inner
+        for block in range(count):
+            at = f"layer{stage + 1}.{block}"
+            kernels = ((inner, given, 1), (inner, inner, 3), (made, inner, 1))
+            kernels = kernels if wide else ((inner, given, 3), (inner, inner, 3))
+            for number, (out, into, size) in enumerate(kernels, start=1):
+                found[f"{at}.conv{number}.weight"] = (out, into, size, size)
+                found |= norm(f"{at}.bn{number}", out)
+            if given != made or (block == 0 and stage):
+                found[f"{at}.downsample.0.weight"] = (made, given, 1, 1)
+                found |= norm(f"{at}.downsample.1", made)
+            given = made
+    return found
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_every_entry_has_the_published_name_and_shape(name):
+    with torch.device("meta"):
+        state = build_backbone(name, in_channels=3).state_dict()
+    assert {key: tuple(value.shape) for key, value in state.items()} == published_entries(name)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_plain_second_writing_gives_the_same_output(name):
     torch.manual_seed(0)
-    network = ResNet("resnet18", width=8, num_classes=5).eval()
+    network = ResNet(name, width=8, num_classes=5).eval()
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_()
+            module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 2)
     x = torch.randn(2, 3, 64, 64)
     state = network.state_dict()
+    wide = name in ("resnet50", "resnet101")
 
-    def conv(y, name, stride, padding):
-        return torch.nn.functional.conv2d(y, state[f"{name}.weight"], stride=stride, padding=padding)
+    def conv(y, at, stride):
+        weight = state[f"{at}.weight"]
+        return torch.nn.functional.conv2d(y, weight, stride=stride, padding=weight.shape[-1] // 2)
 
-    def norm(y, name):
+    def norm(y, at):
         shape = (1, -1, 1, 1)
         mean, var, weight, bias = (
-            state[f"{name}.{part}"].view(shape) for part in ("running_mean", "running_var", "weight", "bias")
+            state[f"{at}.{part}"].view(shape) for part in ("running_mean", "running_var", "weight", "bias")
         )
         return (y - mean) / torch.sqrt(var + 1e-5) * weight + bias
 
-    y = torch.relu(norm(conv(x, "conv1", 2, 3), "bn1"))
+    y = torch.relu(norm(conv(x, "conv1", 2), "bn1"))
     y = torch.nn.functional.max_pool2d(y, 3, 2, 1)
-    for stage in range(1, 5):
-        for block in range(2):
+    for stage, count in enumerate(BLOCKS[name], start=1):
+        for block in range(count):
             at, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
-            inner = torch.relu(norm(conv(y, f"{at}.conv1", stride, 1), f"{at}.bn1"))
-            inner = norm(conv(inner, f"{at}.conv2", 1, 1), f"{at}.bn2")
-            if stride == 2:
-                y = norm(conv(y, f"{at}.downsample.0", 2, 0), f"{at}.downsample.1")
+            strides = (1, stride, 1) if wide else (stride, 1)
+            inner = y
+            for number, step in enumerate(strides, start=1):
+                inner = norm(conv(inner, f"{at}.conv{number}", step), f"{at}.bn{number}")
+                inner = torch.relu(inner) if number < len(strides) else inner
+            if f"{at}.downsample.0.weight" in state:
+                y = norm(conv(y, f"{at}.downsample.0", stride), f"{at}.downsample.1")
             y = torch.relu(inner + y)
     expected = y.mean((2, 3)) @ state["fc.weight"].T + state["fc.bias"]
-    torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
 
 @pytest.mark.parametrize("name", ["resnet18-w8", "resnet50-w8"])
