@@ -68,6 +68,7 @@ inside sh -c 'id >&2; ! touch /opt/x 2> /dev/null && ! touch /etc/x 2> /dev/null
 inside stin-pipe doctor --folder /runs --json > "$work/doctor.json" 2> "$work/doctor.log" || true
 cat "$work/doctor.log" >&2
 started=$SECONDS
+[[ -z ${ONLY_DOCTOR:-} ]] || { echo "{\"build_s\": $build_s, \"image_MiB\": $size}"; exit 0; }
 inside stin-pipe demo --run /runs/demo --json "$@" > "$work/demo.json" 2> "$work/demo.log" \
   || { tail -n 20 "$work/demo.log" >&2; exit 1; }
 tail -n 14 "$work/demo.log" >&2

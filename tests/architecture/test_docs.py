@@ -1,0 +1,93 @@
+"""The documents say what the program does: its commands, its options, its error texts, its files."""
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SOURCES = [path for package in ("pipeline", "stin", "workflows") for path in (ROOT / package).rglob("*.py")]
+
+
+def texts() -> list[str]:
+    """Every text in the source, with a mark in place of what is put in when the program runs."""
+    found = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values)
+                found.append("".join(parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def test_every_quoted_error_is_a_text_of_the_program() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    quotes = re.findall(r"^- `([^`]+)`:", page, flags=re.MULTILINE)
+    assert len(quotes) >= 30
+    known = texts()
+    for quote in quotes:
+        parts = [re.escape(part) for part in quote.split("...") if part.strip()]
+        pattern = re.compile(".*".join(parts), flags=re.DOTALL)
+        assert any(pattern.search(text) for text in known), f"no such text in the program: {quote}"
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    """The `stin-pipe` lines of a page's code blocks."""
+    found = []
+    for block in re.findall(r"^```\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            if "stin-pipe " in line and not re.search(r"docker|──|image:", line):
+                words = shlex.split(line[line.index("stin-pipe ") :], comments=True)
+                found.append([word for word in words if word not in ("&&", ";")])
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_line_can_be_given(page: Path) -> None:
+    import click
+
+    from workflows.cli import cli
+
+    for words in commands_of(page):
+        context = click.Context(cli)
+        command = cli.get_command(context, words[1])
+        assert command is not None, words
+        rest = words[2:]
+        if isinstance(command, click.Group):
+            command, rest = command.get_command(context, rest[0]), rest[1:]
+            assert command is not None, words
+        options = {option for item in command.params for option in item.opts} | {"--help"}
+        for word in rest:
+            if word.startswith("--"):
+                assert word.split("=")[0] in options, f"{page.name}: {shlex.join(words)}: {word}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for page in PAGES[1:]:
+        assert f"docs/{page.name}" in readme
+
+
+def test_the_code_of_the_shard_format_reads_a_shard(
+    extracted_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "shard-format.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(extracted_run / "extract" / "shards")
+    names: dict = {}
+    exec(compile(code, "docs/shard-format.md", "exec"), names)  # noqa: S102 - our own page
+    assert names["frames"].shape == (7, 32, 48, 3)
+    assert names["x_px"].shape == names["y_px"].shape == (6, 32, 48)
+    assert abs(names["x_px"]).max() > 0.5  # something moves in the made videos
+    assert capsys.readouterr().out.count("\n") == 1  # one video in a shard of so few
