@@ -19,6 +19,7 @@ import numpy as np
 
 from stin.shards.codec import Window, decode_field, decode_rgb
 from stin.shards.errors import ShardError, StinPipeError
+from stin.shards.places import PlaceTable
 from stin.shards.publish import canonical_json
 from stin.shards.schema import FORMAT_VERSION, FlowCoding, Manifest, Stream, attributes_crc
 from stin.shards.writer import item_crc
@@ -162,24 +163,6 @@ def content_digest(shard: ShardFile, name: str) -> str:
     return digest.hexdigest()
 
 
-class _Places:
-    """Where each video is, in arrays: processes that read share them, as they do not share objects."""
-
-    def __init__(self, manifest: Manifest) -> None:
-        rows = sorted((_bytes(video.id), video.shard, video.group) for video in manifest.videos.values())
-        self._ids = np.array([row[0] for row in rows], np.bytes_)
-        self._shards = np.array([row[1] for row in rows], np.bytes_)
-        self._groups = np.array([row[2] for row in rows], np.bytes_)
-
-    def find(self, video_id: str) -> tuple[str, str] | None:
-        """Return shard and group of a video; None for one that is not there."""
-        wanted = _bytes(video_id)
-        row = int(np.searchsorted(self._ids, np.bytes_(wanted))) if len(self._ids) else 0
-        if row == len(self._ids) or self._ids[row] != wanted:
-            return None
-        return self._shards[row].decode(), self._groups[row].decode()
-
-
 class ShardReader:
     """Random access to the videos of a run by id; cheap to pickle, safe to fork.
 
@@ -190,7 +173,7 @@ class ShardReader:
 
     def __init__(self, extract_dir: Path, manifest: Manifest) -> None:
         self._shards = Path(extract_dir) / "shards"
-        self._places = _Places(manifest)
+        self._places = PlaceTable(manifest)
         self._open: OrderedDict[str, ShardFile] = OrderedDict()
         self._process = os.getpid()
 
@@ -242,20 +225,24 @@ class ShardReader:
         place = self._places.find(video_id)
         if place is None:
             raise StinPipeError(f"video {video_id!r} is not in the manifest of {self._shards.parent}")
-        shard, group = place
-        if shard not in self._open:
-            self._open[shard] = ShardFile(self._shards / f"{shard}.h5")
+        if place.shard not in self._open:
+            self._open[place.shard] = ShardFile(self._shards / f"{place.shard}.h5")
             if len(self._open) > MAX_OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
-        self._open.move_to_end(shard)
-        opened = self._open[shard]
-        found = opened.video(group).id
-        if found != video_id:
+        self._open.move_to_end(place.shard)
+        opened = self._open[place.shard]
+        found = opened.video(place.group)
+        if found.id != video_id:
             raise ShardError(
-                f"{opened.path}: group {group} holds {found!r}, but the manifest says {video_id!r}; "
+                f"{opened.path}: group {place.group} holds {found.id!r}, but the manifest says {video_id!r}; "
                 "run extract again to rebuild the manifest"
             )
-        return opened, group
+        if found.attributes["digest"] != place.digest:
+            raise ShardError(
+                f"{opened.path}: video {video_id} is not the one that the manifest lists: the shard was made "
+                "anew since; give the command again, or run extract again to rebuild the manifest"
+            )
+        return opened, place.group
 
 
 def _checked_attributes(source: h5py.AttributeManager, path: Path, what: str) -> dict[str, Any]:
@@ -266,10 +253,6 @@ def _checked_attributes(source: h5py.AttributeManager, path: Path, what: str) ->
     if "notes" in values:
         values["notes"] = json.loads(values["notes"])
     return values
-
-
-def _bytes(video_id: str) -> bytes:
-    return video_id.encode("utf-8", "surrogateescape")
 
 
 def _plain(value: Any) -> Any:

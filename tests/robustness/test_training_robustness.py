@@ -197,6 +197,18 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_videos(tiny_run, tmp
     assert_same_training(tmp_path, tmp_path.with_name("whole"))
 
 
+def test_too_little_memory_says_the_batch_and_the_flags(tiny_run, tmp_path, monkeypatch):
+    def exhausted(*_arguments, **_more):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr(stin.training_step, "stream_loss", exhausted)
+    expected = (
+        r"out of GPU memory at step 1 with 4 samples of 8 clips of 24 px; lower --batch-size or raise --acc"
+    )
+    with pytest.raises(StinPipeError, match=expected):
+        train(tiny_run, tmp_path)
+
+
 @pytest.mark.parametrize("loader_workers", [0, 2])
 def test_a_damaged_shard_stops_training_by_name_and_a_mended_one_resumes(
     made_shards, tmp_path, loader_workers
@@ -218,6 +230,24 @@ def test_a_damaged_shard_stops_training_by_name_and_a_mended_one_resumes(
         train(tmp_path / "run", tmp_path / "out", runtime=runtime)
     shard.write_bytes(content)
     assert train(tmp_path / "run", tmp_path / "out", runtime=runtime).steps == 6
+
+
+def test_a_shard_made_anew_under_a_training_is_told(made_shards, tmp_path):
+    made_shards.make_run(tmp_path / "run")
+    manifest = Manifest.load(tmp_path / "run" / "extract" / "manifest.json")
+    made_shards.make_run(tmp_path / "other", num_frames=13)  # the same ids with other content
+    name = "shards/00001.h5"
+    (tmp_path / "other" / "extract" / name).replace(tmp_path / "run" / "extract" / name)
+    expected = r"00001\.h5: video rises/v\d\d\.avi is not the one that the manifest lists.* run extract again"
+    with pytest.raises(StinPipeError, match=expected):
+        train_stream(
+            config(),
+            manifest=manifest,
+            extract_dir=tmp_path / "run" / "extract",
+            out_dir=tmp_path / "out",
+            split="1",
+            runtime=QUIET,
+        )
 
 
 def test_a_loader_worker_that_dies_is_one_clear_error(tiny_run, tmp_path, monkeypatch):
