@@ -25,6 +25,7 @@ _FLAGS = {
     "config.augment.flip": "--no-flip",
     "config.init": "--init",
     "config.num_segments": "--segments",
+    "config.optim.accumulate": "--accumulate",
     "config.optim.batch_size": "--batch-size",
     "config.optim.length": "--epochs",
     "config.optim.lr": "--lr",

@@ -10,6 +10,7 @@ import click
 
 from workflows.options import FILE, Names, common_options, run_option, usage_errors
 from workflows.output import Meter, Output
+from workflows.training_options import settings_option
 
 if TYPE_CHECKING:
     from stin.ablation import AblationStep, AblationTable, Variant
@@ -60,6 +61,7 @@ The first variant of a stream is what its others are compared with.
     default=0.2,
     help="Part of the training list held out to judge on.",
 )
+@settings_option
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
 @click.option("--amp", type=click.Choice(["auto", "off", "bf16", "fp16"]), default="auto")
 @click.option("--loader-workers", type=click.IntRange(min=0), help="Processes that read  [default: by cores]")
@@ -187,8 +189,9 @@ def _base(stream: str, dataset: str, options: dict[str, Any]) -> "TrainConfig":
 
     check_backbone_name(options["backbone"] or "resnet18")
     name = options["recipe"] or RECIPE_OF_DATASET.get(dataset, "small")
+    recipe = resolve_recipe(name, "spatial" if stream == "spatial" else "temporal")
     return override(
-        resolve_recipe(name, "spatial" if stream == "spatial" else "temporal"),
+        override(recipe, **options["settings"]),
         **{key: options[key] for key in ("backbone", "epochs", "batch_size", "val_share")},
         init=str(options["init"]) if options["init"] else None,
         flip=False if options["no_flip"] else None,

@@ -1,7 +1,6 @@
 """`stin-pipe train-spatial` and `stin-pipe train-temporal`: shards to trained streams."""
 
 import signal
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -9,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from workflows.options import FILE, common_options, run_option, usage_errors
+from workflows.options import usage_errors
 from workflows.output import Output, duration, size
+from workflows.training_options import training_options
 
 if TYPE_CHECKING:
     from stin.config import TrainConfig
@@ -28,79 +28,6 @@ Examples:
   stin-pipe train-spatial --run runs/ucf --train-workers 8             # one process a GPU, through Ray Train
 """
 TEMPORAL_EXAMPLES = SPATIAL_EXAMPLES.replace("train-spatial", "train-temporal")
-
-
-class WorkerRange(click.ParamType):
-    """A number of processes, `8`, or the least and the most, `4-8`."""
-
-    name = "N|MIN-MAX"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        """Read one number or two."""
-        if isinstance(value, tuple):
-            return value
-        least, _, most = str(value).partition("-")
-        if not least.isdigit() or not (most or least).isdigit() or not 1 <= int(least) <= int(most or least):
-            self.fail(f"expected a number such as 8 or a range such as 4-8, got {value!r}", param, ctx)
-        return int(least), int(most or least)
-
-
-def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that both trainings have."""
-    options = [
-        run_option(),
-        click.option("--split", default="1", help="Split to train on."),
-        click.option(
-            "--recipe",
-            help="tsn-ucf101, tsn-hmdb51 or small [default: by data set, small for own videos].",
-        ),
-        click.option("--backbone", help="resnet18, 34, 50, 101, or timm:NAME  [default: the recipe's]"),
-        click.option("--init", type=FILE, help="Weights to start from, .pth or .safetensors."),
-        click.option("--epochs", type=click.IntRange(min=1), help="[default: the recipe's length]"),
-        click.option(
-            "--batch-size", type=click.IntRange(min=1), help="Videos a step  [default: the recipe's]"
-        ),
-        click.option(
-            "--lr",
-            type=click.FloatRange(min=0, min_open=True),
-            help="Largest learning rate  [default: the recipe's]",
-        ),
-        click.option(
-            "--segments", "num_segments", type=click.IntRange(min=1), help="Clips of one video a step, K."
-        ),
-        click.option(
-            "--aux-weight", type=click.FloatRange(min=0), help="Weight of the auxiliary loss; 0 is off."
-        ),
-        click.option("--plain", is_flag=True, help="Without injection: a plain two-stream network's stream."),
-        click.option("--no-flip", is_flag=True, help="Never mirror; for data whose label is left or right."),
-        click.option(
-            "--val-share", type=click.FloatRange(0, 0.9), help="Part of the training list held out to watch."
-        ),
-        click.option("--seed", type=int, default=0, help="Seed of weights, order and augmentation."),
-        click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N."),
-        click.option(
-            "--amp",
-            type=click.Choice(["auto", "off", "bf16", "fp16"]),
-            default="auto",
-            help="Mixed precision.",
-        ),
-        click.option(
-            "--loader-workers", type=click.IntRange(min=0), help="Processes that read  [default: by cores]"
-        ),
-        click.option("--compile", "compile_", is_flag=True, help="Use torch.compile."),
-        click.option(
-            "--train-workers",
-            type=WorkerRange(),
-            help="Processes that share each batch, started by Ray Train  [default: this one alone]",
-        ),
-        click.option("--address", help="Ray cluster for the train workers  [default: this machine]"),
-        common_options,
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function
 
 
 @click.command("train-spatial", epilog=SPATIAL_EXAMPLES)
@@ -169,13 +96,15 @@ def _config(stream: str, dataset: str, options: dict[str, Any]) -> "TrainConfig"
             "num_segments",
             "aux_weight",
             "val_share",
+            "accumulate",
             "seed",
         )
     }
     with usage_errors():
         check_backbone_name(options["backbone"] or "resnet18")
+        recipe = resolve_recipe(name, "spatial" if stream == "spatial" else "temporal")
         return override(
-            resolve_recipe(name, "spatial" if stream == "spatial" else "temporal"),
+            override(recipe, **options["settings"]),
             **changes,
             init=str(options["init"]) if options["init"] else None,
             flip=False if options["no_flip"] else None,

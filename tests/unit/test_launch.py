@@ -157,6 +157,9 @@ def test_without_ray_train_one_line_says_what_to_install(tiny_run, tmp_path, mon
         (("--train-workers", "0"), "expected a number such as 8 or a range such as 4-8, got '0'"),
         (("--train-workers", "8-4"), "expected a number"),
         (("--address", "auto"), "--address: needs --train-workers N"),
+        (("--set", "dropout"), "expected name=value such as ema_decay=0.99, got 'dropout'"),
+        (("--set", "loudness=1"), "the spatial stream has no setting 'loudness'"),
+        (("--set", "dropout=2"), "dropout must be in [0, 1), got 2"),
     ],
 )
 def test_wrong_options_are_refused(call, tiny_run, tmp_path, given, message):

@@ -1,0 +1,119 @@
+"""The options that both trainings have."""
+
+import tomllib
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from workflows.options import FILE, common_options, run_option
+
+
+class Setting(click.ParamType):
+    """One setting of a recipe, `name=value`, with a value as TOML has it."""
+
+    name = "NAME=VALUE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Any]:
+        """Read the name and the value; text needs no quotes."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = str(value).partition("=")
+        if not equals or not name.isidentifier():
+            self.fail(f"expected name=value such as ema_decay=0.99, got {value!r}", param, ctx)
+        try:
+            found = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            found = text
+        return name, tuple(found) if isinstance(found, list) else found
+
+
+settings_option = click.option(
+    "--set",
+    "settings",
+    type=Setting(),
+    multiple=True,
+    callback=lambda ctx, param, value: dict(value),
+    help="A setting of the recipe that has no flag, such as ema_decay=0.99; repeatable.",
+)
+
+
+class WorkerRange(click.ParamType):
+    """A number of processes, `8`, or the least and the most, `4-8`."""
+
+    name = "N|MIN-MAX"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Read one number or two."""
+        if isinstance(value, tuple):
+            return value
+        least, _, most = str(value).partition("-")
+        if not least.isdigit() or not (most or least).isdigit() or not 1 <= int(least) <= int(most or least):
+            self.fail(f"expected a number such as 8 or a range such as 4-8, got {value!r}", param, ctx)
+        return int(least), int(most or least)
+
+
+def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that both trainings have."""
+    options = [
+        run_option(),
+        click.option("--split", default="1", help="Split to train on."),
+        click.option(
+            "--recipe",
+            help="tsn-ucf101, tsn-hmdb51 or small [default: by data set, small for own videos].",
+        ),
+        click.option("--backbone", help="resnet18, 34, 50, 101, or timm:NAME  [default: the recipe's]"),
+        click.option("--init", type=FILE, help="Weights to start from, .pth or .safetensors."),
+        click.option("--epochs", type=click.IntRange(min=1), help="[default: the recipe's length]"),
+        click.option(
+            "--batch-size", type=click.IntRange(min=1), help="Videos a step  [default: the recipe's]"
+        ),
+        click.option(
+            "--lr",
+            type=click.FloatRange(min=0, min_open=True),
+            help="Largest learning rate  [default: the recipe's]",
+        ),
+        click.option(
+            "--segments", "num_segments", type=click.IntRange(min=1), help="Clips of one video a step, K."
+        ),
+        click.option(
+            "--aux-weight", type=click.FloatRange(min=0), help="Weight of the auxiliary loss; 0 is off."
+        ),
+        click.option("--plain", is_flag=True, help="Without injection: a plain two-stream network's stream."),
+        click.option("--no-flip", is_flag=True, help="Never mirror; for data whose label is left or right."),
+        click.option(
+            "--val-share", type=click.FloatRange(0, 0.9), help="Part of the training list held out to watch."
+        ),
+        click.option(
+            "--accumulate",
+            type=click.IntRange(min=1),
+            help="Parts in which a batch is run; saves memory  [default: the recipe's, 1]",
+        ),
+        settings_option,
+        click.option("--seed", type=int, default=0, help="Seed of weights, order and augmentation."),
+        click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N."),
+        click.option(
+            "--amp",
+            type=click.Choice(["auto", "off", "bf16", "fp16"]),
+            default="auto",
+            help="Mixed precision.",
+        ),
+        click.option(
+            "--loader-workers", type=click.IntRange(min=0), help="Processes that read  [default: by cores]"
+        ),
+        click.option("--compile", "compile_", is_flag=True, help="Use torch.compile."),
+        click.option(
+            "--train-workers",
+            type=WorkerRange(),
+            help="Processes that share each batch, started by Ray Train  [default: this one alone]",
+        ),
+        click.option("--address", help="Ray cluster for the train workers  [default: this machine]"),
+        common_options,
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
