@@ -107,6 +107,7 @@ def score_split(
         raise StinPipeError(f"split {split!r} has no extracted {subset} video; take another split")
     about = asdict(protocol) | {"split": split, "subset": subset, "videos": list_digest(listed)}
     if out_path is not None and (found := _finished(out_path, model, about, listed)) is not None:
+        out_path.with_suffix(".journal").unlink(missing_ok=True)  # it was killed between the two
         on_progress(len(listed), len(listed))
         return found
     scorer, source = Scorer(model, protocol, notify), ShardReader(extract_dir, manifest)

@@ -93,6 +93,7 @@ def fuse_eval(output: Output, run_path: Path, split: str, **options: Any) -> Non
     """
     from stin.shards.schema import Manifest
     from workflows.evaluation_tables import mean_of_splits, show_result
+    from workflows.how_made import listed_but_not_there
     from workflows.run_dir import open_run, recorded
     from workflows.train import require_split
 
@@ -104,6 +105,8 @@ def fuse_eval(output: Output, run_path: Path, split: str, **options: Any) -> Non
         require_split(manifest, split)
     elif settings.files:
         raise click.UsageError("--scores: a file is of one split; give --split N")
+    if not_there := listed_but_not_there(manifest):
+        output.warn(not_there)
     splits = _trained_splits(run, manifest) if split == "all" else [split]
     for name in splits:
         _require_trained(run, name, settings)

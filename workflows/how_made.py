@@ -6,7 +6,7 @@ from typing import Any
 from stin.scorer import TestProtocol
 from stin.shards.schema import Manifest
 from stin.tuning import Tuning
-from workflows.score_streams import STREAMS, EvalSettings, StreamScores
+from workflows.score_streams import EvalSettings, StreamScores
 
 RECONSTRUCTION = (
     "the streams are a reconstruction of STIN (Signal, Image and Video Processing 17(4), 2023) from its "
@@ -35,11 +35,26 @@ def how_made(
         )
     else:
         said.append("nothing was tuned on the test list by this program")
+    if not_there := listed_but_not_there(manifest):
+        said.append(not_there)
     if manifest.flow_backend == "imported":
         said.append("frames and flow were imported, as another program made them")
     if any(item.info is not None for item in streams):
         said.append(RECONSTRUCTION)
     return tuple(said)
+
+
+def listed_but_not_there(manifest: Manifest) -> str:
+    """Say which listed videos no accuracy counts, or return an empty text."""
+    parts = [
+        f"{count} videos of the lists {what}"
+        for count, what in (
+            (manifest.num_absent, "are absent from the videos folder"),
+            (manifest.num_pending, "are not extracted yet"),
+        )
+        if count
+    ]
+    return f"{' and '.join(parts)}: they count nowhere, also not “of listed”" if parts else ""
 
 
 def protocol_json(
@@ -103,6 +118,3 @@ def _aux_share(item: StreamScores, settings: EvalSettings) -> float:
     if item.info is None or item.scores.aux_logits is None:
         return 0.0
     return item.info.stream.aux_at_test if settings.aux is None else settings.aux
-
-
-__all__ = ["STREAMS", "how_made", "protocol_json"]

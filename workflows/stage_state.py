@@ -84,7 +84,10 @@ def evaluation_state(path: Path) -> dict[str, Any]:
     name = f"{path.parent.name}/{path.name}"
     metrics = path / "metrics.json"
     if not metrics.exists():
-        return {"stage": name, "state": "unfinished"}
+        scored = ", ".join(sorted(item.stem for item in path.glob("*.npz"))) or "no stream"
+        scoring = ", ".join(sorted(item.stem for item in path.glob("*.journal")))
+        under_way = f", {scoring} begun" if scoring else ""
+        return {"stage": name, "state": f"unfinished ({scored} scored{under_way}); fuse-eval goes on there"}
     value = _record(metrics.read_text(encoding="utf-8", errors="replace"))
     if "fused" not in value:
         return {"stage": name, "state": f"damaged: {metrics} cannot be read; run fuse-eval again"}

@@ -25,6 +25,7 @@ from stin.shards.publish import publish_json
 from stin.shards.schema import FORMAT_VERSION, Manifest
 from stin.train import Runtime, train_stream
 from workflows.cli import cli
+from workflows.stage_state import evaluation_state
 
 SCORING = ("--segments", "2", "--crops", "1")
 MANY_CLIPS = ("--segments", "25", "--crops", "5")
@@ -119,6 +120,30 @@ def test_tuning_excludes_given_weights_and_files(trained: Path, other) -> None:
         evaluate(trained, "--tune-fusion", *other)
 
 
+def test_listed_videos_that_are_not_there_are_told(run: Path, capsys) -> None:
+    path = run / "extract" / "manifest.json"
+    replace(Manifest.load(path), num_absent=3, num_pending=2).save(path)
+    said = (
+        "3 videos of the lists are absent from the videos folder and 2 videos of the lists are not extracted "
+        "yet: they count nowhere, also not “of listed”"
+    )
+    assert said in evaluate(run)["how_made"]
+    assert f"warning: {said}" in capsys.readouterr().err
+
+
+def test_published_numbers_stand_beside_those_of_their_own_data(run: Path) -> None:
+    assert evaluate(run)["literature"] == {"rows": [], "differences": []}
+    path = run / "extract" / "manifest.json"
+    replace(Manifest.load(path), dataset="hmdb51").save(path)
+    found = evaluate(run)["literature"]
+    tsn = found["rows"][0]
+    assert (tsn["spatial"], tsn["temporal"], tsn["fused"]) == (0.544, 0.624, 0.695)
+    assert {row["scope"] for row in found["rows"]} == {"split 1"}
+    text = " ".join(found["differences"])
+    assert "here: spatial resnet18-w8, temporal resnet18-w8" in text
+    assert "25 clips in 10 crops; here 2 in 1" in text and "here 12 of its videos are held out" in text
+
+
 def test_files_replace_a_stream_and_add_a_third(run: Path) -> None:
     ours = evaluate(run)
     folder = run / "fuse-eval" / "split1"
@@ -197,6 +222,7 @@ def test_scoring_killed_goes_on_at_the_next_video(run: Path, monkeypatch) -> Non
     process.wait()
     content = journal.read_bytes()
     assert 3 <= _records(journal) < 12 and not (folder / "spatial.npz").exists()
+    assert evaluation_state(folder)["state"].startswith("unfinished (no stream scored, spatial begun)")
     scored = []
     monkeypatch.setattr(
         stin.evaluate.Scorer,
