@@ -88,6 +88,7 @@ def train_stream(
         device = choose_device(runtime.device, local_rank=ranks.local_rank, local_count=ranks.local_count)
         if device.type == "cuda":
             torch.cuda.set_device(device)
+            torch.backends.cudnn.benchmark = True  # all batches have one size, so trying kernels pays
         job = plan_training(
             config, manifest=manifest, out_dir=Path(out_dir), split=split, extraction=extraction or {}
         )

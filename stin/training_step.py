@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import operator
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -67,7 +68,8 @@ def train_step(
         group["lr"] = rate
     training_mode(learner)
     optimizer.zero_grad(set_to_none=True)
-    totals = {"loss": 0.0, "main": 0.0, "aux": 0.0}
+    losses: list[torch.Tensor] = []
+    shares: list[float] = []
     has_aux = False
     try:
         clips = network_input(
@@ -91,11 +93,10 @@ def train_step(
                 )
                 # Joining takes the mean over the processes; the shares are of the whole batch.
                 scaler.scale(loss.total * (share * ranks.count)).backward()
-            totals["loss"] += loss.total.item() * share
-            totals["main"] += loss.main.item() * share
-            if loss.aux is not None:
-                has_aux = True
-                totals["aux"] += loss.aux.item() * share
+            has_aux = loss.aux is not None
+            aux = loss.main.new_zeros(()) if loss.aux is None else loss.aux
+            losses.append(torch.stack([loss.total, loss.main, aux]).detach())
+            shares.append(share)
     except torch.OutOfMemoryError as error:
         raise StinPipeError(
             f"out of GPU memory at step {step + 1} with {len(batch.ids)} samples of "
@@ -104,14 +105,16 @@ def train_step(
         ) from error
     scaler.unscale_(optimizer)
     limit = config.clip_norm if config.clip_norm > 0 else float("inf")
-    norm = nn.utils.clip_grad_norm_(learner.network.parameters(), limit).item()
-    own_loss = totals["loss"]
-    totals = dict(zip(totals, ranks.sums(list(totals.values())), strict=True))
+    norm_tensor = nn.utils.clip_grad_norm_(learner.network.parameters(), limit)
+    # The one time in a step that the device is waited for.
+    *numbers, norm = torch.cat([*losses, norm_tensor.reshape(1).float()]).tolist()
+    own = [sum(map(operator.mul, numbers[place::3], shares)) for place in range(3)]
+    total, main, aux = ranks.sums(own)
     # A scaler of fp16 expects gradients to overflow now and then, and skips that step itself.
-    if not (math.isfinite(totals["loss"]) and (scaler.is_enabled() or math.isfinite(norm))):
+    if not (math.isfinite(total) and (scaler.is_enabled() or math.isfinite(norm))):
         raise StinPipeError(
-            f"step {step + 1}: the loss is {totals['loss']} and its gradient's norm {norm}, which must be "
-            f"finite; videos of this batch: {_listed(_suspects(batch, own_loss, ranks))}. "
+            f"step {step + 1}: the loss is {total} and its gradient's norm {norm}, which must be "
+            f"finite; videos of this batch: {_listed(_suspects(batch, own[0], ranks))}. "
             "The last checkpoint is kept; lower --lr, or look at these videos"
         )
     scaler.step(optimizer)
@@ -120,9 +123,9 @@ def train_step(
     if learner.average is not None:
         learner.average.update(learner.network, step=step)
     return StepReport(
-        loss=totals["loss"],
-        main_loss=totals["main"],
-        aux_loss=totals["aux"] if has_aux else None,
+        loss=total,
+        main_loss=main,
+        aux_loss=aux if has_aux else None,
         grad_norm=norm,
         lr=rate,
     )
