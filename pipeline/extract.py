@@ -23,8 +23,8 @@ from stin.shards.writer import ShardWriter, VideoWriter
 CHUNK_PIXELS = 32 * 340 * 256
 """Pixels of one chunk: 32 frames at 340x256, so that memory does not depend on a video's length."""
 
-GPU_CHUNKS = 8
-"""A GPU needs more pairs a launch to be full: 256 at 340x256."""
+GPU_CHUNKS = 4
+"""A GPU needs more pairs a launch to be full: 128 of a video at 340x256, with those of others beside it."""
 
 MAX_ASPECT = 8.0
 

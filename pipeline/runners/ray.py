@@ -64,15 +64,16 @@ def run_ray(
     import ray
 
     address = cluster_address(address)
-    kinds = slot_kinds(tasks[0].params.flow_backend, gpus_per_worker, cpus_per_worker)
     _connect(ray, address, num_workers)
     try:
         nodes = _nodes(ray)
-        require_room([resources for _, resources in nodes], kinds)
+        offers = [resources for _, resources in nodes]
+        kinds = slot_kinds(tasks[0].params.flow_backend, gpus_per_worker, cpus_per_worker, offers)
+        require_room(offers, kinds)
         if address:
             working = [node for node, resources in nodes if any(kind.fits(resources) for kind in kinds)]
             _look_at_nodes(ray, working, tasks, need_bytes, warn)
-        _say_narrow_memory([resources for _, resources in nodes], kinds, num_workers, warn)
+        _say_narrow_memory(offers, kinds, num_workers, warn)
         slots = Slots(ray, kinds, num_workers, lambda: [resources for _, resources in _nodes(ray)])
         yield from _drive(ray, tasks, slots, poll_s, stop)
     finally:

@@ -58,12 +58,21 @@ class SlotKind:
         return max(0, min(limits))
 
 
-def slot_kinds(flow_backend: str, gpus_per_worker: float, cpus_per_worker: int = 1) -> tuple[SlotKind, ...]:
-    """Return the kinds of slots of a run, GPUs first; `cpus_per_worker` is for slots with a GPU."""
+def slot_kinds(
+    flow_backend: str,
+    gpus_per_worker: float,
+    cpus_per_worker: int = 1,
+    nodes: Sequence[Mapping[str, float]] = (),
+) -> tuple[SlotKind, ...]:
+    """Return the kinds of slots of a run, GPUs first.
+
+    `cpus_per_worker` is for slots with a GPU, fewer where no such node has so many.
+    """
+    most = max((int(node.get("CPU", 0)) for node in nodes if node.get("GPU", 0)), default=cpus_per_worker)
     gpu = SlotKind(
         flow_backend="cuda",
         num_gpus=gpus_per_worker,
-        num_cpus=cpus_per_worker,
+        num_cpus=max(1, min(cpus_per_worker, most)),
         memory_bytes=GPU_WORKER_BYTES,
     )
     if flow_backend == "cuda":

@@ -120,6 +120,15 @@ def test_a_cluster_without_room_is_refused_at_once(nodes, backend: str, message:
     require_room([*nodes, {"CPU": 1, "GPU": 1, "memory": 8 * GIB}], slot_kinds(backend, 0.25))
 
 
+def test_slots_with_a_gpu_take_the_cpus_that_there_are() -> None:
+    many, few = {"CPU": 16, "GPU": 1.0, "memory": 99 * GIB}, {"CPU": 2, "GPU": 1.0, "memory": 99 * GIB}
+    for nodes, num_cpus, held in (([many], 4, 4), ([few], 2, 1), ([few, many], 4, 4), ([{"CPU": 8.0}], 4, 0)):
+        kind = slot_kinds("cuda", 0.25, 4, nodes)[0]
+        assert (kind.num_cpus, kind.num_threads) == (num_cpus, 2 * num_cpus)
+        assert sum(kind.fits(node) for node in nodes) == held
+    assert slot_kinds("cpu", 0.25, 4, [many])[0].num_cpus == 1
+
+
 def test_a_worker_of_a_mixed_run_uses_its_own_back_end_and_keeps_the_fingerprint(tmp_path: Path) -> None:
     from pipeline.listed import ListedVideo
     from pipeline.plan import ExtractParams, PlannedShard
