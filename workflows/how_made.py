@@ -30,8 +30,8 @@ def how_made(
     ]
     if tuning is not None:
         said.append(
-            f"the weights are {tuning.rule}; {tuning.num_videos} videos of the training list that neither "
-            "stream was trained on chose them, the test list had no part in it"
+            f"the weights were chosen by {tuning.rule}; {tuning.num_videos} videos of the training list "
+            "that neither stream was trained on decided, the test list had no part in it"
         )
     else:
         said.append("nothing was tuned on the test list by this program")

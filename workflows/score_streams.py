@@ -132,6 +132,11 @@ def held_out_videos(output: Output, run: RunDir, manifest: Manifest, split: str)
                 f"{path}: the run's training list has changed since the {stream} stream was trained, so its "
                 "held-out part is no longer known; train it again, or leave --tune-fusion out"
             )
+        if config.select == "best":
+            output.say(
+                f"the {stream} stream is the best of its training on the held-out part, so it looks better "
+                "there than it is; the weight may lean towards it"
+            )
         held[stream] = lists.held_out
     spatial, temporal = ({video.id for video in held[stream]} for stream in STREAMS)
     if spatial != temporal:
