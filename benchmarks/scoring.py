@@ -48,9 +48,10 @@ def main() -> None:
     rows = [measure(stream, manifest, arguments) for stream in ("spatial", "temporal")]
     for row in rows:
         print(
-            f"{row['stream']:9} {row['videos']} videos of {row['mean_frames']:.0f} frames: in memory "
+            f"{row['stream']:9} {row['videos']} videos of {row['mean_frames']:.0f} frames: a turn in memory "
             f"{row['memory_s']:.2f} s, from shards {row['shards_s']:.2f} s, ratio {row['ratio']:.3f} "
-            f"(rounds {', '.join(f'{value:.3f}' for value in row['ratios'])})"
+            f"(quartiles {row['quartiles'][0]:.3f} to {row['quartiles'][1]:.3f}), by CPU time "
+            f"{row['cpu_ratio']:.3f}"
         )
     if arguments.json:
         about = {"threads": torch.get_num_threads(), "cores": len(os.sched_getaffinity(0))}
@@ -65,30 +66,35 @@ def measure(stream: str, manifest: Manifest, arguments: argparse.Namespace) -> d
     source = ShardReader(arguments.run / "extract", manifest)
     every = list(manifest.videos.values())
     chosen = [every[place] for place in np.linspace(0, len(every) - 1, arguments.videos).astype(int)]
-    clips = scoring_clips(model, [ClipShape.of(video) for video in chosen], source, protocol)
-    ready = [clips[index] for index in range(len(chosen))]
     scorer = Scorer(model, protocol, print)
     workers = loader_worker_count(arguments.loader_workers, device)
+    # Without workers a video costs what it costs alone, and short turns keep other load on the machine out of
+    # the ratio. Workers read ahead, so that only whole lists show what they are worth.
+    turns = [[video] for video in chosen] if workers == 0 else [chosen]
+    pairs = []
+    for videos in turns:
+        clips = scoring_clips(model, [ClipShape.of(video) for video in videos], source, protocol)
+        ready = [clips[index] for index in range(len(videos))]
 
-    def from_shards() -> np.ndarray:
-        return np.stack(list(scorer.score(chosen, source, arguments.loader_workers)))
+        def from_shards(videos: list = videos) -> np.ndarray:
+            return np.stack(list(scorer.score(videos, source, arguments.loader_workers)))
 
-    def from_memory() -> np.ndarray:
-        return np.stack([joined(scorer, sample) for sample in ready])
+        def from_memory(ready: list[Batch] = ready) -> np.ndarray:
+            return np.stack([joined(scorer, sample) for sample in ready])
 
-    first, second = from_memory(), from_shards()
-    assert np.array_equal(first, second), "the two ways give different scores"
-    times = [(timed(from_memory, device), timed(from_shards, device)) for _ in range(arguments.rounds)]
-    ratios = [memory_s / shards_s for memory_s, shards_s in times]
+        assert np.array_equal(from_memory(), from_shards()), "the two ways give different scores"
+        pairs += [(timed(from_memory, device), timed(from_shards, device)) for _ in range(arguments.rounds)]
+    memory, shards = (np.array(side) for side in zip(*pairs, strict=True))
     return {
         "stream": stream,
         "videos": len(chosen),
         "mean_frames": float(np.mean([video.num_frames for video in chosen])),
         "loader_workers": workers,
-        "memory_s": float(np.median([memory_s for memory_s, _ in times])),
-        "shards_s": float(np.median([shards_s for _, shards_s in times])),
-        "ratio": float(np.median(ratios)),
-        "ratios": ratios,
+        "memory_s": float(np.median(memory[:, 0])),
+        "shards_s": float(np.median(shards[:, 0])),
+        "ratio": float(np.median(memory[:, 0] / shards[:, 0])),
+        "quartiles": np.quantile(memory[:, 0] / shards[:, 0], [0.25, 0.75]).tolist(),
+        "cpu_ratio": float(memory[:, 1].sum() / shards[:, 1].sum()),
     }
 
 
@@ -98,14 +104,15 @@ def joined(scorer: Scorer, sample: Batch) -> np.ndarray:
     return np.concatenate([part for part in parts if part is not None])
 
 
-def timed(work: Callable[[], object], device: torch.device) -> float:
+def timed(work: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """Return wall-clock seconds and CPU seconds of this process."""
     if device.type == "cuda":
         torch.cuda.synchronize()
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     work()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return time.perf_counter() - started, time.process_time() - cpu
 
 
 def random_model(
