@@ -15,7 +15,10 @@ from pipeline.plan import MIXED
 from stin.shards.errors import StinPipeError
 from stin.shards.publish import publish_bytes
 
-PACKAGES = ("stin-pipe", "numpy", "opencv-contrib-python", "h5py", "numba")
+PACKAGES = (
+    *("stin-pipe", "numpy", "h5py", "numba"),
+    *("opencv-contrib-python", "opencv-contrib-python-headless"),
+)
 """Their versions may decide bytes, so all nodes must agree."""
 
 

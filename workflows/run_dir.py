@@ -15,7 +15,10 @@ from stin.shards.errors import StinPipeError
 from stin.shards.publish import publish_json
 from stin.shards.schema import FORMAT_VERSION
 
-RECORDED_PACKAGES = ("stin-pipe", "torch", "numpy", "opencv-contrib-python", "ray", "h5py", "numba")
+RECORDED_PACKAGES = (
+    *("stin-pipe", "torch", "numpy", "ray", "h5py", "numba"),
+    *("opencv-contrib-python", "opencv-contrib-python-headless"),
+)
 _MAX_COMMANDS = 200
 
 

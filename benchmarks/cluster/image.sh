@@ -10,19 +10,20 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 work=$(mktemp -d /tmp/stin-image-XXXXXX)
 before=$(dpkg-query -W -f '${Package}\n' | sort)
-export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot
+export BUILDAH_ISOLATION=chroot
 store=(--root "$work/storage" --runroot "$work/run")
 
 remove_all() {
   set +e
-  mountpoint -q "$work/root/runs" && umount "$work/root/runs"
-  for place in dev/shm proc tmp runs dev; do umount "$work/root/$place" 2> /dev/null; done
-  umount "$work/root" 2> /dev/null
+  for place in dev/shm dev proc tmp runs ""; do umount "$work/root/$place" 2> /dev/null; done
+  buildah umount --all > /dev/null 2>&1
+  umount "$work/storage/overlay" 2> /dev/null
   local new
   new=$(comm -13 <(echo "$before") <(dpkg-query -W -f '${Package}\n' | sort))
   # shellcheck disable=SC2086
   [[ -z $new ]] || DEBIAN_FRONTEND=noninteractive apt-get purge -y -qq $new > /dev/null 2>&1
-  [[ -n ${KEEP:-} ]] || rm -rf "$work"
+  grep -q " $work/root" /proc/mounts && { echo "still mounted below $work/root; left there" >&2; return; }
+  [[ -n ${KEEP:-} ]] || rm -rf --one-file-system "$work"
 }
 trap remove_all EXIT
 say() { echo "$(date +%T) $*" >&2; }
@@ -44,7 +45,7 @@ rm -rf "$work/base"
 say "2. docker/Dockerfile.cpu"
 started=$SECONDS
 # shellcheck disable=SC2086
-buildah bud ${BUILDAH_ARGS:-} --isolation chroot --build-arg BASE=localhost/base:trial -f "$root/docker/Dockerfile.cpu" \
+buildah bud ${BUILDAH_ARGS:-} --layers --build-arg BASE=localhost/base:trial -f "$root/docker/Dockerfile.cpu" \
   -t stin-pipe:cpu "$root" > "$work/build.log" 2>&1 || { tail -n 30 "$work/build.log" >&2; exit 1; }
 build_s=$((SECONDS - started))
 
@@ -58,8 +59,14 @@ mount --bind "$image" "$work/root" && mount -o remount,bind,ro "$work/root"
 mount -t tmpfs -o mode=1777 tmpfs "$work/root/tmp"
 mount --bind "$work/runs" "$work/root/runs"
 mount -t proc proc "$work/root/proc"
-mount --bind /dev "$work/root/dev"
-mount -t tmpfs -o size=4g tmpfs "$work/root/dev/shm"
+mount -t tmpfs -o mode=755 tmpfs "$work/root/dev"
+for node in "null 1 3" "zero 1 5" "full 1 7" "random 1 8" "urandom 1 9" "tty 5 0"; do
+  read -r name major minor <<< "$node"
+  mknod -m 666 "$work/root/dev/$name" c "$major" "$minor"
+done
+ln -s /proc/self/fd "$work/root/dev/fd"
+mkdir "$work/root/dev/shm"
+mount -t tmpfs -o size=4g,mode=1777 tmpfs "$work/root/dev/shm"
 mapfile -t environment < <(buildah inspect --format '{{range .OCIv1.Config.Env}}{{println .}}{{end}}' "$container" | grep =)
 inside() {
   env -i "${environment[@]}" chroot --userspec=10001:10001 "$work/root" /bin/sh -c 'cd /runs && exec "$@"' sh "$@"

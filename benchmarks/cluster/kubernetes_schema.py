@@ -5,9 +5,9 @@ By hand, with KubeRay's definition of the kind (ray_rayjobs.yaml under config/cr
 
     python benchmarks/cluster/kubernetes_schema.py rayjobs.crd.yaml
 
-An API server drops unknown fields in silence, so here every object that lists its fields allows no others. The
-pod template is part of the definition. A manifest with one field misspelled must fail, else the check itself is
-broken. Prints one JSON object.
+An API server drops unknown fields in silence, so here every object that lists its fields allows no
+others. The pod template is part of the definition. A manifest with one field misspelled must fail, else
+the check itself is broken. Prints one JSON object.
 """
 
 import argparse

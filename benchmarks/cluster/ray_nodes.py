@@ -4,9 +4,9 @@ By hand, with the extra `cluster` installed (its Ray has the job server):
 
     python benchmarks/cluster/ray_nodes.py [--videos DIR --splits DIR]
 
-Three nodes run on this machine, one CPU each. The chain is submitted with `ray job submit`; when some shards are
-done, one node is killed with all of its processes, and a new one joins. The content digests and the weights must
-equal those of an undisturbed local run. Prints one JSON object.
+Three nodes run on this machine, one CPU each. The chain is submitted with `ray job submit`; when some
+shards are done, one node is killed with all of its processes, and a new one joins. The content digests
+and the weights must equal those of an undisturbed local run. Prints one JSON object.
 """
 
 import argparse
