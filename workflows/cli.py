@@ -173,8 +173,8 @@ def describe_error(error: Exception) -> str:
             return f"{place}: {error.strerror}"
     if isinstance(error, ImportError) and ".so" in str(error):
         return (
-            f"a library of the system is missing: {error}; for OpenCV on Debian or Ubuntu: apt install libgl1 "
-            "libglib2.0-0 libxcb1; `stin-pipe doctor` shows what works"
+            f"a library of the system is missing: {error}; for OpenCV on Debian or Ubuntu: apt install "
+            "libgl1 libglib2.0-0 libxcb1; `stin-pipe doctor` shows what works"
         )
     return f"unexpected {type(error).__name__}: {error}; --debug shows where"
 
