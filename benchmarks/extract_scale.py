@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 UCF101_FRAMES, UCF101_CLIPS = 2_484_199, 13_320
-"""Frames as the data set's page counts them; the clips have one pair less each."""
+"""Frames as they are usually counted; each clip has a pair less than frames."""
 
 BYTES_A_FRAME, BYTES_A_FIELD = 29_000, 4_700
 """Stored bytes at 340x256, measured on UCF101 clips (EXPERIMENTS.md)."""
