@@ -16,6 +16,9 @@ samples; on a GPU: ResNet-50, crops of 224, batches of 32; K = 3 clips a sample.
 """
 
 import argparse
+import dataclasses
+import functools
+import itertools
 import json
 import os
 import platform
@@ -24,7 +27,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -112,6 +115,28 @@ def config_of(stream: str, device: torch.device, options: argparse.Namespace) ->
     )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Speed:
+    """How fast a loop went; ``cpu_ms`` is this process's CPU time a sample, steadier than the clock."""
+
+    samples_per_s: float
+    cpu_ms: float
+
+
+def compared(shards: list[Speed], others: list[Speed], name: str) -> dict[str, Any]:
+    """Set the rounds on shards beside those on something else."""
+    ratios = [a.samples_per_s / b.samples_per_s for a, b in zip(shards, others, strict=True)]
+    median = statistics.median
+    return {
+        "shards_samples_per_s": median(speed.samples_per_s for speed in shards),
+        f"{name}_samples_per_s": median(speed.samples_per_s for speed in others),
+        "ratio": median(ratios),
+        "ratios": [round(ratio, 3) for ratio in ratios],
+        "shards_cpu_ms_a_sample": median(speed.cpu_ms for speed in shards),
+        f"{name}_cpu_ms_a_sample": median(speed.cpu_ms for speed in others),
+    }
+
+
 class Bench:
     """The measurements of one stream."""
 
@@ -167,14 +192,27 @@ class Bench:
             ranks=Ranks(),
         )
 
-    def run_steps(self, learner: Learner, batches: Iterator[Batch], count: int) -> float:
-        """Return samples a second of ``count`` training steps."""
-        began = time.perf_counter()
+    def run_steps(self, learner: Learner, batches: Iterator[Batch], count: int) -> Speed:
+        """Take ``count`` training steps."""
+
+        def step() -> None:
+            batch = next(batches)
+            train_step(learner, batch, num_samples=self.batch_size, step=0, total_steps=10**6)
+
+        return self.timed(step, count)
+
+    def timed(self, step: Callable[[], object], count: int) -> Speed:
+        """Time ``count`` calls, each of which takes a batch."""
+        began, cpu_began = time.perf_counter(), time.process_time()
         for _ in range(count):
-            train_step(learner, next(batches), num_samples=self.batch_size, step=0, total_steps=10**6)
+            step()
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        return count * self.batch_size / (time.perf_counter() - began)
+        num_samples = count * self.batch_size
+        return Speed(
+            samples_per_s=num_samples / (time.perf_counter() - began),
+            cpu_ms=1e3 * (time.process_time() - cpu_began) / num_samples,
+        )
 
     def training(self) -> dict[str, Any]:
         """Compare the loop on shards with the loop on batches in memory."""
@@ -182,32 +220,20 @@ class Bench:
         in_flight = 4 * self.num_workers + 2  # batches that were made while the other loop ran
         with closing(self.batches()) as from_shards:
             kept = [next(from_shards) for _ in range(4)]
-
-            def from_memory() -> Iterator[Batch]:
-                while True:
-                    yield from kept
-
-            memory_batches = from_memory()
-            self.run_steps(learner, memory_batches, 2)
+            from_memory = itertools.cycle(kept)
+            self.run_steps(learner, from_memory, 2)
             shards, memory = [], []
             for _ in range(self.rounds):
-                memory.append(self.run_steps(learner, memory_batches, self.steps))
+                memory.append(self.run_steps(learner, from_memory, self.steps))
                 if self.num_workers:
                     self.run_steps(learner, from_shards, in_flight)
                 shards.append(self.run_steps(learner, from_shards, self.steps))
-        ratios = [a / b for a, b in zip(shards, memory, strict=True)]
-        return {
-            "shards_samples_per_s": statistics.median(shards),
-            "memory_samples_per_s": statistics.median(memory),
-            "ratio": statistics.median(ratios),
-            "ratios": [round(ratio, 3) for ratio in ratios],
-        }
+        return compared(shards, memory, "memory")
 
     def loader(self, scratch: Path) -> dict[str, Any]:
         """Compare the loader alone with a Dataset of single JPEG files."""
         write_files(scratch, self.manifest, self.extract, self.config)
         count = self.steps * (10 if self.num_workers else 2)
-        shards, files = [], []
         sampler = StepSampler(
             num_samples=len(self.videos),
             batch_size=self.batch_size,
@@ -223,23 +249,15 @@ class Bench:
             prefetch_factor=4 if self.num_workers else None,
         )
         plain_batches = iter(plain)
+        shards, files = [], []
         with closing(self.batches()) as from_shards:
             for _ in range(self.rounds):
-                for batches, rates in ((from_shards, shards), (plain_batches, files)):
+                for batches, speeds in ((from_shards, shards), (plain_batches, files)):
                     for _ in range(4 * self.num_workers + 1):
                         next(batches)
-                    began = time.perf_counter()
-                    for _ in range(count):
-                        next(batches)
-                    rates.append(count * self.batch_size / (time.perf_counter() - began))
+                    speeds.append(self.timed(functools.partial(next, batches), count))
         shutil.rmtree(scratch)
-        ratios = [a / b for a, b in zip(shards, files, strict=True)]
-        return {
-            "shards_samples_per_s": statistics.median(shards),
-            "files_samples_per_s": statistics.median(files),
-            "ratio": statistics.median(ratios),
-            "ratios": [round(ratio, 3) for ratio in ratios],
-        }
+        return compared(shards, files, "files")
 
     def flops(self, samples_per_s: float) -> dict[str, Any]:
         """Set what the loop computes beside a matrix product of the same precision on the same card."""

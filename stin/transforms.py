@@ -108,7 +108,7 @@ def crop_frames(frames_NHWC: np.ndarray, *, crop: Crop, size_px: int) -> np.ndar
     cut = frames_NHWC[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     out_NCHW = np.empty((len(cut), 3, size_px, size_px), np.uint8)
     for target_CHW, image_HWC in zip(out_NCHW, cut, strict=True):
-        target_CHW[...] = _resize(image_HWC, size_px=size_px).transpose(2, 0, 1)
+        cv2.split(_resize(image_HWC, size_px=size_px), list(target_CHW))
     return out_NCHW[..., ::-1].copy() if crop.flip else out_NCHW
 
 

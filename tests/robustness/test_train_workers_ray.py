@@ -14,7 +14,7 @@ from stin.launch import WorkerCount, train_on_ray
 from stin.recipes import resolve_recipe
 from stin.shards.errors import StinPipeError
 from stin.shards.schema import Manifest
-from stin.train import Runtime
+from stin.train import Runtime, TrainProgress, TrainStart
 
 pytest.importorskip("pandas", reason="Ray Train needs pandas and pyarrow")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -34,12 +34,12 @@ except Interrupted as stop:
 """
 
 
-def train(run, out, **more):
+def train(run, out, *, least=2, address=None, **more):
     settings = {"backbone": "resnet18-w8", "batch_size": 5, "epochs": 150, "flip": False, "val_share": 0.25}
     return train_on_ray(
         override(resolve_recipe("small", "spatial"), **settings, val_every_epochs=50),
-        num_workers=WorkerCount(least=2, most=2),
-        address=None,
+        num_workers=WorkerCount(least=least, most=2),
+        address=address,
         manifest=Manifest.load(run / "extract" / "manifest.json"),
         extract_dir=run / "extract",
         out_dir=out,
@@ -104,3 +104,26 @@ def test_an_error_is_told_once_without_waiting_for_retries(made_shards, tmp_path
     with pytest.raises(StinPipeError, match=r"00001\.h5: the shard is missing"):
         train(tmp_path / "run", tmp_path / "out")
     assert not (tmp_path / "out" / "launch").exists()
+
+
+def test_a_lost_node_leaves_a_smaller_training(tiny_run, tmp_path):
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes = [cluster.add_node(num_cpus=1)]
+    starts = []
+
+    def watch(event):
+        if isinstance(event, TrainStart):
+            starts.append(event)
+        if isinstance(event, TrainProgress) and event.step > 20 and nodes:
+            cluster.remove_node(nodes.pop(), allow_graceful=False)
+
+    try:
+        cluster.wait_for_nodes()
+        result = train(tiny_run, tmp_path / "out", least=1, address=cluster.address, on_progress=watch)
+    finally:
+        cluster.shutdown()
+    assert result.steps == 150
+    assert [start.num_ranks for start in starts] == [2, 1]
+    assert 0 < starts[1].first_step < 150
