@@ -172,9 +172,11 @@ class Slots:
 
     def wait(self, timeout_s: float) -> list[Any]:
         """Wait for answers; actors that have started become idle, references of shards are returned."""
-        answered, _ = self._ray.wait(
-            [*self.in_hand, *self.starting], num_returns=1, timeout=timeout_s, fetch_local=False
-        )
+        references = [*self.in_hand, *self.starting]
+        if not references:  # no node has room at this instant; one may come back
+            time.sleep(timeout_s)
+            return []
+        answered, _ = self._ray.wait(references, num_returns=1, timeout=timeout_s, fetch_local=False)
         for reference in answered:
             if reference in self.starting:
                 slot = self.starting.pop(reference)
