@@ -1,0 +1,82 @@
+"""`stin-pipe job`: from a configuration file to scripts, a submitted command, a manifest."""
+
+import os
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+CONFIG = """
+run = "my runs/one"
+[extract]
+videos = "videos"
+splits = "lists"
+[job.slurm]
+partition = "gpu"
+nodes = 2
+setup = ["module load cuda"]
+"""
+
+
+@pytest.fixture
+def place(made_videos, tmp_path: Path) -> Path:
+    (tmp_path / "run.toml").write_text(CONFIG)
+    (tmp_path / "videos").symlink_to(made_videos.videos)
+    (tmp_path / "lists").symlink_to(made_videos.lists)
+    return tmp_path
+
+
+def test_slurm_takes_its_table_and_submits_in_order(place: Path, call) -> None:
+    """With a stub of sbatch, which prints the number of the job and notes its arguments."""
+    (place / "bin").mkdir()
+    stub = place / "bin" / "sbatch"
+    stub.write_text('#!/bin/bash\necho "$*" >> ../calls\nwc -l < ../calls\n')
+    stub.chmod(0o755)
+    path = {"PATH": f"{place / 'bin'}:{os.environ['PATH']}"}
+    called = call("job", "slurm", "--config", "run.toml", "--submit", "--json", cwd=place, env=path)
+    assert called.code == 0, called.stderr
+    assert called.json["jobs"] == {"extract": "1", "train": "2", "fuse-eval": "3"}
+    calls = (place / "calls").read_text().splitlines()
+    assert [line.split()[-1] for line in calls] == ["extract.sh", "train.sh", "fuse-eval.sh"]
+    assert "--dependency=afterok:1 " in calls[1] and "--dependency=afterok:2 " in calls[2]
+    script = (place / "run.slurm" / "extract.sh").read_text()
+    for line in ("#SBATCH --nodes=2", "#SBATCH --partition=gpu", "module load cuda"):
+        assert line in script.splitlines()
+    assert "ray start" in script
+    assert shlex.quote(str(place / "my runs" / "one")) in script
+
+
+def test_without_slurm_here_the_scripts_are_written_and_the_error_is_plain(place: Path, call) -> None:
+    arguments = ("job", "slurm", "--config", "run.toml", "--json")
+    called = call(*arguments, "--submit", cwd=place, env={"PATH": "/usr/bin/none"})
+    assert called.code == 1 and "there is no program sbatch here" in called.json["error"]
+    assert (place / "run.slurm" / "submit.sh").exists()
+    called = call(*arguments, "--partition", "a b", cwd=place)
+    assert called.code == 2 and "--partition: 'a b' is no word" in called.json["error"]
+    called = call(*arguments, "--split", "7", cwd=place)
+    assert called.code == 2 and "'7' is not in this data; its splits are: 1" in called.json["error"]
+
+
+def test_ray_shows_the_command_with_every_path_whole(place: Path, call) -> None:
+    called = call("job", "ray", "--config", "run.toml", "--address", "http://h:8265", "--json", cwd=place)
+    assert called.code == 0, called.stderr
+    argv = called.json["argv"]
+    assert argv[:6] == ["ray", "job", "submit", "--address", "http://h:8265", "--"]
+    run = ["stin-pipe", "run", "--config", str(place / "run.toml"), "--run", str(place / "my runs" / "one")]
+    assert argv[-8:] == [*run, "--split", "1"]
+    assert "STIN_PIPE_EXTRACT_ADDRESS=auto" in argv
+    assert shlex.split(called.stderr.splitlines()[0]) == argv
+
+
+def test_kubernetes_needs_paths_as_pods_see_them(place: Path, call) -> None:
+    arguments = ("job", "kubernetes", "--config", "run.toml", "--image", "stin-pipe:cpu", "--claim", "videos")
+    called = call(*arguments, "--json", cwd=place)
+    assert (
+        called.code == 2
+        and "run: 'my runs/one' must be an absolute path under --mount" in called.json["error"]
+    )
+    (place / "run.toml").write_text('run = "/data/runs/one"\n[extract]\nvideos = "/data/videos"\n')
+    called = call(*arguments, cwd=place)
+    assert called.code == 0, called.stderr
+    assert [part["kind"] for part in yaml.safe_load_all(called.stdout)] == ["ConfigMap", "RayJob"]
