@@ -3,6 +3,7 @@
 Shapes: W windows, K segments a window (as many as in the training), C classes, H x W the stored picture.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import cv2
@@ -70,6 +71,7 @@ def running_scores(
     ends: np.ndarray,
     window_frames: int,
     aux_share: float | None = None,
+    on_window: Callable[[int], None] = lambda _count: None,
 ) -> Running:
     """Score the windows that end at these frames, in the centre crop.
 
@@ -80,6 +82,7 @@ def running_scores(
         ends: int64 (W,), the last frame of each window, each >= 1.
         window_frames: longest window; the first ones are shorter.
         aux_share: share of the auxiliary scores; None is the model's own.
+        on_window: told how many windows were scored since the last call.
 
     Raises:
         ValueError: if there is no window, or an end lies outside of the video.
@@ -112,6 +115,7 @@ def running_scores(
             if name == "attention":
                 values = values * values[0].numel()
             maps.append(values.cpu().numpy())
+        on_window(len(windows))
     return Running(
         ends=ends,
         logits=np.concatenate(logits),

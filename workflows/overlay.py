@@ -5,7 +5,7 @@ Frames come from the video itself, as it is displayed; flow and scores from the 
 
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +66,7 @@ def write_overlay(
     when: "FusionPoint" = "before_softmax",
     aux: Mapping[str, float] | None = None,
     verdict: Verdict,
+    on_progress: Callable[[float], None] = lambda _share: None,
 ) -> None:
     """Write the overlay of one video, whole or not at all.
 
@@ -80,6 +81,7 @@ def write_overlay(
         when: where their mean is taken.
         aux: stream -> share of its auxiliary scores, where it is not the model's own.
         verdict: what is said of the whole video.
+        on_progress: told the share that is done, as it goes.
 
     Raises:
         StinPipeError: ffmpeg cannot encode, or OpenCV has no fonts.
@@ -90,6 +92,13 @@ def write_overlay(
     require_fonts()
     fps = min(240.0, max(1.0, video.fps or 25.0))
     ends = window_ends(num_frames=video.num_frames, fps=fps, per_second=LOOKS_A_SECOND, at_most=MAX_LOOKS)
+    done, total = 0, len(models) * len(ends) + video.num_frames
+
+    def step(count: int = 1) -> None:
+        nonlocal done
+        done += count
+        on_progress(done / total)
+
     running = {
         stream: running_scores(
             model,
@@ -98,6 +107,7 @@ def write_overlay(
             ends=ends,
             window_frames=round(WINDOW_S * fps),
             aux_share=(aux or {}).get(stream),
+            on_window=step,
         )
         for stream, model in models.items()
     }
@@ -110,9 +120,13 @@ def write_overlay(
         probabilities=running_probabilities(running, weights, when),
         verdict=verdict,
     )
-    _encode(
-        out, (scene.draw(frame, index) for index, frame in enumerate(_frames(source, video, params))), fps
-    )
+
+    def pictures() -> Iterator[np.ndarray]:
+        for index, frame in enumerate(_frames(source, video, params)):
+            yield scene.draw(frame, index)
+            step()
+
+    _encode(out, pictures(), fps)
 
 
 def running_probabilities(

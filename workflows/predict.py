@@ -90,25 +90,28 @@ def predict(
     overlays = {}
     if overlay_out is not None:
         overlays = _overlay_paths(overlay_out, videos)
-    for path in _expand(videos):
-        try:
-            with usage_errors():
-                prediction = predict_video(
-                    path,
-                    models,
-                    params,
-                    protocol,
-                    fusion,
-                    timeout_s=options["timeout"],
-                    overlay=overlays.get(path),
-                )
-        except UnusableVideo as error:
-            failed += 1
-            output.show(f"{path}: {error}")
-            results.append({"video": str(path), "error": str(error)})
-            continue
-        _show(output, prediction, fusion)
-        results.append({key: value for key, value in vars(prediction).items() if value is not None})
+    paths = list(_expand(videos))
+    with output.progress("predict", len(paths), unit="videos") as meter:
+        for path in paths:
+            try:
+                with usage_errors():
+                    prediction = predict_video(
+                        path,
+                        models,
+                        params,
+                        protocol,
+                        fusion,
+                        timeout_s=options["timeout"],
+                        overlay=overlays.get(path),
+                        tell=lambda stage, path=path: meter.update(len(results), f"{path.name}: {stage}"),
+                    )
+            except UnusableVideo as error:
+                failed += 1
+                output.show(f"{path}: {error}")
+                results.append({"video": str(path), "error": str(error)})
+                continue
+            _show(output, prediction, fusion)
+            results.append({key: value for key, value in vars(prediction).items() if value is not None})
     code = 0 if not failed else (1 if failed == len(results) else 3)
     output.result({"predictions": results, "failed": failed, "exit_code": code})
     if code:

@@ -1,7 +1,7 @@
 """One raw video to what is said of it: by each stream, by their fusion, and how much moves in it."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,11 @@ def predict_video(
     *,
     timeout_s: float,
     overlay: Path | None = None,
+    tell: Callable[[str], None] = lambda _stage: None,
 ) -> Prediction:
     """Extract one video into a temporary shard, score it with each model, and draw its overlay.
+
+    `tell` hears what is being done.
 
     Raises:
         UnusableVideo: it gives no frames, or a single one and there is no spatial model.
@@ -68,14 +71,17 @@ def predict_video(
 
     classes = next(iter(models.values())).info.classes
     with tempfile.TemporaryDirectory(prefix="stin-pipe-predict-") as name:
+        tell("frames and flow")
         try:
             manifest = one_video_run(Path(name), path, classes, params, timeout_s)
         except UnusableVideo as error:
             if error.reason != "too_short" or "spatial" not in models:
                 raise
             return _predict_frame(path, models["spatial"], params, protocol, fusion, timeout_s)
-        scores: dict[str, Scores] = {
-            stream: score_split(
+        scores: dict[str, Scores] = {}
+        for stream, model in models.items():
+            tell(f"{stream} scores")
+            scores[stream] = score_split(
                 model,
                 manifest=manifest,
                 extract_dir=Path(name),
@@ -83,8 +89,6 @@ def predict_video(
                 protocol=protocol,
                 loader_workers=0,
             )
-            for stream, model in models.items()
-        }
         scores = {
             stream: found.with_aux(fusion.aux[stream]) if stream in fusion.aux else found
             for stream, found in scores.items()
@@ -98,7 +102,7 @@ def predict_video(
         stack_len = max(_stack_len(model) for model in models.values())
         motion = measure_motion(ShardReader(Path(name), manifest), ClipShape.of(video))
         if overlay is not None:
-            _draw_overlay(overlay, path, Path(name), manifest, models, params, fusion, shown)
+            _draw_overlay(overlay, path, Path(name), manifest, models, params, fusion, shown, tell)
     return Prediction(
         video=str(path),
         num_frames=video.num_frames,
@@ -151,6 +155,7 @@ def _draw_overlay(
     params: ExtractParams,
     fusion: FusionChoice,
     shown: dict[str, Any],
+    tell: Callable[[str], None],
 ) -> None:
     """Draw the overlay of the one video of a manifest."""
     from workflows.overlay import write_overlay
@@ -169,6 +174,7 @@ def _draw_overlay(
         when=fusion.when,
         aux=fusion.aux,
         verdict=Verdict(stream=stream, name=top["class"], probability=top["probability"]),
+        on_progress=lambda share: tell(f"overlay, {share:.0%}"),
     )
 
 

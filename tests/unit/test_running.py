@@ -83,6 +83,13 @@ def test_auxiliary_scores_are_left_out_where_told(clip: MemoryClip) -> None:
     assert np.abs(own - none).max() > 1e-5
 
 
+def test_windows_are_told_as_they_are_scored(clip: MemoryClip) -> None:
+    told: list[int] = []
+    ends = np.arange(1, 11)
+    running_scores(model_of(SPATIAL), clip, SHAPE, ends=ends, window_frames=99, on_window=told.append)
+    assert told == [8, 2]
+
+
 def test_maps_lie_in_the_crop(clip: MemoryClip) -> None:
     found = running_scores(model_of(TEMPORAL), clip, SHAPE, ends=np.array([5, 9]), window_frames=99)
     assert found.maps is not None and found.maps.mean((1, 2)) == pytest.approx([1.0, 1.0])
