@@ -95,7 +95,7 @@ def run_chain(
             output.say(f"stage {number} of {len(work)}: {name}{finished}")
             arguments = () if split is None else ("--split", split)
             stage = stage_context(ctx, config, command, run_path, *arguments)
-            results.append(_do(output, stage, command, name))
+            results.append(_do(output, stage, config, name))
     seconds = time.monotonic() - started
     output.say(f"all stages are done ({duration(seconds)})")
     output.result({"run": str(run_path), "splits": splits, "seconds": round(seconds, 3), "stages": results})
@@ -179,8 +179,9 @@ def _extract_context(ctx: click.Context, config: Path, run: "RunDir") -> tuple[c
         return None, str((error.ctx.default_map or {}).get("videos", "the folder of videos"))
 
 
-def _do(output: Output, stage: click.Context, command: str, name: str) -> dict[str, Any]:
+def _do(output: Output, stage: click.Context, config: Path, name: str) -> dict[str, Any]:
     """Run one stage in this process; return its result."""
+    command = stage.command.name or ""
     voice = Output(as_json=output.as_json, command=command, keep_result=True)
     stage.params["output"] = voice
     try:
@@ -188,7 +189,11 @@ def _do(output: Output, stage: click.Context, command: str, name: str) -> dict[s
             stage.command.invoke(stage)
     except click.exceptions.Exit as stop:
         if stop.exit_code:
-            output.warn(f"{name} ended with exit code {stop.exit_code}; the chain stops here")
+            advice = (
+                f"mend the videos and set retry_failed = true in [extract] of {config}, or accept the loss "
+                "with max_failure_rate = 0.2 there; the same command then goes on"
+            )
+            output.warn(f"the chain stops at {name} (exit code {stop.exit_code}): {advice}")
             output.result({"stages": [{"stage": command, **voice.kept}], "exit_code": stop.exit_code})
             raise
     return {"stage": command, **voice.kept}
