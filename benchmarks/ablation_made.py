@@ -27,10 +27,10 @@ H4  the gain of attention is larger under noise than without: the difference of 
 Variants tried after the results are seen are exploratory: they run with ``--variants``, and are confirmed
 with seeds 100 to 104, which draw fresh videos.
 
-Exploratory, found in the scores of seeds 0 to 3: attention's own head, which pools by attention, is better than
-the main one, and both together (equal shares) better than either. E1, to be confirmed with seeds 100 to 104:
-``temporal-sagan-both`` is above temporal-plain by 0.05 or more under noise, for all five seeds; and not below
-it without noise, in the mean.
+Exploratory, found in the scores of seeds 0 to 3: attention's own head, which pools by attention, is better
+than the main one, and both together (equal shares) better than either. E1, to be confirmed with seeds 100 to
+104: ``temporal-sagan-both`` is above temporal-plain by 0.05 or more under noise, for all five seeds; and not
+below it without noise, in the mean.
 
     python benchmarks/ablation_made.py --out DIR [--seeds 0,1,2,3,4] [--variants NAME,...]
 
