@@ -29,7 +29,8 @@ run = "{run}"
 videos = "{videos}"
 splits = "{splits}"
 classes = ["up", "down", "left"]
-short_side = 96
+limit = 21
+short_side = 48
 [train]
 recipe = "small"
 no_flip = true

@@ -96,16 +96,17 @@ run = "$work/runs/jobs of é"
 videos = "$videos"
 splits = "$lists"
 classes = ["up", "down", "left"]
-short_side = 64
+limit = 21
+short_side = 48
 [train]
 recipe = "small"
 no_flip = true
-epochs = 12
-segments = 3
+epochs = 8
+segments = 2
 batch_size = 8
 loader_workers = 0
 [fuse-eval]
-segments = 3
+segments = 2
 crops = "1"
 loader_workers = 0
 TOML
