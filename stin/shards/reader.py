@@ -139,7 +139,7 @@ class ShardFile:
             with _as_shard_error(self.path, f"video {video.id}, {stream} {run}"):
                 if not 0 <= start < end <= size:
                     raise ShardError(f"offsets {start}..{end} lie outside the stored {size} bytes")
-                content = _stored_range(dataset, start, end)
+                content = dataset[start:end]
             for index in wanted[:count]:
                 begin, stop = (int(value) - start for value in offsets[index : index + 2])
                 with _as_shard_error(self.path, f"video {video.id}, {stream} {index}"):
@@ -252,22 +252,6 @@ class ShardReader:
                 "anew since; give the command again, or run extract again to rebuild the manifest"
             )
         return opened, place.group
-
-
-def _stored_range(dataset: Any, start: int, end: int) -> np.ndarray:
-    """Return a range of stored bytes, straight from the chunks where they hold nothing but their checksum.
-
-    HDF5 would look at the checksum of each whole chunk first, which takes longer than all the rest; the crc32
-    of every image that is returned is looked at anyway.
-    """
-    if dataset.chunks is None or dataset.compression is not None or dataset.shuffle:
-        return dataset[start:end]
-    (length,) = dataset.chunks
-    parts = []
-    for place in range(start // length * length, end, length):
-        _, chunk = dataset.id.read_direct_chunk((place,))
-        parts.append(chunk[max(start - place, 0) : min(end - place, length)])
-    return np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), np.uint8)
 
 
 def _checked_attributes(source: h5py.AttributeManager, path: Path, what: str) -> dict[str, Any]:

@@ -63,8 +63,7 @@ def test_flips_never_give_wrong_data(tmp_path: Path, num_flips: int) -> None:
             assert "00000.h5" in str(error)
             num_refused += 1
     print(f"{num_flips} flips: {num_refused} refused, {num_harmless} without effect on the data")  # noqa: T201
-    # Most of so small a file is the unused end of chunks, which is not read.
-    assert num_refused > num_flips / 5
+    assert num_refused > num_flips / 2
 
 
 def test_verify_finds_what_the_digest_covers(tmp_path: Path) -> None:
