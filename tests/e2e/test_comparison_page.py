@@ -1,6 +1,5 @@
 """The page of `compare`, made through the command line and opened in a browser."""
 
-
 import numpy as np
 import pytest
 
