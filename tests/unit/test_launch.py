@@ -136,7 +136,7 @@ def test_without_ray_train_one_line_says_what_to_install(tiny_run, tmp_path, mon
         importlib.util, "find_spec", lambda name, *more: None if name == "pandas" else honest(name, *more)
     )
     with pytest.raises(
-        StinPipeError, match=r"needs Ray Train, and pandas is not .* \"ray\[train\]\".*torchrun"
+        StinPipeError, match=r"needs Ray Train, and pandas is not .* \"stin-pipe\[cluster\]\".*torchrun"
     ):
         train_on_ray(
             resolve_recipe("small", "spatial"),
