@@ -20,7 +20,8 @@ before=$(dpkg-query -W -f '${Package}\n' | sort)
 
 remove_all() {
   set +e
-  scancel --state=RUNNING --state=PENDING --user=root 2> /dev/null
+  scancel --user=root 2> /dev/null
+  for _ in {1..45}; do [[ -z $(squeue -h 2> /dev/null) ]] && break; sleep 1; done  # slurmd ends what it started
   for pid in "${started[@]}"; do kill "$pid" 2> /dev/null; done
   sleep 3
   for pid in "${started[@]}"; do kill -9 "$pid" 2> /dev/null; done
@@ -101,7 +102,7 @@ short_side = 48
 [train]
 recipe = "small"
 no_flip = true
-epochs = 8
+epochs = 60
 segments = 2
 batch_size = 8
 loader_workers = 0
@@ -132,9 +133,10 @@ sbatch --partition=urgent --nodes=2 --ntasks-per-node=1 --cpus-per-task=2 --outp
 wait_for '(( $(restarts $extract) >= 1 ))'
 say "   preempted: $(state "$extract"), $(marks) shards"
 
-wait_for '[[ -s "$run/train-temporal/split1/metrics.jsonl" ]]'
 task=${train}_1
-requeued_at=$(tail -n 1 "$run/train-temporal/split1/metrics.jsonl")
+log="$work/scripts of é/train-$train-1.log"
+wait_for 'grep -qs "train temporal: " "$log"'  # a line of progress: it is in the middle
+requeued_at=$(grep "train temporal: " "$log" | tail -n 1)
 scontrol requeue "$task"
 say "   training requeued at $requeued_at"
 wait_for '[[ $(state '"$fuse"') == *COMPLETED* || $(state '"$fuse"') == *FAILED* || $(state '"$fuse"') == *CANCELLED* ]]'
@@ -151,7 +153,8 @@ wait_for '[[ $(state '"$chain"') == *COMPLETED* || $(state '"$chain"') == *FAILE
 say "   ended: $(state "$chain") after $(restarts "$chain") restarts"
 
 say "5. compare"
-"$bin/python" - "$work/runs/calm" "$run" "$limited" "$(restarts "$chain")" "$(restarts "$extract")" "$(restarts "$task")" "$at_preemption" "$requeued_at" <<'PY'
+"$bin/python" - "$work/runs/calm" "$run" "$limited" "$(restarts "$chain")" "$(restarts "$extract")" "$(restarts "$task")" "$at_preemption" "$requeued_at" \
+  "$(grep -o "resumed after step [0-9]*" "$log")" <<'PY'
 import json, sys
 from pathlib import Path
 
@@ -176,10 +179,11 @@ def compared(run):
 value = {
     "videos": len(digests(calm)),
     "preempted": {
-        "shards_at_preemption": int(sys.argv[6]),
+        "shards_at_preemption": int(sys.argv[7]),
         "restarts_of_extract": int(sys.argv[5]),
-        "training_requeued_at": json.loads(sys.argv[8]),
-        "restarts_of_training": int(sys.argv[7]),
+        "training_requeued_at": sys.argv[8],
+        "resumed": sys.argv[9],
+        "restarts_of_training": int(sys.argv[6]),
         **compared(jobs),
     },
     "time_limit": {"restarts": int(sys.argv[4]), **compared(limited)},
