@@ -45,16 +45,16 @@ from stin.config import AugmentConfig, OptimConfig, TrainConfig
 from stin.dataset import Batch, TrainingClips
 from stin.device import Runtime, choose_device, loader_worker_count, resolve_amp
 from stin.flops import flops_per_sample
-from stin.learner import Learner, build_learner
 from stin.loader import StepSampler, batches_of, training_loader
-from stin.ranks import Ranks
 from stin.sampling import flow_stacks, sample_generator, training_starts
 from stin.shards.codec import encode_image
 from stin.shards.reader import ShardReader
 from stin.shards.schema import FlowCoding, Manifest, ManifestVideo
 from stin.shards.writer import ShardWriter
 from stin.streams import SpatialConfig, TemporalConfig
-from stin.training_step import train_step
+from stin.training.learner import Learner, build_learner
+from stin.training.ranks import Ranks
+from stin.training.step import train_step
 from stin.transforms import IMAGENET_MEAN, IMAGENET_STD, draw_training_crop
 
 NUM_SEGMENTS = 3

@@ -19,14 +19,14 @@ from stin.config import TrainConfig, override
 from stin.device import Runtime, choose_device
 from stin.evaluate import TestProtocol, score_split
 from stin.fusion import label_ranks
-from stin.metrics_log import METRICS_FILE
 from stin.model_file import load_model
 from stin.scores import Scores
 from stin.shards.errors import StinPipeError
 from stin.shards.schema import Manifest
 from stin.streams import StreamName
 from stin.train import train_stream
-from stin.training_report import OnProgress
+from stin.training.metrics_log import METRICS_FILE
+from stin.training.report import OnProgress
 
 __all__ = [
     "NAMED_VARIANTS",

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from stin.dataset import Batch, ScoringClips, TrainingClips, join_samples
-from stin.ranks import Ranks
 from stin.sampling import epoch_order
 from stin.shards.errors import StinPipeError
+from stin.training.ranks import Ranks
 
 TERMINATION_GRACE_S = 15
 """Seconds that a loader worker goes on after SIGTERM."""

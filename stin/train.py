@@ -21,19 +21,19 @@ from stin.config import TrainConfig, config_to_json
 from stin.device import Runtime, choose_device
 from stin.flops import flops_per_sample
 from stin.holdout import list_digest
-from stin.interrupt import Interrupted, StopSignal
-from stin.learner import Learner, build_learner
-from stin.metrics_log import MetricsLog
-from stin.pace import Pace
-from stin.ranks import Ranks, joined_ranks
 from stin.shards.errors import StinPipeError
 from stin.shards.reader import ShardReader
 from stin.shards.schema import Manifest
-from stin.training_end import finish_training
-from stin.training_loop import TrainingLoop
-from stin.training_plan import TrainingPlan, notify_of_lists, plan_training
-from stin.training_report import OnProgress, TrainNotice, TrainProgress, TrainResult, TrainStart
-from stin.training_state import (
+from stin.training.end import finish_training
+from stin.training.interrupt import Interrupted, StopSignal
+from stin.training.learner import Learner, build_learner
+from stin.training.loop import TrainingLoop
+from stin.training.metrics_log import MetricsLog
+from stin.training.pace import Pace
+from stin.training.plan import TrainingPlan, notify_of_lists, plan_training
+from stin.training.ranks import Ranks, joined_ranks
+from stin.training.report import OnProgress, TrainNotice, TrainProgress, TrainResult, TrainStart
+from stin.training.state import (
     MODEL_FILE,
     LoopState,
     TrainingFolder,

@@ -10,12 +10,12 @@ import torch
 
 from stin.fusion import fuse
 from stin.model_file import ModelInfo, load_model, save_model
+from stin.results.tuning import tune_fusion
 from stin.scores import Scores
 from stin.shards.codec import encode_image, quantise_flow
 from stin.shards.schema import FailedVideo, FlowCoding, Manifest, ManifestVideo
 from stin.shards.writer import ShardWriter
 from stin.streams import SpatialConfig, TemporalConfig, build_stream
-from stin.tuning import tune_fusion
 from workflows.report.render import render_report
 from workflows.run_dir import RunDir
 from workflows.split_result import SplitResult, judge_split

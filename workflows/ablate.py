@@ -15,7 +15,7 @@ from workflows.training_options import settings_option
 if TYPE_CHECKING:
     from stin.ablation import AblationStep, AblationTable, Variant
     from stin.config import TrainConfig
-    from stin.training_report import TrainNotice, TrainProgress, TrainStart
+    from stin.training.report import TrainNotice, TrainProgress, TrainStart
 
 EXAMPLES = """\b
 Examples:
@@ -147,7 +147,7 @@ class _Watch:
         self._output.say(f"{step.number} of {step.total}: {self._now}")
 
     def progress(self, event: "TrainStart | TrainProgress | TrainNotice") -> None:
-        from stin.training_report import TrainNotice, TrainProgress
+        from stin.training.report import TrainNotice, TrainProgress
 
         if isinstance(event, TrainNotice):
             self._output.warn(event.message)

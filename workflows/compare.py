@@ -12,7 +12,7 @@ from workflows.options import common_options
 from workflows.output import Output
 
 if TYPE_CHECKING:
-    from stin.side_by_side import Contender, SideBySide, StreamTable
+    from stin.results.side_by_side import Contender, SideBySide, StreamTable
 
 EXAMPLES = """\b
 Examples:
@@ -126,7 +126,7 @@ def compare_results(results: Sequence[Path], *, split: str) -> RunComparison:
     Raises:
         StinPipeError: a run is not evaluated, a file cannot be read, or they do not match.
     """
-    from stin.side_by_side import stand_side_by_side
+    from stin.results.side_by_side import stand_side_by_side
 
     subjects = [_subject(path, name, split) for path, name in zip(results, _names(results), strict=True)]
     if any(not item.metrics for item in subjects):  # a file has one stream, whatever a run calls it
@@ -196,11 +196,11 @@ def _show_classes(output: Output, table: "StreamTable") -> None:
 
 
 def _subject(path: Path, name: str, split: str) -> Subject:
-    from stin.foreign_scores import read_labelled_scores
+    from stin.results.foreign_scores import read_labelled_scores
+    from stin.results.side_by_side import Contender
     from stin.scores import Scores
     from stin.shards.errors import StinPipeError
     from stin.shards.schema import Manifest
-    from stin.side_by_side import Contender
     from workflows.run_dir import open_run
     from workflows.split_result import recordings_of
 
@@ -231,7 +231,7 @@ def _subject(path: Path, name: str, split: str) -> Subject:
 
 def _with_one_stream(item: Subject) -> Subject:
     """Call a run's fusion `scores`, as a file's only stream is called."""
-    from stin.side_by_side import Contender
+    from stin.results.side_by_side import Contender
 
     if not item.metrics:
         return item

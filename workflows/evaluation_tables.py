@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from stin.literature import published
+from stin.results.literature import published
 from stin.shards.publish import publish_bytes, publish_json
 from stin.shards.schema import Manifest
 from workflows.output import Output

@@ -129,9 +129,9 @@ def evaluate_split(
         StinPipeError: a stream is not trained, the split has no test video, or a score file does not fit.
     """
     from stin.fusion import fuse
+    from stin.results.tuning import tune_fusion
     from stin.scores import Scores
     from stin.shards.publish import publish_bytes, publish_json
-    from stin.tuning import tune_fusion
     from workflows.how_made import how_made, protocol_json
     from workflows.report.render import render_report
     from workflows.score_streams import score_held_out, score_test_list, training_counts
@@ -251,7 +251,7 @@ def _literature(
     settings: "EvalSettings",
     held_out: Mapping[str, int],
 ) -> "Literature":
-    from stin.literature import differences, published
+    from stin.results.literature import differences, published
     from workflows.split_result import Literature
 
     rows = published(manifest.dataset, "split 1") if split == "1" else ()

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stin.results.tuning import Tuning
 from stin.scorer import TestProtocol
 from stin.shards.schema import Manifest
-from stin.tuning import Tuning
 from workflows.score_streams import EvalSettings, StreamScores
 
 RECONSTRUCTION = (

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from pipeline.plan import ExtractParams
-from stin.analysis import Answers, fused_answers, stream_answers
-from stin.calibration import log_softmax
 from stin.clips import ClipShape
 from stin.evaluate import score_clip, score_split
 from stin.fusion import fuse
 from stin.model_file import TrainedModel
 from stin.motion import Motion, measure_motion
+from stin.results.analysis import Answers, fused_answers, stream_answers
+from stin.results.calibration import log_softmax
 from stin.scorer import TestProtocol
 from stin.scores import Scores
 from stin.shards.reader import ShardReader

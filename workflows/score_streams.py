@@ -9,10 +9,10 @@ from typing import Any, Literal
 from stin.config import config_from_json
 from stin.device import Amp, choose_device, resolve_amp
 from stin.evaluate import TestProtocol, score_split
-from stin.foreign_scores import read_foreign_scores
 from stin.fusion import TSN_WEIGHTS, FusionPoint
 from stin.holdout import divide_training_list, list_digest
 from stin.model_file import ModelInfo, load_model, read_model_info
+from stin.results.foreign_scores import read_foreign_scores
 from stin.scores import Scores
 from stin.shards.errors import StinPipeError
 from stin.shards.schema import Manifest, ManifestVideo

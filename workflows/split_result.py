@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from stin.analysis import FUSED, Analysis, analyse, fused_answers, stream_answers
 from stin.fusion import FusedScores
-from stin.intervals import LEVEL, NUM_RESAMPLES
-from stin.literature import Published
+from stin.results.analysis import FUSED, Analysis, analyse, fused_answers, stream_answers
+from stin.results.intervals import LEVEL, NUM_RESAMPLES
+from stin.results.literature import Published
+from stin.results.tuning import Tuning
 from stin.scores import Scores
 from stin.shards.schema import Manifest
-from stin.tuning import Tuning
 
 TOP = 5
 INTERVAL_METHOD = (

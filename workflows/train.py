@@ -53,8 +53,8 @@ def train_temporal(output: Output, run_path: Path, **options: Any) -> None:
 
 
 def _train(stream: str, output: Output, run_path: Path, options: dict[str, Any]) -> None:
-    from stin.ranks import is_first_process
     from stin.shards.schema import Manifest
+    from stin.training.ranks import is_first_process
     from workflows.run_dir import open_run, recorded
 
     run = open_run(run_path)
@@ -138,10 +138,10 @@ def train_with_progress(
 ) -> "TrainResult":
     """Train one stream of a run and show how it goes."""
     from pipeline.lock import run_lock
-    from stin.launch import WorkerCount, train_on_ray
-    from stin.ranks import is_first_process
     from stin.shards.schema import Manifest
     from stin.train import Interrupted, Runtime, TrainNotice, TrainProgress, TrainStart, train_stream
+    from stin.training.launch import WorkerCount, train_on_ray
+    from stin.training.ranks import is_first_process
     from workflows.cli import Terminated
 
     manifest = Manifest.load(run.manifest)

@@ -23,7 +23,7 @@ ALLOWED = {  # package -> packages it may import, beside itself
     "workflows": ("pipeline", "stin", "stin.shards"),
 }
 ONLY_IN = {
-    "ray": ("pipeline/runners/ray.py", "stin/launch.py"),
+    "ray": ("pipeline/runners/ray.py", "stin/training/launch.py"),
     "click": ("workflows/",),
     "rich": ("workflows/",),
 }

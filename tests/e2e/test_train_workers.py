@@ -29,18 +29,18 @@ from stin.recipes import resolve_recipe
 from stin.shards.errors import StinPipeError
 from stin.shards.schema import Manifest
 from stin.train import Interrupted, Runtime, TrainProgress, train_stream
-import stin.training_step
+import stin.training.step
 
 run, out = Path(settings.pop("run")), Path(settings.pop("out"))
 stream, poison = settings.pop("stream"), settings.pop("poison", None)
 max_steps = settings.pop("pause_after", 0)
 rank = int(os.environ.get("RANK", 0))
 if poison == rank:
-    honest = stin.training_step.stream_loss
+    honest = stin.training.step.stream_loss
     def poisoned(*arguments, **more):
         loss = honest(*arguments, **more)
         return type(loss)(total=loss.total * float("nan"), main=loss.main, aux=loss.aux)
-    stin.training_step.stream_loss = poisoned
+    stin.training.step.stream_loss = poisoned
 def show(event):
     if isinstance(event, TrainProgress):
         print("step", event.step, flush=True)

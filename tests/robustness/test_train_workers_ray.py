@@ -10,11 +10,11 @@ import pytest
 from safetensors.torch import load_file
 
 from stin.config import override
-from stin.launch import WorkerCount, train_on_ray
 from stin.recipes import resolve_recipe
 from stin.shards.errors import StinPipeError
 from stin.shards.schema import Manifest
 from stin.train import Runtime, TrainProgress, TrainStart
+from stin.training.launch import WorkerCount, train_on_ray
 
 pytest.importorskip("pandas", reason="Ray Train needs pandas and pyarrow")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

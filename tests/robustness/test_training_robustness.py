@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import stin.training_step
+import stin.training.step
 from stin.config import override
 from stin.losses import StreamLoss
 from stin.model_file import load_model
@@ -174,7 +174,7 @@ def test_other_training_videos_are_refused(tiny_run, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_step_and_videos(tiny_run, tmp_path, monkeypatch):
-    honest = stin.training_step.stream_loss
+    honest = stin.training.step.stream_loss
     calls = []
 
     def poisoned(output, labels, **more):
@@ -183,7 +183,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_videos(tiny_run, tmp
         bad = loss.total * float("nan") if len(calls) == 3 else loss.total
         return StreamLoss(total=bad, main=loss.main, aux=loss.aux)
 
-    monkeypatch.setattr(stin.training_step, "stream_loss", poisoned)
+    monkeypatch.setattr(stin.training.step, "stream_loss", poisoned)
     with pytest.raises(
         StinPipeError, match=r"step 3: the loss is nan .* videos of this batch: \w+/v\d\d\.avi, "
     ):
@@ -201,7 +201,7 @@ def test_too_little_memory_says_the_batch_and_the_flags(tiny_run, tmp_path, monk
     def exhausted(*_arguments, **_more):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
 
-    monkeypatch.setattr(stin.training_step, "stream_loss", exhausted)
+    monkeypatch.setattr(stin.training.step, "stream_loss", exhausted)
     expected = (
         r"out of GPU memory at step 1 with 4 samples of 8 clips of 24 px; lower --batch-size or raise --acc"
     )

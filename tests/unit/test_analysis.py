@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
 
-from stin.analysis import analyse, fused_answers
-from stin.calibration import calibrate, log_softmax
-from stin.comparison import compare, recording_numbers
 from stin.fusion import accuracy, fuse, softmax
+from stin.results.analysis import analyse, fused_answers
+from stin.results.calibration import calibrate, log_softmax
+from stin.results.comparison import compare, recording_numbers
 from stin.scores import Scores
 
 

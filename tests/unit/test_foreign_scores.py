@@ -6,8 +6,8 @@ import pickle
 import numpy as np
 import pytest
 
-from stin.foreign_scores import read_foreign_scores
 from stin.fusion import fuse, softmax
+from stin.results.foreign_scores import read_foreign_scores
 from stin.scores import Scores
 from stin.shards.errors import StinPipeError
 

@@ -6,14 +6,14 @@ import signal
 
 import pytest
 
-from stin.interrupt import Interrupted, StopSignal
-from stin.launch import WorkerCount, train_on_ray
-from stin.launch_files import EventReader, EventWriter, LaunchFolder
 from stin.recipes import resolve_recipe
 from stin.shards.errors import StinPipeError
 from stin.shards.schema import Manifest
 from stin.train import Runtime
-from stin.training_report import TrainNotice, TrainProgress, TrainResult, TrainStart
+from stin.training.interrupt import Interrupted, StopSignal
+from stin.training.launch import WorkerCount, train_on_ray
+from stin.training.launch_files import EventReader, EventWriter, LaunchFolder
+from stin.training.report import TrainNotice, TrainProgress, TrainResult, TrainStart
 
 
 def progress(step, total=9):

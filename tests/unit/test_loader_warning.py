@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from stin.device import Runtime
-from stin.pace import Pace
-from stin.ranks import Ranks
-from stin.training_loop import LOADER_WAIT_STEPS, TrainingLoop
+from stin.training.loop import LOADER_WAIT_STEPS, TrainingLoop
+from stin.training.pace import Pace
+from stin.training.ranks import Ranks
 
 
 def told(*, device, wait_share, num_steps=LOADER_WAIT_STEPS):

@@ -237,7 +237,7 @@ def test_training_charts_stay_in_their_box_and_keep_the_last_value(tmp_path: Pat
 
 
 def test_reliability_and_weight_charts_by_hand() -> None:
-    from stin.calibration import calibrate
+    from stin.results.calibration import calibrate
 
     logs = np.log(np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]]))
     chart = reliability_chart("fused", calibrate(logs, np.array([0, 1, 1])))

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stin.intervals import exact_mcnemar
+from stin.results.intervals import exact_mcnemar
+from stin.results.side_by_side import Contender, stand_side_by_side
 from stin.scores import Scores
 from stin.shards.errors import StinPipeError
-from stin.side_by_side import Contender, stand_side_by_side
 
 CLASSES = ("a", "b", "c")
 

@@ -12,13 +12,13 @@ from stin.clips import ClipShape
 from stin.config import override
 from stin.dataset import TrainingClips, join_samples
 from stin.device import Runtime
-from stin.learner import build_learner
-from stin.ranks import Ranks
 from stin.recipes import resolve_recipe
 from stin.shards.reader import ShardReader
 from stin.shards.schema import Manifest
 from stin.train import train_stream
-from stin.training_pictures import training_pictures
+from stin.training.learner import build_learner
+from stin.training.pictures import training_pictures
+from stin.training.ranks import Ranks
 
 
 def settings(stream, **changes):

@@ -7,10 +7,10 @@ import pytest
 
 from stin.fusion import fuse
 from stin.holdout import divide_training_list
+from stin.results.tuning import GRID, tune_fusion
 from stin.scores import Scores
 from stin.shards.errors import StinPipeError
 from stin.shards.schema import Manifest
-from stin.tuning import GRID, tune_fusion
 
 
 def scores(stream, logits, labels):

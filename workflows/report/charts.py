@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stin.calibration import Calibration
+    from stin.results.calibration import Calibration
 
 WIDTH, HEIGHT = 320.0, 150.0
 MAX_POINTS = 200

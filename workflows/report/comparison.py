@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from workflows.report.page import render_page
 
 if TYPE_CHECKING:
-    from stin.side_by_side import StreamTable
+    from stin.results.side_by_side import StreamTable
     from workflows.compare import RunComparison
 
 WHISKER_MARGIN = 0.02

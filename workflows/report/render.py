@@ -13,9 +13,9 @@ from workflows.report.page import render_page
 from workflows.report.video_cards import video_cards
 
 if TYPE_CHECKING:
-    from stin.analysis import Agreement
+    from stin.results.analysis import Agreement
+    from stin.results.tuning import Tuning
     from stin.shards.schema import Manifest
-    from stin.tuning import Tuning
     from workflows.run_dir import RunDir
     from workflows.split_result import DataPath, SplitResult
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-from stin.intervals import Interval
+from stin.results.intervals import Interval
 from workflows.report.page import render_page
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from workflows.report.pictures import Chosen, Strip, choose_videos, data_uri, draw_strip
 
 if TYPE_CHECKING:
-    from stin.analysis import Answers
     from stin.model_file import TrainedModel
+    from stin.results.analysis import Answers
     from stin.scores import Scores
     from stin.shards.reader import ShardReader
     from stin.shards.schema import Manifest
@@ -69,7 +69,7 @@ class VideoCards:
 def video_cards(run: "RunDir", manifest: "Manifest", result: "SplitResult") -> VideoCards:
     """Choose the videos and draw them; what cannot be read is said in its place, and never stops the page."""
     from pipeline.flow.colour import colour_key
-    from stin.analysis import fused_answers, stream_answers
+    from stin.results.analysis import fused_answers, stream_answers
     from stin.shards.reader import ShardReader
 
     if not run.extract.is_dir():

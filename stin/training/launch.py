@@ -21,13 +21,13 @@ import torch
 
 from stin.config import TrainConfig
 from stin.device import Runtime
-from stin.interrupt import Interrupted, StopSignal
-from stin.launch_files import EventReader, EventWriter, LaunchFolder
-from stin.ranks import BACKEND_CPU, BACKEND_GPU
 from stin.shards.errors import StinPipeError
 from stin.shards.schema import Manifest
 from stin.train import train_stream
-from stin.training_report import OnProgress, TrainResult
+from stin.training.interrupt import Interrupted, StopSignal
+from stin.training.launch_files import EventReader, EventWriter, LaunchFolder
+from stin.training.ranks import BACKEND_CPU, BACKEND_GPU
+from stin.training.report import OnProgress, TrainResult
 
 LAUNCH_FOLDER = "launch"
 MAX_FAILURES = 3

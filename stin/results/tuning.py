@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from stin.analysis import fused_answers
-from stin.comparison import recording_numbers
 from stin.fusion import FusionPoint, accuracy, fuse
-from stin.intervals import Interval, resample, share_interval
+from stin.results.analysis import fused_answers
+from stin.results.comparison import recording_numbers
+from stin.results.intervals import Interval, resample, share_interval
 from stin.scores import Scores
 from stin.shards.errors import StinPipeError
 

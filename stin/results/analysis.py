@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stin.calibration import Calibration, calibrate, log_softmax
-from stin.comparison import Comparison, compare_drawn, recording_numbers
 from stin.fusion import Accuracy, FusedScores, accuracy, label_ranks
-from stin.intervals import Interval, Resampled, resample, share_interval, worth_by_class
+from stin.results.calibration import Calibration, calibrate, log_softmax
+from stin.results.comparison import Comparison, compare_drawn, recording_numbers
+from stin.results.intervals import Interval, Resampled, resample, share_interval, worth_by_class
 from stin.scores import Scores
 
 FUSED = "fused"

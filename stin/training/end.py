@@ -3,13 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
-from stin.learner import Learner
 from stin.model_file import save_model
 from stin.shards.errors import StinPipeError
 from stin.shards.publish import publish_bytes, publish_json
-from stin.training_plan import TrainingPlan
-from stin.training_report import TrainResult
-from stin.training_state import BEST_FILE, MODEL_FILE, RESULT_FILE, LoopState
+from stin.training.learner import Learner
+from stin.training.plan import TrainingPlan
+from stin.training.report import TrainResult
+from stin.training.state import BEST_FILE, MODEL_FILE, RESULT_FILE, LoopState
 
 
 def export_weights(job: TrainingPlan, learner: Learner, path: Path, *, step: int, top1: float | None) -> None:

@@ -9,10 +9,10 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from stin.interrupt import Interrupted
 from stin.shards.errors import StinPipeError
 from stin.shards.publish import publish_json
-from stin.training_report import OnProgress, TrainNotice, TrainProgress, TrainResult, TrainStart
+from stin.training.interrupt import Interrupted
+from stin.training.report import OnProgress, TrainNotice, TrainProgress, TrainResult, TrainStart
 
 EVENT_INTERVAL_S = 1.0
 

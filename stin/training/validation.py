@@ -10,9 +10,9 @@ from torch.func import functional_call
 from stin.clips import ClipShape, ClipSource
 from stin.dataset import ScoringClips, network_input
 from stin.device import autocast, resolve_amp
-from stin.learner import Learner
 from stin.loader import batches_of, scoring_loader
 from stin.streams import StreamOutput, stream_scores
+from stin.training.learner import Learner
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,19 +9,19 @@ import torch
 from stin.clips import ClipShape
 from stin.dataset import Batch, TrainingClips
 from stin.device import loader_worker_count, peak_memory_bytes
-from stin.interrupt import Interrupted, StopSignal
-from stin.learner import Learner
 from stin.loader import StepSampler, batches_of, training_loader
-from stin.metrics_log import MetricsLog
-from stin.pace import Pace
 from stin.shards.reader import ShardReader
-from stin.training_end import export_weights
-from stin.training_pictures import training_pictures
-from stin.training_plan import TrainingPlan
-from stin.training_report import OnProgress, TrainProgress
-from stin.training_state import BEST_FILE, LoopState, snapshot
-from stin.training_step import StepReport, train_step
-from stin.validation import validate
+from stin.training.end import export_weights
+from stin.training.interrupt import Interrupted, StopSignal
+from stin.training.learner import Learner
+from stin.training.metrics_log import MetricsLog
+from stin.training.pace import Pace
+from stin.training.pictures import training_pictures
+from stin.training.plan import TrainingPlan
+from stin.training.report import OnProgress, TrainProgress
+from stin.training.state import BEST_FILE, LoopState, snapshot
+from stin.training.step import StepReport, train_step
+from stin.training.validation import validate
 
 NUM_PICTURES = 10
 """How often, over a training, pictures go to TensorBoard, beside the first step."""

@@ -12,8 +12,8 @@ from torch.func import functional_call
 
 from stin.dataset import Batch, network_input
 from stin.device import autocast, resolve_amp
-from stin.learner import Learner
 from stin.streams import SpatialConfig, StreamOutput
+from stin.training.learner import Learner
 
 MAX_SAMPLES = 4
 

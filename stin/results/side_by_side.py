@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from stin.comparison import Comparison, compare_drawn, recording_numbers
 from stin.fusion import Accuracy, accuracy, label_ranks, name_some
-from stin.intervals import Interval, resample, share_interval, worth_by_class
+from stin.results.comparison import Comparison, compare_drawn, recording_numbers
+from stin.results.intervals import Interval, resample, share_interval, worth_by_class
 from stin.scores import Scores
 from stin.shards.errors import StinPipeError
 

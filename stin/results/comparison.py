@@ -6,7 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from stin.intervals import Interval, Resampled, difference_interval, exact_mcnemar, resample, worth_by_class
+from stin.results.intervals import (
+    Interval,
+    Resampled,
+    difference_interval,
+    exact_mcnemar,
+    resample,
+    worth_by_class,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from stin.device import Runtime, resolve_amp
 from stin.flops import sample_like
 from stin.losses import stream_loss
 from stin.optim import AveragedWeights, build_optimizer
-from stin.ranks import Ranks
 from stin.streams import Stream, StreamOutput, build_stream
+from stin.training.ranks import Ranks
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,11 @@ from torch import nn
 
 from stin.dataset import Batch, network_input
 from stin.device import autocast, resolve_amp
-from stin.learner import Learner, training_mode
 from stin.losses import stream_loss
 from stin.optim import learning_rate
-from stin.ranks import Ranks
 from stin.shards.errors import StinPipeError
+from stin.training.learner import Learner, training_mode
+from stin.training.ranks import Ranks
 
 MAX_LISTED_VIDEOS = 8
 
