@@ -241,7 +241,7 @@ def frames_after_a_signal(folder: Path, signum: int) -> int:
     notes = DecodeNotes()
     for _ in decode_frames(path, notes):
         if notes.decoded == 3:
-            (decoder,) = psutil.Process().children()
+            (decoder,) = (item for item in psutil.Process().children() if "ffmpeg" in item.name())
             decoder.send_signal(signum)
             time.sleep(0.3)
     return notes.decoded
