@@ -85,7 +85,11 @@ def score_test_list(
     for name in settings.names:
         if name in settings.files:
             scores = read_foreign_scores(
-                settings.files[name], stream=name, labels=labels, class_names=manifest.classes
+                settings.files[name],
+                stream=name,
+                labels=labels,
+                class_names=manifest.classes,
+                notify=output.warn,
             )
             found.append(StreamScores(scores=scores, info=None))
             continue

@@ -158,7 +158,7 @@ def test_pickles_are_refused_unopened_with_a_way_out_that_works(tmp_path):
         def __reduce__(self):
             return (exec, ("raise SystemExit('the pickle ran')",))
 
-    for name in ("s.pkl", "s.pth"):
+    for name in ("s.pkl", "s.pth", "s.npz"):
         path = tmp_path / name
         path.write_bytes(pickle.dumps(Trap()))
         with pytest.raises(StinPipeError, match="pickled files run code when they are opened"):
@@ -183,11 +183,18 @@ def test_pickles_are_refused_unopened_with_a_way_out_that_works(tmp_path):
     [
         ("s.csv", "name,run,walk,sit\n", "the first column must be 'id', got 'name'"),
         ("s.csv", "id,run,walk,sit\nrun/a.avi,1,2\n", "line 2 has 3 cells, the header 4"),
-        ("s.csv", "id,run,walk,sit\nrun/a.avi,1,2,x\n", "could not convert string to float"),
-        ("s.csv", "", "not a readable score file"),
-        ("s.json", "[1]", "not a readable score file"),
+        (
+            "s.csv",
+            "id,run,walk,sit\n\nwalk/b.avi,1,2,3\nrun/a.avi,1,2,x\n",
+            "line 4, video 'run/a.avi', class 'sit': a score must be a number, got 'x'",
+        ),
+        ("s.csv", "", "it has no first line id,label,<class>,<class>,..."),
+        ("s.json", "[1]", "it must hold an object with ids and scores, not a list"),
+        ("s.json", "{", "it is no JSON"),
+        ("s.json", '{"ids": ["a"]}', r"it has no scores \(only ids\)"),
+        ("s.json", '{"ids": ["a", "b"], "scores": [[1, 2], [3]]}', "rows of numbers, one row a video"),
         ("s.json", '{"ids": ["a"], "scores": [[1], [2]]}', r"1 ids, but scores of shape \(2, 1\)"),
-        ("s.npz", "no zip", "not a readable score file"),
+        ("s.npz", "no zip", "it is no .npz, a zip of arrays"),
         ("s.txt", "", "scores are read from .npz, .json or .csv files, not '.txt'"),
     ],
 )
@@ -198,5 +205,17 @@ def test_unreadable_files_say_what_is_wrong(tmp_path, name, content, message):
 
 
 def test_an_absent_file_is_named(tmp_path):
-    with pytest.raises(StinPipeError, match="no such score file"):
-        read(tmp_path / "none.csv")
+    for name in ("none.csv", "none"):
+        with pytest.raises(StinPipeError, match="no such score file"):
+            read(tmp_path / name)
+    with pytest.raises(StinPipeError, match="is a folder, not a score file"):
+        read(tmp_path)
+
+
+def test_an_assumed_order_of_the_classes_is_said(tmp_path):
+    np.savez(tmp_path / "s.npz", ids=np.array(IDS), scores=TABLE)
+    said = []
+    for path in (tmp_path / "s.npz", write_csv(tmp_path / "named.csv")):
+        read_foreign_scores(path, stream="pose", labels=LIST, class_names=CLASSES, notify=said.append)
+    expected = "names no classes; its columns are taken in the run's class order (run, walk, sit)"
+    assert said == [f"{tmp_path / 's.npz'}: {expected}"]

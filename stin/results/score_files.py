@@ -1,0 +1,201 @@
+"""Files of scores that another program made, of one of three plain kinds.
+
+- ``.npz``: ``ids`` (N texts), ``scores`` (N, C); optionally ``labels`` (N, class names or numbers) and
+  ``classes`` (C names, the order of the columns).
+- ``.json``: an object with the same keys.
+- ``.csv``: a header ``id,label,<class>,<class>,...`` (``label`` may be absent), then a line a video.
+
+Without ``classes`` the columns are in the order of the run's classes. A score file that fuse-eval wrote is
+taken as well. Nothing is unpickled.
+"""
+
+import csv
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stin.fusion import name_some
+from stin.scores import Scores
+from stin.shards.errors import StinPipeError
+
+PICKLES = (".pkl", ".pickle", ".pth", ".pt", ".joblib")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreTable:
+    """What a file says, before anything of it is believed.
+
+    Attributes:
+        ids: video ids, N of them.
+        scores: float64 (N, C).
+        labels: N names or numbers, as they are in the file; None without any.
+        classes: C names in the order of the columns; None without any.
+    """
+
+    ids: list[str]
+    scores: np.ndarray
+    labels: list[Any] | None
+    classes: list[str] | None
+
+
+def require_score_file(path: Path) -> None:
+    """Refuse a path that holds no file.
+
+    Raises:
+        StinPipeError: says whether it is missing or a folder.
+    """
+    if path.is_dir():
+        raise StinPipeError(f"{path}: is a folder, not a score file; give a .npz, .json or .csv file")
+    if not path.is_file():
+        raise StinPipeError(f"{path}: no such score file; give another path")
+
+
+def read_score_table(path: Path) -> ScoreTable:
+    """Read a score file of any of the three kinds.
+
+    Raises:
+        StinPipeError: if it is missing, a folder, pickled or damaged.
+    """
+    require_score_file(path)
+    if path.suffix.lower() in PICKLES:
+        raise StinPipeError(_pickled(path))
+    readers = {".npz": _read_npz, ".json": _read_json, ".csv": _read_csv}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise StinPipeError(f"{path}: scores are read from .npz, .json or .csv files, not {path.suffix!r}")
+    try:
+        table = reader(path)
+        if table.scores.ndim != 2 or len(table.scores) != len(table.ids):
+            raise ValueError(f"{len(table.ids)} ids, but scores of shape {table.scores.shape}")
+        if table.labels is not None and len(table.labels) != len(table.ids):
+            raise ValueError(f"{len(table.ids)} ids, but {len(table.labels)} labels")
+    except StinPipeError:
+        raise
+    except Exception as error:  # zip, numpy, csv and json each have their own ways to find a file damaged
+        said = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise StinPipeError(
+            f"{path}: not a readable score file: {said or type(error).__name__}; wanted: ids, scores, and "
+            "optionally labels and classes (see `stin-pipe fuse-eval --help`)"
+        ) from error
+    return table
+
+
+def _pickled(path: Path) -> str:
+    """Say why a pickle is refused, and how its owner makes a plain file of it."""
+    name = f"{path.stem}-plain.npz" if path.suffix.lower() == ".npz" else f"{path.stem}.npz"
+    return (
+        f"{path}: pickled files run code when they are opened, so they are not read. Convert it where "
+        "you trust it, here from a dict of id -> scores of the classes:\n"
+        "  import numpy, pickle\n"
+        f"  found = pickle.load(open({path.name!r}, 'rb'))\n"
+        f"  ids, scores = list(found), numpy.stack(list(found.values()))\n"
+        f"  numpy.savez({name!r}, ids=ids, scores=scores)"
+    )
+
+
+def _read_npz(path: Path) -> ScoreTable:
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            if file.read(1) == b"\x80":  # the first byte of every pickle since protocol 2
+                raise StinPipeError(_pickled(path))
+        raise ValueError("it is no .npz, a zip of arrays as numpy.savez writes it")
+    with np.load(path, allow_pickle=False) as opened:
+        if "about" in opened.files:
+            return _own(path)
+        arrays = {name: opened[name] for name in opened.files}
+    _require_keys(arrays)
+    return ScoreTable(
+        ids=[label_text(item) for item in arrays["ids"].tolist()],
+        scores=np.asarray(arrays["scores"], np.float64),
+        labels=arrays["labels"].tolist() if "labels" in arrays else None,
+        classes=[label_text(item) for item in arrays["classes"].tolist()] if "classes" in arrays else None,
+    )
+
+
+def _read_json(path: Path) -> ScoreTable:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is no JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"it must hold an object with ids and scores, not a {type(value).__name__}")
+    if "format" in value:
+        return _own(path)
+    _require_keys(value)
+    for name in ("ids", "scores", "labels", "classes"):
+        if not isinstance(value.get(name, []), list):
+            raise ValueError(f"{name} must be a list, got {value[name]!r}")
+    try:
+        scores = np.asarray(value["scores"], np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError("scores must be rows of numbers, one row a video, all of one length") from error
+    return ScoreTable(
+        ids=[str(item) for item in value["ids"]],
+        scores=scores,
+        labels=value.get("labels"),
+        classes=value.get("classes"),
+    )
+
+
+def _require_keys(found: Mapping[str, Any]) -> None:
+    for name in ("ids", "scores"):
+        if name not in found:
+            raise ValueError(f"it has no {name} (only {name_some(set(found)) or 'nothing'})")
+
+
+def _read_csv(path: Path) -> ScoreTable:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file)
+        header = next(reader, [])
+        if not header:
+            raise ValueError("it has no first line id,label,<class>,<class>,...")
+        if header[0] != "id":
+            raise ValueError(f"the first column must be 'id', got {header[0]!r}")
+        first = 2 if header[1:2] == ["label"] else 1
+        lines: list[list[str]] = []
+        rows: list[list[float]] = []
+        for line in reader:
+            if line:
+                lines.append(line)
+                rows.append(_numbers(line, header, first, reader.line_num))
+    return ScoreTable(
+        ids=[line[0] for line in lines],
+        scores=np.array(rows, np.float64).reshape(len(lines), len(header) - first),
+        labels=[line[1] for line in lines] if first == 2 else None,
+        classes=header[first:],
+    )
+
+
+def _numbers(line: Sequence[str], header: Sequence[str], first: int, number: int) -> list[float]:
+    """Return the scores of line `number`."""
+    if len(line) != len(header):
+        raise ValueError(f"line {number} has {len(line)} cells, the header {len(header)}")
+    values: list[float] = []
+    for name, cell in zip(header[first:], line[first:], strict=True):
+        try:
+            values.append(float(cell))
+        except ValueError:
+            raise ValueError(
+                f"line {number}, video {line[0]!r}, class {name!r}: a score must be a number, got {cell!r}"
+            ) from None
+    return values
+
+
+def _own(path: Path) -> ScoreTable:
+    found = Scores.load(path)
+    return ScoreTable(
+        ids=list(found.ids),
+        scores=found.logits.astype(np.float64),
+        labels=[found.class_names[label] for label in found.labels],
+        classes=list(found.class_names),
+    )
+
+
+def label_text(value: Any) -> str:
+    """Return a name as text, whether the file held text or bytes."""
+    return value.decode() if isinstance(value, bytes) else str(value)
