@@ -4,6 +4,7 @@ A command reads the table of its name (`[extract]`, `[job.slurm]`; `[train]` ser
 keys above all tables: `run` is `--run` of every command, `split` that of those that do the whole chain.
 """
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,10 @@ def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -
                 f"{path}: {place} has no option {key!r}; known: {known}", ctx=ctx, param=param
             )
         item = options[option]
+        if expected := _expected(item, key, value):
+            raise click.BadParameter(
+                f"{path}: {place} has {key} = {value!r}; {expected}", ctx=ctx, param=param
+            )
         value = tuple(value) if isinstance(value, list) else value
         defaults[item.name or option] = value
         places[option] = (place, value)
@@ -103,6 +108,36 @@ def _values(
                 raise click.BadParameter(f"{path}: [{table}] must be a table", ctx=ctx, param=param)
         found += [(f"[{table}]", key, value) for key, value in values.items()]
     return found
+
+
+def _expected(item: click.Parameter, key: str, value: Any) -> str:
+    """Return what the option wants where the value is of a kind that it cannot read, else nothing."""
+    from workflows.options import Names, Numbers
+
+    if isinstance(item.type, Numbers):
+        return _wrong_element(value, (int, float), f"write numbers: {key} = [1, 1.5]")
+    if item.multiple or isinstance(item.type, Names):
+        if not item.multiple and isinstance(value, str):
+            return ""
+        wanted = f'write a list: {key} = ["...", "..."]'
+        return wanted if not isinstance(value, list) else _wrong_element(value, (str, int, float), wanted)
+    if isinstance(value, (list, dict)):
+        return f'write one value, no list or table: {key} = "..."'
+    if isinstance(item, click.Option) and item.is_flag:
+        return "" if isinstance(value, (bool, str)) else f"write {key} = true or {key} = false"
+    if isinstance(value, bool) or (isinstance(item.type, click.Path) and not isinstance(value, str)):
+        number = isinstance(item.type, (click.types.IntParamType, click.types.FloatParamType))
+        return f"write a number: {key} = 1" if number else f'write text in quotes: {key} = "..."'
+    if isinstance(item.type, click.types.IntParamType) and isinstance(value, float):
+        return f"write a whole number: {key} = {round(value) if math.isfinite(value) else 1}"
+    return ""
+
+
+def _wrong_element(value: Any, kinds: tuple[type, ...], wanted: str) -> str:
+    """Return what is wanted unless the value is text (read as on the command line) or a list of these."""
+    elements = value if isinstance(value, list) else [value]
+    plain = all(isinstance(element, kinds) and not isinstance(element, bool) for element in elements)
+    return "" if isinstance(value, str) or (elements and plain) else wanted
 
 
 def _require_known(tables: dict[str, Any], path: Path, ctx: click.Context, param: click.Parameter) -> None:

@@ -148,6 +148,32 @@ def test_mistakes_name_file_and_table(tmp_path: Path, call) -> None:
     assert called.code == 2 and "--write-config run.toml" in called.json["error"]
 
 
+def test_a_value_of_another_kind_is_told_with_what_to_write(tmp_path: Path, call) -> None:
+    (tmp_path / "videos").mkdir()
+    for table, line, message in (
+        ("extract", "videos = 5", '[extract] has videos = 5; write text in quotes: videos = "..."'),
+        ("extract", "classes = true", "[extract] has classes = True; write a list: classes = ["),
+        ("train", "lr = [1]", '[train] has lr = [1]; write one value, no list or table: lr = "..."'),
+        ("train", "epochs = 2.5", "[train] has epochs = 2.5; write a whole number: epochs = 2"),
+        ("train", "plain = 3", "[train] has plain = 3; write plain = true or plain = false"),
+        (
+            "train-spatial",
+            'set = "ema_decay=2"',
+            "[train-spatial] has set = 'ema_decay=2'; write a list: set",
+        ),
+        ("train-spatial", "set = [{ ema_decay = 2 }]", "write a list: set = ["),
+        ("fuse-eval", 'fusion-weights = ["a"]', "['a']; write numbers: fusion-weights = [1, 1.5]"),
+    ):
+        videos = "" if "videos" in line else 'videos = "videos"\n'
+        head = "" if table == "extract" else f"[extract]\n{videos}"
+        (tmp_path / "c.toml").write_text(f'run = "r"\n{head}[{table}]\n{videos if not head else ""}{line}\n')
+        called = call("run", "--config", "c.toml", "--json", cwd=tmp_path)
+        assert called.code == 2, called.stderr
+        assert "c.toml: " in called.json["error"] and message in called.json["error"], called.json["error"]
+    called = call("fuse-eval", "--config", "c.toml", "--json", cwd=tmp_path)  # its own table, by itself
+    assert called.code == 2 and message in called.json["error"], called.json["error"]
+
+
 def test_the_starter_file_is_whole_and_every_line_of_it_is_an_option(tmp_path: Path, call) -> None:
     """Also the lines that are comments: with their mark taken away they must be known options."""
     from workflows.cli import cli
