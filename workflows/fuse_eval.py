@@ -179,6 +179,7 @@ def evaluate_split(
 def _settings(options: Mapping[str, Any]) -> "EvalSettings":
     from stin.device import choose_device
     from stin.fusion import check_weights
+    from stin.results.score_files import require_score_file
     from workflows.score_streams import EvalSettings
 
     files = dict(options["files"])
@@ -191,6 +192,8 @@ def _settings(options: Mapping[str, Any]) -> "EvalSettings":
             "streams of the run score"
         )
     choose_device(options["device"])
+    for file in files.values():
+        require_score_file(file)
     settings = EvalSettings(
         segments=options["segments"],
         crops=int(options["crops"]),
@@ -203,6 +206,11 @@ def _settings(options: Mapping[str, Any]) -> "EvalSettings":
         device=options["device"],
         loader_workers=options["loader_workers"],
     )
+    if settings.weights is None and (further := settings.names[2:]):
+        needs = "needs a weight of its own" if len(further) == 1 else "need weights of their own"
+        raise click.UsageError(
+            f"--fusion-weights: {' and '.join(further)} {needs}: give 1,1.5{',W' * len(further)}"
+        )
     try:
         check_weights(settings.given_weights, names=settings.names)
     except ValueError as error:

@@ -164,7 +164,12 @@ def test_files_replace_a_stream_and_add_a_third(run: Path) -> None:
     assert three["streams"] == ["spatial", "temporal", "again"]
     assert three["fused"] == three["again"] == ours["temporal"]
     with pytest.raises(click.UsageError, match=r"3 numbers >= 0, not all 0 \(spatial, temporal, again\)"):
+        evaluate(run, "--scores", f"again={file}", "--fusion-weights", "1,1.5")
+    wanted = "--fusion-weights: again needs a weight of its own: give 1,1.5,W"
+    with pytest.raises(click.UsageError, match=wanted):
         evaluate(run, "--scores", f"again={file}")
+    with pytest.raises(StinPipeError, match="no such score file"):  # told before the weights
+        evaluate(run, "--scores", f"again={run / 'none.csv'}")
 
 
 def test_auxiliary_scores_are_left_out_or_weighed(run: Path) -> None:
