@@ -96,6 +96,8 @@ def compare(output: Output, results: Sequence[Path], split: str, html_path: Path
     """
     if len(results) < 2:
         raise click.UsageError("give two or more run directories or score files")
+    if html_path is not None:
+        check_page_path(html_path, results)
     found = compare_results(results, split=split)
     show_comparison(output, found)
     if html_path is not None:
@@ -104,19 +106,32 @@ def compare(output: Output, results: Sequence[Path], split: str, html_path: Path
     output.result(found.to_json() | {"html": None if html_path is None else str(html_path)})
 
 
-def write_page(result: RunComparison, path: Path) -> None:
-    """Write the comparison as one HTML file.
+def check_page_path(path: Path, results: Sequence[Path]) -> None:
+    """Refuse a name for the page that would replace something else or make folders by mistake.
 
     Raises:
-        StinPipeError: the file is one of the results.
+        StinPipeError: the file is one of the results, is not named as a page, or its folder's parent is not
+            there.
     """
     from stin.shards.errors import StinPipeError
+
+    if path.resolve() in {item.resolve() for item in results}:
+        raise StinPipeError(f"--html {path}: this is one of the results; give another name")
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise StinPipeError(f"--html {path}: a page's name must end in .html or .htm; give another name")
+    folder = path.absolute().parent
+    if not folder.is_dir() and not folder.parent.is_dir():
+        raise StinPipeError(
+            f"--html {path}: there is no folder {folder.parent}; make it, or give another name"
+        )
+
+
+def write_page(result: RunComparison, path: Path) -> None:
+    """Write the comparison as one HTML file; see ``check_page_path`` for where."""
     from stin.shards.publish import publish_bytes
     from workflows.report.comparison import render_comparison
 
-    if path.resolve() in {item.path.resolve() for item in result.subjects}:
-        raise StinPipeError(f"--html {path}: this is one of the results; give another name")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)
     publish_bytes(path, render_comparison(result).encode())
 
 
@@ -204,19 +219,27 @@ def _subject(path: Path, name: str, split: str) -> Subject:
     from workflows.run_dir import open_run
     from workflows.split_result import recordings_of
 
+    if not path.exists():
+        raise StinPipeError(f"{path}: no such run or score file; give another path")
     if not path.is_dir():
         scores = read_labelled_scores(path)
         return Subject(
             contender=Contender(name=name, streams={"scores": scores}), path=path, metrics={}, recordings={}
         )
+    if not (path / "run.json").exists():
+        raise StinPipeError(
+            f"{path}: is a folder without run.json, so no run; give a run directory or a score file"
+        )
     run = open_run(path)
     folder = run.fusion(split)
+    again = f"`stin-pipe fuse-eval --run {run.path} --split {split}`"
+    if not (folder / "metrics.json").exists():
+        raise StinPipeError(f"{run.path}: split {split} of this run is not evaluated; run {again} first")
     try:
         metrics = json.loads((folder / "metrics.json").read_text())
     except (OSError, ValueError) as error:
         raise StinPipeError(
-            f"{folder}: split {split} of this run is not evaluated ({error}); run "
-            f"`stin-pipe fuse-eval --run {run.path} --split {split}` first"
+            f"{folder / 'metrics.json'}: cannot be read ({error}); run {again} again"
         ) from error
     shares = metrics["protocol"]["aux"]  # streams that files gave are not in it
     streams = {"fused": Scores.load(folder / "fused.npz")}

@@ -75,3 +75,26 @@ def test_the_page_replaces_none_of_the_results(compared, call) -> None:
     called = call("compare", *paths, "--html", paths[0])
     assert called.code == 1 and "this is one of the results; give another name" in called.stderr
     assert paths[0].read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("thesis.tex", "a page's name must end in .html or .htm"),
+        ("no/such/page.html", "there is no folder"),
+    ],
+)
+def test_a_page_is_written_only_where_a_page_belongs(compared, call, tmp_path, name, message) -> None:
+    _, _, paths = compared
+    (tmp_path / "thesis.tex").write_text("years of work")
+    called = call("compare", *paths, "--html", tmp_path / name)
+    assert called.code == 1 and message in called.stderr
+    assert (tmp_path / "thesis.tex").read_text() == "years of work" and not (tmp_path / "no").exists()
+
+
+def test_what_is_no_result_is_said(compared, call, tmp_path) -> None:
+    _, _, paths = compared
+    missing = call("compare", paths[0], tmp_path / "none")
+    assert missing.code == 1 and "none: no such run or score file; give another path" in missing.stderr
+    folder = call("compare", paths[0], tmp_path)
+    assert folder.code == 1 and "is a folder without run.json" in folder.stderr
