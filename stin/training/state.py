@@ -95,10 +95,13 @@ def open_training(folder: Path, *, identity: Mapping[str, Any], claim: bool = Tr
         except ValueError as error:
             raise StinPipeError(f"{path}: damaged ({error}); delete {folder} to train anew") from error
         if differences := json_differences(found, wanted):
+            if any(line.startswith("config.val_share: ") for line in differences):
+                # Another share leaves another list to train on: told once, by what the person gave.
+                differences = [line for line in differences if not line.startswith("training_list: ")]
             raise StinPipeError(
                 f"{folder} holds a training with another configuration "
-                f"({'; '.join(_in_flags(line) for line in differences)}); "
-                "give the same settings to resume it, or delete that folder to train anew"
+                f"({'; '.join(_in_flags(line) for line in differences)}); give the same settings to resume "
+                f"it (the earlier ones are in {path}), or delete that folder to train anew"
             )
     result_path = folder / RESULT_FILE
     if result_path.exists() and (folder / MODEL_FILE).exists():

@@ -152,6 +152,9 @@ def test_other_settings_are_refused_with_the_difference(tiny_run, tmp_path):
         train(tiny_run, tmp_path, config(lr=0.5))
     with pytest.raises(StinPipeError, match=r"\(--epochs: 3 -> 4\)"):
         train(tiny_run, tmp_path, config(epochs=4))
+    told = r"\(--val-share: 0\.25 -> 0\.5\); .*\(the earlier ones are in \S+config\.json\)"
+    with pytest.raises(StinPipeError, match=told):
+        train(tiny_run, tmp_path, config(val_share=0.5))
     with pytest.raises(StinPipeError, match=r"\(config\.optim\.momentum: \S+ -> 0\.25\)"):
         train(tiny_run, tmp_path, config(momentum=0.25))
     train(tiny_run, tmp_path)  # the refused attempt has spoilt nothing
