@@ -163,7 +163,9 @@ def scoring_clips(
     """
     info = model.info
     if info.stream_name == "spatial" and not info.stream.is_plain and protocol.num_segments < 2:
-        raise ValueError("num_segments must be >= 2 for a model that takes differences, got 1")
+        raise ValueError(
+            "--segments (num_segments) must be >= 2 for a model that takes differences between clips, got 1"
+        )
     return ScoringClips(
         videos,
         source,

@@ -290,7 +290,7 @@ def test_models_of_other_classes_and_too_few_segments_are_refused(trained, tiny_
             extract_dir=tiny_run / "extract",
             split="1",
         )
-    with pytest.raises(ValueError, match="num_segments must be >= 2 for a model that takes differences"):
+    with pytest.raises(ValueError, match=r"--segments \(num_segments\) must be >= 2 for a model"):
         score_clip(model, rgb=np.zeros((9, 32, 40, 3), np.uint8), protocol=TestProtocol(num_segments=1))
     with pytest.raises(ValueError, match="a spatial model needs rgb"):
         score_clip(model, flow=np.zeros((9, 2, 32, 40), np.uint8))
