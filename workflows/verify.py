@@ -23,7 +23,8 @@ Example:
 def verify(output: Output, run_path: Path, repair: bool) -> None:
     """Re-read every finished shard against its checksums, counts and digests.
 
-    Exit code 1 when something is damaged; each line names the shard, the video and what to do.
+    Each line names the shard, the video and what to do. Exit code 1 when something is damaged, also with
+    --repair: extract has yet to make those shards anew.
     """
     from pipeline.ledger import read_ledger
     from pipeline.lock import run_lock
@@ -49,14 +50,18 @@ def verify(output: Output, run_path: Path, repair: bool) -> None:
         with run_lock(run.extract / "lock.json"):
             for shard in damaged:
                 (run.extract / "shards" / f"{shard}.json").unlink(missing_ok=True)
-        output.show(f"{len(damaged)} marks deleted; run extract again to rebuild these shards")
-    elif damaged:
-        output.show("--repair deletes the marks of these shards, so that extract makes them again")
     num_pending = len([shard for shard in ledger.pending if shard.name not in ledger.broken])
     output.show(
         f"{num_shards} shards, {num_videos} videos, {size(num_bytes)} read; "
         f"{len(problems)} problems, {num_pending} shards not extracted yet"
     )
+    if damaged and repair:
+        output.show(
+            f"{len(damaged)} marks of damaged shards deleted; now give the same extract command again (it "
+            "makes these shards anew), then verify once more"
+        )
+    elif damaged:
+        output.show("--repair deletes the marks of these shards, so that extract makes them again")
     output.result(
         {
             "shards": num_shards,
