@@ -62,6 +62,11 @@ def _show(
     )
     for reason, count in extract.get("failures", {}).items():
         output.show(f"  failed, {reason}: {count}")
+    if extract["failed"] and (run.extract / "failures.jsonl").exists():  # written when extract ends
+        output.show(
+            f"  which and why: {run.extract / 'failures.jsonl'}; the same extract or import "
+            "command with --retry-failed tries them again"
+        )
     if extract.get("damaged"):
         output.show(f"  damaged in part, kept with what could be decoded: {extract['damaged']}")
     for message in extract.get("broken", []):

@@ -119,6 +119,7 @@ def test_a_broken_shard_is_found_and_rebuilt_alone(
     assert called.code == 1
     assert len(called.json["problems"]) == 1 and "00003" in called.json["problems"][0]
     repaired = call("verify", "--run", run, "--repair", "--json")
+    assert "now give the same extract command again" in repaired.stderr.splitlines()[-1]
     assert repaired.json["damaged_shards"] == ["00003"] and not path.with_suffix(".json").exists()
     others = {item: item.stat().st_mtime_ns for item in path.parent.glob("*.h5") if item != path}
     assert call(*extract_arguments(run, made_videos, "--runner", "local")).code == 0
@@ -141,6 +142,9 @@ def test_a_bad_video_fails_alone_and_the_exit_code_says_many(made_videos, tmp_pa
     assert {json.loads(line)["id"] for line in lines} == {f"bad/{index}.mp4" for index in range(3)}
     called = call(*arguments, "--runner", "local", "--max-failure-rate", 0.6)
     assert called.code == 0 and called.json["failed"] == 3
+    shown = call("status", "--run", tmp_path / "run").stdout
+    assert f"which and why: {tmp_path / 'run' / 'extract' / 'failures.jsonl'}" in shown
+    assert "with --retry-failed tries them again" in shown
     shutil.copy(videos / "good" / "v_red-up_00.avi", videos / "bad" / "0.mp4")
     called = call(*arguments, "--runner", "local", "--retry-failed", "--max-failure-rate", 1)
     assert (called.json["done"], called.json["failed"]) == (4, 2)
