@@ -7,7 +7,8 @@ flags change.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from difflib import get_close_matches
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from stin.shards.errors import StinPipeError
 from stin.shards.schema import Manifest
@@ -140,14 +141,43 @@ def override(config: TrainConfig, **changes: Any) -> TrainConfig:
         for part, chosen in parts.items():
             owner = getattr(config, part) if part else config
             if name in {item.name for item in fields(owner)}:
+                _require_kind(name, value, get_type_hints(type(owner))[name])
                 chosen[name] = value
                 break
         else:
-            raise ValueError(f"the {config.stream_name} stream has no setting {name!r}")
+            known = sorted(
+                item.name
+                for owner in (config, config.stream, config.augment, config.optim)
+                for item in fields(owner)
+                if item.name not in parts
+            )
+            near = get_close_matches(name, known) or known
+            raise ValueError(
+                f"the {config.stream_name} stream has no setting {name!r}; "
+                f"{'known' if near is known else 'near it'}: {', '.join(near)}"
+            )
     whole = parts.pop("")
     return replace(
         config, **{part: replace(getattr(config, part), **values) for part, values in parts.items()}, **whole
     )
+
+
+def _require_kind(name: str, value: Any, hint: Any) -> None:
+    """Refuse a value that the field cannot hold, before a comparison or a step stumbles over it."""
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(hint)))}, got {value!r}")
+        return
+    kinds: dict[Any, tuple[Any, str]] = {
+        bool: (bool, "true or false"),
+        int: (int, "a whole number"),
+        float: ((int, float), "a number"),
+        str: (str, "text"),
+        tuple: (tuple, "a list"),
+    }
+    kind, wanted = kinds.get(get_origin(hint) or hint, (object, ""))
+    if not isinstance(value, kind) or (isinstance(value, bool) and hint in (int, float)):
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
 
 
 def fit_to_manifest(config: TrainConfig, manifest: Manifest) -> TrainConfig:

@@ -87,6 +87,20 @@ def test_injection_off_makes_either_stream_plain():
 def test_override_refuses_settings_that_the_stream_lacks():
     with pytest.raises(ValueError, match="the spatial stream has no setting 'attention'"):
         override(resolve_recipe("small", "spatial"), attention="sagan")
+    for name, value, wanted in (
+        ("ema_decay", "many", "a number"),
+        ("momentum", True, "a number"),
+        ("num_segments", 2.5, "a whole number"),
+        ("flip", 1, "true or false"),
+        ("scales", 1.0, "a list"),
+        ("schedule", "cosin", "one of 'step', 'cosine'"),
+    ):
+        with pytest.raises(ValueError, match=f"{name} must be {wanted}, got {value!r}"):
+            override(resolve_recipe("small", "spatial"), **{name: value})
+    with pytest.raises(ValueError, match="no setting 'ema_deacy'; near it: ema_decay"):
+        override(resolve_recipe("small", "spatial"), ema_deacy=0.9)
+    with pytest.raises(ValueError, match=r"no setting 'zz'; known: accumulate, .*weight_decay"):
+        override(resolve_recipe("small", "spatial"), zz=1)
     with pytest.raises(ValueError, match="batch_size must be > 0, got 0"):
         override(resolve_recipe("small", "spatial"), batch_size=0)
     with pytest.raises(ValueError, match="differences need num_segments >= 2, got 1"):
