@@ -11,10 +11,11 @@ from typing import Any
 
 import click
 
+from workflows.chain import TRAININGS
 from workflows.config_file import config_path
 from workflows.options import DIRECTORY, Names, common_options, run_option, usage_errors
 from workflows.output import Output
-from workflows.run_chain import chosen_splits, known_splits, stage_context
+from workflows.run_chain import check_trainings, chosen_splits, known_data, stage_context
 
 SLURM_EXAMPLES = """\b
 Examples:
@@ -237,9 +238,10 @@ def _chain(run_path: Path | None, wanted: tuple[str, ...]) -> tuple[Path, Path, 
     run = RunDir(path=run_path.absolute())
     contexts = {
         command: stage_context(ctx, config, command, run_path)
-        for command in ("extract", "train-spatial", "train-temporal", "fuse-eval")
+        for command in ("extract", *TRAININGS, "fuse-eval")
     }
-    known = known_splits(run, contexts["extract"].params)
+    dataset, known = known_data(run, contexts["extract"].params)
+    check_trainings(config, dataset, [contexts[command] for command in TRAININGS])
     return config, run.path, known, chosen_splits(known, wanted)
 
 

@@ -68,9 +68,10 @@ def run_chain(
         raise click.UsageError(f'{config}: the run directory is missing; write run = "DIR" above the tables')
     run = RunDir(path=run_path.absolute())
     extract, videos_gone = _extract_context(ctx, config, run)
-    for command in (*TRAININGS, "fuse-eval"):
-        stage_context(ctx, config, command, run_path)  # all tables are read before hours of work
-    known = known_splits(run, extract.params if extract else {})
+    stage_context(ctx, config, "fuse-eval", run_path)  # all tables are read before hours of work
+    trainings = [stage_context(ctx, config, command, run_path) for command in TRAININGS]
+    dataset, known = known_data(run, extract.params if extract else {})
+    check_trainings(config, dataset, trainings)
     splits = chosen_splits(known, wanted)
     stages = chain_stages(run, splits)
     if dry_run:
@@ -131,20 +132,37 @@ def stage_context(
         raise click.UsageError(f"{config}: [{command}] needs a value for {option}") from error
 
 
-def known_splits(run: "RunDir", extract_params: Mapping[str, Any]) -> list[str]:
-    """Return the names of the splits that the run has, or, before it exists, that its lists have."""
+def known_data(run: "RunDir", extract_params: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Return data set and names of the splits of the run, or, before it exists, of the lists."""
     from pipeline.listing import list_videos
     from stin.shards.schema import Manifest
 
     if run.manifest.exists():
-        return list(Manifest.load(run.manifest).split_names)
+        manifest = Manifest.load(run.manifest)
+        return manifest.dataset, list(manifest.split_names)
     listing = list_videos(
         extract_params["videos"],
         dataset=extract_params["dataset"],
         splits_dir=extract_params["splits"],
         list_csv=extract_params["list_csv"],
     )
-    return list(listing.split_names)
+    return listing.dataset, list(listing.split_names)
+
+
+def check_trainings(config: Path, dataset: str, trainings: Sequence[click.Context]) -> None:
+    """Refuse training options that only the trainings themselves would refuse, after the extraction.
+
+    Raises:
+        click.UsageError: names the file, the table or tables, and what is wrong.
+    """
+    from workflows.train import training_config
+
+    for stage in trainings:
+        command = stage.command.name or ""
+        try:
+            training_config(command.removeprefix("train-"), dataset, stage.params)
+        except click.UsageError as error:
+            raise click.UsageError(f"{config}: [train] or [{command}]: {error.message}") from error
 
 
 def chosen_splits(known: Sequence[str], wanted: Sequence[str]) -> list[str]:

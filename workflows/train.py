@@ -62,7 +62,7 @@ def _train(stream: str, output: Output, run_path: Path, options: dict[str, Any])
     require_split(manifest, options["split"])
     if options["address"] and not options["train_workers"]:
         raise click.UsageError("--address: needs --train-workers N, how many processes train there")
-    config = _config(stream, manifest.dataset, options)
+    config = training_config(stream, manifest.dataset, options)
     out_dir = run.training(stream, options["split"])
     settings = {"train": asdict(config), **options}
     first = is_first_process()  # of those that torchrun started
@@ -80,7 +80,12 @@ def _train(stream: str, output: Output, run_path: Path, options: dict[str, Any])
     output.result(result.to_json())
 
 
-def _config(stream: str, dataset: str, options: dict[str, Any]) -> "TrainConfig":
+def training_config(stream: str, dataset: str, options: dict[str, Any]) -> "TrainConfig":
+    """Return the configuration that a training with these options has.
+
+    Raises:
+        click.UsageError: a recipe, backbone, setting or value that there is not.
+    """
     from stin.backbones import check_backbone_name
     from stin.config import override
     from stin.recipes import resolve_recipe

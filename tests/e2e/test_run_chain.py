@@ -174,6 +174,23 @@ def test_a_value_of_another_kind_is_told_with_what_to_write(tmp_path: Path, call
     assert called.code == 2 and message in called.json["error"], called.json["error"]
 
 
+def test_training_values_are_checked_before_the_extraction(made_videos, tmp_path: Path, call) -> None:
+    """A wrong recipe must not show after hours of extraction."""
+    for words, table, line, message in (
+        (("run", "--dry-run"), "train", 'recipe = "tnt"', "unknown recipe 'tnt'; known: tsn-ucf101"),
+        (("run",), "train-temporal", 'backbone = "resnet7"', "unknown backbone 'resnet7'"),
+        (("run",), "train", 'set = ["ema_decay=2"]', "ema_decay must be in [0, 1), got 2"),
+        (("job", "slurm"), "train", 'set = ["ema_deacy=0.9"]', "no setting 'ema_deacy'; near it: ema_decay"),
+    ):
+        (tmp_path / "c.toml").write_text(
+            f'run = "r"\n[extract]\nvideos = "{made_videos.videos}"\n[{table}]\n{line}\n'
+        )
+        called = call(*words, "--config", "c.toml", "--json", cwd=tmp_path)
+        assert called.code == 2 and message in called.json["error"], called.stderr
+        assert "c.toml: [train] or [train-" in called.json["error"], called.json["error"]
+        assert not (tmp_path / "r").exists()
+
+
 def test_the_starter_file_is_whole_and_every_line_of_it_is_an_option(tmp_path: Path, call) -> None:
     """Also the lines that are comments: with their mark taken away they must be known options."""
     from workflows.cli import cli
