@@ -144,6 +144,8 @@ def test_signals_reach_the_stage_and_only_the_time_limit_queues_again(
     [
         ({"options": {"partition": "gpu; rm -rf /"}}, "--partition: 'gpu; rm -rf /' is no word"),
         ({"options": {"time": "1\n#SBATCH --uid=0"}}, "--time: "),
+        ({"options": {"time": "abc"}}, "--time: 'abc' is no time of Slurm: minutes, MM:SS"),
+        ({"options": {"time": "1-2-3"}}, "--time: '1-2-3' is no time of Slurm"),
         ({"splits": ["$(id)"]}, "--split: "),
         ({"run": Path('/runs/a"b')}, "--run: "),
         ({"out": Path("/runs/a\nb")}, "--out: "),
@@ -154,6 +156,12 @@ def test_hostile_values_are_refused(job: SlurmJob, changes: dict, message: str) 
     with pytest.raises(ValueError) as raised:
         render_scripts(replace(job, **changes))
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("time", ["90", "90:00", "12:00:00", "2-12", "2-12:30", "2-12:30:00", "UNLIMITED"])
+def test_every_form_of_a_time_limit_is_taken(job: SlurmJob, time: str) -> None:
+    script = render_scripts(replace(job, options={"time": time}))["train.sh"]
+    assert f"#SBATCH --time={time}" in script.splitlines()
 
 
 CONFIG = 'run = "/data/runs/mine"\n[extract]\nvideos = "/data/a \\"b\\": {{ x }}"   # é\n'

@@ -12,6 +12,7 @@ SCRIPTS = ("extract.sh", "train.sh", "fuse-eval.sh", "chain.sh", "submit.sh")
 STREAMS = ("spatial", "temporal")
 
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,:@+*/=&|()\[\]-]*")
+_TIME = re.compile(r"\d+(:\d\d){0,2}|\d+-\d{1,2}(:\d\d){0,2}|UNLIMITED|INFINITE", re.IGNORECASE)
 _UNSAFE_IN_PATH = re.compile(r'["\\\x00-\x1f\x7f]')
 
 
@@ -73,6 +74,10 @@ def check_job(job: SlurmJob) -> None:
             raise ValueError(
                 f"--{name}: {value!r} is no word for a job script: letters, digits and _.,:@+*/=&|()[]-"
             )
+    if (time := job.options.get("time")) is not None and not _TIME.fullmatch(time):
+        raise ValueError(
+            f"--time: {time!r} is no time of Slurm: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS"
+        )
     for split in job.splits:
         if not _WORD.fullmatch(split):
             raise ValueError(f"--split: {split!r} is no word for a job script")
