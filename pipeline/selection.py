@@ -37,7 +37,11 @@ def keep_classes(listing: Listing, wanted: Sequence[str]) -> Listing:
 
 
 def keep_matching(listing: Listing, globs: Sequence[str]) -> Listing:
-    """Keep the videos whose path or file name fits one of the globs; classes and labels stay as they are."""
+    """Keep the videos whose path or file name fits one of the globs; classes and labels stay as they are.
+
+    Raises:
+        ValueError: no video fits any of them.
+    """
     if not globs:
         return listing
     kept = tuple(
@@ -45,6 +49,11 @@ def keep_matching(listing: Listing, globs: Sequence[str]) -> Listing:
         for video in listing.videos
         if any(fnmatchcase(name, glob) for glob in globs for name in (video.path, Path(video.path).name))
     )
+    if listing.videos and not kept:
+        raise ValueError(
+            f"--match {' '.join(map(repr, globs))} fits none of {len(listing.videos)} videos; a glob "
+            f"matches the whole path or name, so write such as {'*' + globs[0].strip('*') + '*'!r}"
+        )
     return replace(listing, videos=kept, num_skipped=listing.num_skipped + len(listing.videos) - len(kept))
 
 

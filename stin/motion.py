@@ -39,14 +39,15 @@ class Motion:
         """
         if self.num_fields == 0:
             return "one frame has no motion: the spatial stream alone answers, from a single picture"
-        said = []
+        few = f"{self.num_fields} flow fields do not fill a stack of {stack_len}"
         if self.moving_share < LEAST_MOVING:
-            said.append(
+            still = (
                 f"{100 * self.moving_share:.2g} % of the picture moves (less than {100 * LEAST_MOVING:g} %)"
             )
-        if self.num_fields < stack_len:
-            said.append(f"{self.num_fields} flow fields do not fill a stack of {stack_len}")
-        return "too little motion to say: " + ", and ".join(said) if said else ""
+            return f"too little motion to say: {still}" + (
+                f", and {few}" if self.num_fields < stack_len else ""
+            )
+        return f"too few frames to say: {few}" if self.num_fields < stack_len else ""
 
     def to_json(self, *, stack_len: int) -> dict[str, Any]:
         """Return plain JSON values, with the doubt in words."""

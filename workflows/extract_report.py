@@ -22,7 +22,8 @@ def say_listing(output: Output, listing: "Listing", params: "ExtractParams") -> 
     output.say(
         f"{listing.dataset}: {len(listing.videos)} videos of {len(listing.classes)} classes "
         f"(split {listing.split_names[0]}: {sides['train']} train, {sides['test']} test), "
-        f"{listing.num_skipped} skipped (in no list), {listing.num_absent} absent (listed, not in the folder)"
+        f"{listing.num_skipped} skipped (in no list, or not asked for), "
+        f"{listing.num_absent} absent (listed, not in the folder)"
     )
     if listing.absent:
         more = ", ... (all in extract/absent.txt of the run)" if listing.num_absent > 5 else ""
@@ -73,6 +74,8 @@ def say_result(
         output.show(f"  failed: {video.reason}: {video.message}")
     if len(manifest.failed) > 10:
         output.show(f"  ... {len(manifest.failed) - 10} more in {extract_dir / 'failures.jsonl'}")
+    if manifest.failed:
+        output.show("  when they are mended, the same command with --retry-failed reads them again")
     free = shutil.disk_usage(extract_dir).free
     if free < 1 << 30:
         output.warn(f"only {size(free)} of disk left at {extract_dir}")

@@ -97,6 +97,11 @@ def import_(output: Output, run_path: Path, frames: Path, **options: Any) -> Non
         )
     require_images(listing, names)
     run = create_run(run_path)
+    if options["bound"] is None and _exported_bound(listing.root) is None:
+        output.warn(
+            f"no export.json beside {frames} and no --bound: the flow images are taken to have a bound of "
+            "20 px, as the tools of TSN write; give --bound B if not"
+        )
     params = _params(run.extract, listing, names, options)
     say_listing(output, listing, params)
     run.extract.mkdir(exist_ok=True)

@@ -136,7 +136,7 @@ def test_a_bad_video_fails_alone_and_the_exit_code_says_many(made_videos, tmp_pa
         (videos / "bad" / f"{index}.mp4").write_text("no video")
     arguments = ("extract", "--run", tmp_path / "run", "--videos", videos, "--short-side", 32, "--json")
     called = call(*arguments, "--runner", "local")
-    assert called.code == 3
+    assert called.code == 3 and "--retry-failed reads them again" in called.stderr
     assert (called.json["done"], called.json["failed"], called.json["failures"]) == (3, 3, {"not_a_video": 3})
     lines = (tmp_path / "run" / "extract" / "failures.jsonl").read_text().splitlines()
     assert {json.loads(line)["id"] for line in lines} == {f"bad/{index}.mp4" for index in range(3)}

@@ -104,7 +104,7 @@ def test_real_clips_and_odd_ones_in_one_call(models, shared_data, capsys):
     assert one["motion"]["doubt"].startswith("one frame has no motion: the spatial stream alone answers")
     five = found["five_frames.avi"]
     assert five["num_frames"] == 5 and five["motion"]["num_fields"] == 4
-    assert five["motion"]["doubt"] == "too little motion to say: 4 flow fields do not fill a stack of 5"
+    assert five["motion"]["doubt"] == "too few frames to say: 4 flow fields do not fill a stack of 5"
     assert len(five["fused"]) == 3
     for path in good[:4]:
         assert found[path.name]["motion"]["doubt"] == "", path
