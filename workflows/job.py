@@ -133,17 +133,23 @@ def slurm(output: Output, run_path: Path | None, wanted: tuple[str, ...], **opti
 @job.command(epilog=RAY_EXAMPLES)
 @run_option(required=False)
 @chain_option
-@click.option("--address", required=True, help="Address of the cluster's job server, http://HEAD:8265.")
+@click.option("--address", help="Address of the cluster's job server, http://HEAD:8265; required.")
 @click.option("--no-wait", is_flag=True, help="Submit and return at once.")
 @click.option("--submit", is_flag=True, help="Submit the job; without it the command is only shown.")
 @common_options
 def ray(
-    output: Output, run_path: Path | None, wanted: tuple[str, ...], address: str, no_wait: bool, submit: bool
+    output: Output,
+    run_path: Path | None,
+    wanted: tuple[str, ...],
+    address: str | None,
+    no_wait: bool,
+    submit: bool,
 ) -> None:
     """Give the whole chain to a running Ray cluster, with `ray job submit`.
 
     All nodes must have stin-pipe, and share the paths of the configuration file, the videos and the run.
     """
+    (address,) = _needed(address=address)
     config, run, _, splits = _chain(run_path, wanted)
     command = ["ray", "job", "submit", "--address", address, *(["--no-wait"] if no_wait else []), "--"]
     command += ["env", "STIN_PIPE_EXTRACT_RUNNER=ray", "STIN_PIPE_EXTRACT_ADDRESS=auto"]
@@ -158,10 +164,8 @@ def ray(
 @job.command(epilog=KUBERNETES_EXAMPLES)
 @run_option(required=False)
 @chain_option
-@click.option("--image", required=True, help="Container image with stin-pipe and Ray (see docker/).")
-@click.option(
-    "--claim", required=True, help="Persistent volume claim with videos and run, shared by all pods."
-)
+@click.option("--image", help="Container image with stin-pipe and Ray (see docker/); required.")
+@click.option("--claim", help="Persistent volume claim with videos and run, shared by all pods; required.")
 @click.option("--mount", default="/data", help="Where pods see the volume; paths in the file lie under it.")
 @click.option("--name", help="Name of the job  [default: the run's]")
 @click.option("--namespace", default="default", help="Namespace of the job.")
@@ -185,8 +189,9 @@ def kubernetes(output: Output, run_path: Path | None, wanted: tuple[str, ...], *
     The configuration file travels inside; its paths are those that the pods see. After an end the same job
     again resumes.
     """
-    from workflows.jobs.kubernetes import KubernetesJob, render_manifest
+    from workflows.jobs.kubernetes import KubernetesJob, render_manifest, videos_in_pods
 
+    image, claim = _needed(image=options["image"], claim=options["claim"])
     config = _config()
     if run_path is None:
         raise click.UsageError(f'{config}: the run directory is missing; write run = "DIR" above the tables')
@@ -196,10 +201,10 @@ def kubernetes(output: Output, run_path: Path | None, wanted: tuple[str, ...], *
                 name=options["name"] or run_path.name.lower().replace("_", "-"),
                 config_text=config.read_text(encoding="utf-8"),
                 run=str(run_path),
-                videos=_videos_in_pods(config),
+                videos=videos_in_pods(config),
                 splits=",".join(wanted),
-                image=options["image"],
-                claim=options["claim"],
+                image=image,
+                claim=claim,
                 mount=options["mount"],
                 ray_version=options["ray_version"] or _ray_version(),
                 namespace=options["namespace"],
@@ -218,6 +223,17 @@ def kubernetes(output: Output, run_path: Path | None, wanted: tuple[str, ...], *
     else:
         output.show(manifest.rstrip("\n"))
     output.result({"run": str(run_path), "manifest": manifest})
+
+
+def _needed(**given: str | None) -> list[str]:
+    """Return values that must be given; all that lack, the file too, are asked for at once."""
+    file = config_path(click.get_current_context())
+    lacking = [f"--{name}" for name, value in given.items() if not value]
+    if lacking:
+        raise click.UsageError(
+            f"needs {' and '.join([*([] if file else ['--config']), *lacking])}; see --help"
+        )
+    return [value for value in given.values() if value]
 
 
 def _config() -> Path:
@@ -253,14 +269,6 @@ def _more(pairs: tuple[str, ...]) -> dict[str, str]:
             raise click.UsageError(f"--sbatch: expected NAME=VALUE such as qos=long, got {pair!r}")
         found[name] = value
     return found
-
-
-def _videos_in_pods(config: Path) -> str:
-    """Return the videos' path as the file says it: it need not exist here."""
-    import tomllib
-
-    table = tomllib.loads(config.read_text(encoding="utf-8")).get("extract", {})
-    return str(table.get("videos", "")) if isinstance(table, dict) else ""
 
 
 def _ray_version() -> str:

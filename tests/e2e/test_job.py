@@ -80,3 +80,13 @@ def test_kubernetes_needs_paths_as_pods_see_them(place: Path, call) -> None:
     called = call(*arguments, cwd=place)
     assert called.code == 0, called.stderr
     assert [part["kind"] for part in yaml.safe_load_all(called.stdout)] == ["ConfigMap", "RayJob"]
+
+
+def test_what_a_job_needs_is_asked_for_at_once(place: Path, call) -> None:
+    for words, message in (
+        (("ray",), "needs --config and --address"),
+        (("kubernetes",), "needs --config and --image and --claim"),
+        (("kubernetes", "--config", "run.toml", "--image", "i"), "needs --claim;"),
+    ):
+        called = call("job", *words, "--json", cwd=place)
+        assert called.code == 2 and message in called.json["error"], called.stderr

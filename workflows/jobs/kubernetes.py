@@ -2,8 +2,9 @@
 
 import json
 import re
+import tomllib
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -81,6 +82,12 @@ def render_manifest(job: KubernetesJob) -> str:
     )
     environment.filters["q"] = lambda text: json.dumps(str(text))
     return environment.get_template("kubernetes.yaml.jinja").render(job=job).lstrip()
+
+
+def videos_in_pods(config: Path) -> str:
+    """Return the videos' path as the file says it: it need not exist here."""
+    table = tomllib.loads(config.read_text(encoding="utf-8")).get("extract", {})
+    return str(table.get("videos", "")) if isinstance(table, dict) else ""
 
 
 def _check(job: KubernetesJob) -> None:
