@@ -142,7 +142,10 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # batch systems send it more than once
         terminated = isinstance(error, Terminated)
         code = EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
-        _report(arguments, "stopped; what is finished is kept, the same command resumes", code)
+        kept = "what is finished is kept, the same command resumes"
+        # predict works in a temporary folder; only whole overlays stay
+        text = "give the same command again" if "predict" in arguments[:1] else kept
+        _report(arguments, f"stopped; {text}", code)
     except click.exceptions.NoArgsIsHelpError as error:
         code = EXIT_USAGE
         print(error.format_message(), file=sys.stderr)  # noqa: T201

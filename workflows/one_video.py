@@ -1,8 +1,9 @@
 """One video as a run of its own: a shard in a folder, and a manifest of it alone."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,8 +27,8 @@ class UnusableVideo(Exception):
 
 def one_video_run(
     folder: Path, path: Path, classes: tuple[str, ...], params: "ExtractParams", timeout_s: float
-) -> "Manifest":
-    """Extract the video under `folder` and return a manifest of it alone.
+) -> tuple["Manifest", Mapping[str, Any]]:
+    """Extract the video under `folder`; return a manifest of it alone, and what decoding had to note.
 
     Raises:
         UnusableVideo: it gives no frames or no flow; the message says why.
@@ -60,7 +61,7 @@ def one_video_run(
         splits={"1": "test"},
         digest=meta.digest,
     )
-    return Manifest(
+    manifest = Manifest(
         dataset="folder",
         classes=classes,
         split_names=("1",),
@@ -74,6 +75,7 @@ def one_video_run(
         flow_backend=params.flow_backend,
         fingerprint=params.fingerprint(),
     )
+    return manifest, meta.notes
 
 
 def single_frame(path: Path, params: "ExtractParams", timeout_s: float) -> np.ndarray:

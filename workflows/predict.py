@@ -107,7 +107,8 @@ def predict(
                     )
             except UnusableVideo as error:
                 failed += 1
-                output.show(f"{path}: {error}")
+                text = str(error)
+                output.show(text if str(path) in text else f"{path}: {text}")
                 results.append({"video": str(path), "error": str(error)})
                 continue
             _show(output, prediction, fusion)
@@ -155,5 +156,11 @@ def _show(output: Output, prediction: "Prediction", fusion: "FusionChoice") -> N
     output.table(prediction.video, ["", *(name for name, _ in found)], rows)
     if prediction.fused is not None:
         output.show(fusion.text())
+    if prediction.notes is not None:
+        notes = prediction.notes
+        announced = notes["announced"] if notes["announced"] is not None else "an unknown number of"
+        output.show(f"damaged in part: {notes['decoded']} of {announced} frames decoded")
+    if prediction.overlay is not None:
+        output.show(f"overlay written to {prediction.overlay}")
     if prediction.motion["doubt"]:
         output.show(prediction.motion["doubt"])

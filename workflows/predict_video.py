@@ -36,6 +36,7 @@ class Prediction:
         num_frames: frames that were stored of it.
         spatial, temporal, fused: the five likeliest classes with score and probability, or None.
         fusion: how the streams were fused, or None.
+        notes: what decoding said where the video is damaged in part, else None.
         motion: how much moves, and in ``doubt`` why that is too little to say, or an empty text.
         overlay: path of its overlay, where one was asked for.
     """
@@ -48,6 +49,7 @@ class Prediction:
     fusion: dict[str, Any] | None
     motion: dict[str, Any]
     overlay: str | None = None
+    notes: dict[str, Any] | None = None
 
 
 def predict_video(
@@ -73,7 +75,7 @@ def predict_video(
     with tempfile.TemporaryDirectory(prefix="stin-pipe-predict-") as name:
         tell("frames and flow")
         try:
-            manifest = one_video_run(Path(name), path, classes, params, timeout_s)
+            manifest, notes = one_video_run(Path(name), path, classes, params, timeout_s)
         except UnusableVideo as error:
             if error.reason != "too_short" or "spatial" not in models:
                 raise
@@ -112,6 +114,7 @@ def predict_video(
         fusion=fusion.to_json() if "fused" in shown else None,
         motion=motion.to_json(stack_len=stack_len),
         overlay=None if overlay is None else str(overlay),
+        notes=dict(notes) if notes.get("damaged") else None,
     )
 
 

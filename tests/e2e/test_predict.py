@@ -99,6 +99,9 @@ def test_real_clips_and_odd_ones_in_one_call(models, shared_data, capsys):
         item = found[path.name]
         assert len(item["spatial"]) == 3
         assert sum(top["probability"] for top in item["spatial"]) == pytest.approx(1, abs=1e-5)
+    cut = found["truncated_no_index.avi"]
+    assert cut["notes"]["damaged"] and cut["notes"]["decoded"] == cut["num_frames"]
+    assert "notes" not in found[good[0].name]
     one = found["one_frame.avi"]
     assert "temporal" not in one and "fused" not in one and one["num_frames"] == 1
     assert one["motion"]["doubt"].startswith("one frame has no motion: the spatial stream alone answers")
@@ -135,7 +138,7 @@ def ffmpeg(*arguments) -> None:
 
 def first_frame(folder, path, params):
     folder.mkdir()
-    manifest = one_video_run(folder, path, CLASSES, params, 60)
+    manifest, _ = one_video_run(folder, path, CLASSES, params, 60)
     (video,) = manifest.videos.values()
     return ShardReader(folder, manifest).read_rgb(video.id, [0])[0].astype(float)
 
