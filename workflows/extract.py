@@ -11,7 +11,16 @@ from workflows.dry_run import dry_run
 from workflows.extract_report import say_listing
 from workflows.extract_work import make_shards
 from workflows.grace import Grace
-from workflows.options import EXISTING_DIRECTORY, FILE, Names, Size, common_options, run_option, usage_errors
+from workflows.options import (
+    EXISTING_DIRECTORY,
+    FILE,
+    Names,
+    Size,
+    common_options,
+    failure_options,
+    run_option,
+    usage_errors,
+)
 from workflows.output import Output
 
 EXAMPLES = """\b
@@ -82,12 +91,6 @@ Examples:
     help="A video damaged in part: keep what could be decoded, or fail it.",
 )
 @click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=3600.0,
-    help="Seconds after which a video is given up.",
-)
-@click.option(
     "--runner",
     type=click.Choice(["auto", "ray", "local"]),
     default="auto",
@@ -116,13 +119,7 @@ Examples:
     is_flag=True,
     help="With --flow auto on a cluster: each node uses the back end that suits it.",
 )
-@click.option("--retry-failed", is_flag=True, help="Try failed videos again.")
-@click.option(
-    "--max-failure-rate",
-    type=click.FloatRange(0, 1),
-    default=0.05,
-    help="Share of failed videos above which the exit code is 3.",
-)
+@failure_options
 @click.option(
     "--dry-run", is_flag=True, help="Show what would be done, with the time and disk it would take."
 )
@@ -156,7 +153,7 @@ def extract(output: Output, run_path: Path, videos: Path, **options: Any) -> Non
             limit=options["limit"],
         )
     params = _params(listing.dataset, options)
-    say_listing(output, listing, params)
+    say_listing(output, listing, params, with_disk=not options["dry_run"])  # which measures it
     if options["dry_run"]:
         dry_run(output, run_path / "extract", listing, params, options)
         return

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from stin.shards.schema import Manifest
 
 
-def say_listing(output: Output, listing: "Listing", params: "ExtractParams") -> None:
-    """Say what was found and how it will be stored."""
+def say_listing(
+    output: Output, listing: "Listing", params: "ExtractParams", *, with_disk: bool = True
+) -> None:
+    """Say what was found and how it will be stored, and the disk that the sizes of the files tell."""
     from pipeline.plan import IMPORTED, estimate_bytes
 
     sides = Counter(side for video in listing.videos for side in [video.splits.get(listing.split_names[0])])
@@ -32,8 +34,8 @@ def say_listing(output: Output, listing: "Listing", params: "ExtractParams") -> 
     shape = "x".join(map(str, params.size)) if params.size else f"short side {params.short_side}"
     how = f"frames {shape}, flow by {params.flow_backend}"
     how = "frames as they are, flow imported" if params.flow_backend == IMPORTED else how
-    need = size(estimate_bytes(listing, params))
-    output.say(f"{how}, bound {params.bound_px:g} px, about {need} of disk by the sizes of the files")
+    need = f", about {size(estimate_bytes(listing, params))} of disk by the sizes of the files"
+    output.say(f"{how}, bound {params.bound_px:g} px{need if with_disk else ''}")
 
 
 def say_work(output: Output, work: "Work") -> None:

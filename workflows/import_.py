@@ -12,7 +12,14 @@ import click
 from workflows.extract_report import say_listing
 from workflows.extract_work import make_shards
 from workflows.grace import Grace
-from workflows.options import EXISTING_DIRECTORY, Names, common_options, run_option, usage_errors
+from workflows.options import (
+    EXISTING_DIRECTORY,
+    Names,
+    common_options,
+    failure_options,
+    run_option,
+    usage_errors,
+)
 from workflows.output import Output
 
 if TYPE_CHECKING:
@@ -56,20 +63,8 @@ Examples:
     default="jpeg",
     help="How fields are stored; frames keep their bytes.",
 )
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=3600.0,
-    help="Seconds after which a video is given up.",
-)
 @click.option("--workers", type=click.IntRange(min=1), help="Processes [default: all CPUs].")
-@click.option("--retry-failed", is_flag=True, help="Try failed videos again.")
-@click.option(
-    "--max-failure-rate",
-    type=click.FloatRange(0, 1),
-    default=0.05,
-    help="Share of failed videos above which the exit code is 3.",
-)
+@failure_options
 @click.option("--break-lock", is_flag=True, help="Take over from an import on another host that is gone.")
 @common_options
 def import_(output: Output, run_path: Path, frames: Path, **options: Any) -> None:
@@ -82,22 +77,30 @@ def import_(output: Output, run_path: Path, frames: Path, **options: Any) -> Non
     from pipeline.import_frames import require_images
     from pipeline.listing import list_videos
     from pipeline.lock import run_lock
+    from stin.shards.errors import StinPipeError
     from workflows.run_dir import create_run, recorded
 
     with usage_errors():
         names = FrameNames(
             image=options["image_name"], flow_x=options["flow_x_name"], flow_y=options["flow_y_name"]
         )
+        found = scan_frame_folders(frames, names)
+        if not found:
+            raise StinPipeError(
+                f"{frames}: no folders of images; expected {frames}/<class>/<video>/{names.image % 1}.jpg; "
+                "give the folder above the classes, or --image-name; videos are taken by `stin-pipe extract`"
+            )
         listing = list_videos(
             frames,
             splits_dir=options["splits"],
             classes=options["classes"] or (),
             limit=options["limit"],
-            find=lambda root: scan_frame_folders(root, names),
+            find=lambda _root: found,
         )
     require_images(listing, names)
     run = create_run(run_path)
-    if options["bound"] is None and _exported_bound(listing.root) is None:
+    is_new = not (run.extract / "plan.json").exists()
+    if is_new and options["bound"] is None and _exported_bound(listing.root) is None:
         output.warn(
             f"no export.json beside {frames} and no --bound: the flow images are taken to have a bound of "
             "20 px, as the tools of TSN write; give --bound B if not"

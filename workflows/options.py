@@ -90,6 +90,28 @@ def run_option(required: bool = True) -> Callable[..., Any]:
     )
 
 
+def failure_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what decides when a video has failed, and how many may: extract and import have it."""
+    options = [
+        click.option(
+            "--timeout",
+            type=click.FloatRange(min=0, min_open=True),
+            default=3600.0,
+            help="Seconds after which a video is given up.",
+        ),
+        click.option("--retry-failed", is_flag=True, help="Try failed videos again."),
+        click.option(
+            "--max-failure-rate",
+            type=click.FloatRange(0, 1),
+            default=0.05,
+            help="Share of failed videos above which the exit code is 3.",
+        ),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
 def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--config`, `--json` and `--debug`; the command gets an `Output` as `output`."""
     function = click.option(

@@ -90,6 +90,8 @@ def predict(
     overlays = {}
     if overlay_out is not None:
         overlays = _overlay_paths(overlay_out, videos)
+        for path in filter(Path.exists, overlays.values()):
+            output.warn(f"{path}: this older overlay will be replaced")
     paths = list(_expand(videos))
     with output.progress("predict", len(paths), unit="videos") as meter:
         for path in paths:
