@@ -43,6 +43,11 @@ COMMANDS = {
     "predict": ("workflows.predict", "predict", "Classify videos with trained streams."),
     "status": ("workflows.status", "status", "Show how far a run is."),
     "verify": ("workflows.verify", "verify", "Re-read every shard of a run and check it."),
+    "completion": (
+        "workflows.completion",
+        "completion",
+        "Print what lets a shell complete commands and options.",
+    ),
     "doctor": ("workflows.doctor", "doctor", "Check what works on this machine."),
     "demo": ("workflows.demo", "demo", "Run the whole pipeline on videos that it makes itself."),
 }
@@ -139,13 +144,11 @@ def main() -> None:
         returned = cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False)
         code = returned if isinstance(returned, int) else 0
     except (KeyboardInterrupt, click.Abort, Terminated) as error:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # batch systems send it more than once
-        terminated = isinstance(error, Terminated)
-        code = EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
-        kept = "what is finished is kept, the same command resumes"
-        # predict works in a temporary folder; only whole overlays stay
-        text = "give the same command again" if "predict" in arguments[:1] else kept
-        _report(arguments, f"stopped; {text}", code)
+        code = _say_stopped(arguments, EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED)
+    except SystemExit as error:
+        if error.code != signal.SIGTERM:  # what the handler leaves with that Ray has in place while it starts
+            raise
+        code = _say_stopped(arguments, EXIT_TERMINATED)
     except click.exceptions.NoArgsIsHelpError as error:
         code = EXIT_USAGE
         print(error.format_message(), file=sys.stderr)  # noqa: T201
@@ -164,6 +167,15 @@ def main() -> None:
         _report(arguments, describe_error(error), code)
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _say_stopped(arguments: list[str], code: int) -> int:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # batch systems send it more than once
+    kept = "what is finished is kept, the same command resumes"
+    # predict works in a temporary folder; only whole overlays stay
+    text = "give the same command again" if "predict" in arguments[:1] else kept
+    _report(arguments, f"stopped; {text}", code)
+    return code
 
 
 def describe_error(error: Exception) -> str:
