@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_RUN ?= runs/demo
 
-.PHONY: setup demo test test-all lint fix clean
+.PHONY: setup demo test test-all lint fix resolve clean
 
 setup: $(STAMP)
 
@@ -35,6 +35,14 @@ test-all: lint
 fix: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The pins must fit where pip takes torch's usual build, with CUDA, too; nothing is installed.
+resolve: setup
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/resolve .
+	for version in 3.12 3.13; do for extras in dev,all cuda,all; do \
+		$(BIN)/python -m pip install --quiet --dry-run --python-version $$version --only-binary=:all: --target build/resolve \
+			-c constraints.txt "$$(ls build/resolve/stin_pipe-*.whl)[$$extras]" || exit 1; \
+	done; done
 
 clean:
 	rm -rf build dist *.egg-info .ruff_cache .import_linter_cache .hypothesis

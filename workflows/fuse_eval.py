@@ -170,10 +170,28 @@ def evaluate_split(
         stream="fused",
         protocol={"weights": list(fused.weights), "when": fused.when},
     ).save(out_dir / "fused.npz")
+    _say_replaced(output, run, result)
     publish_bytes(out_dir / "predictions.jsonl", prediction_lines(result))
     publish_json(out_dir / "metrics.json", result.metrics)
     publish_bytes(out_dir / "report.html", render_report(run, manifest, result).encode())
     return result
+
+
+def _say_replaced(output: Output, run: "RunDir", result: "SplitResult") -> None:
+    """Tell when results that were made in another way give way to these."""
+    from workflows.fusion_choice import earlier_metrics
+
+    def way(metrics: Mapping[str, Any]) -> dict[str, Any]:
+        chosen = {"weights": metrics["fusion_weights"], "fusion": metrics["fusion"]}
+        return {name: value for name, value in metrics["protocol"].items() if name != "weights_from"} | chosen
+
+    if earlier := earlier_metrics(run, result.split):
+        before, now = way(earlier), way(result.metrics)
+        if changed := [name for name in now if before.get(name) != now[name]]:
+            output.warn(
+                f"{run.fusion(result.split)}: earlier results with other {', '.join(changed)} are replaced; "
+                "copy the folder beforehand to keep both"
+            )
 
 
 def _settings(options: Mapping[str, Any]) -> "EvalSettings":

@@ -46,7 +46,7 @@ def choose_fusion(run_path: Path | None, split: str, given: Sequence[float] | No
     if given is not None:
         check_weights(given, names=STREAMS)
         return FusionChoice(weights=(given[0], given[1]), source="as given")
-    found = {} if run_path is None else _evaluated(RunDir(path=run_path), split)
+    found = {} if run_path is None else earlier_metrics(RunDir(path=run_path), split)
     if found.get("streams") != list(STREAMS) or found["protocol"].get("files"):
         return FusionChoice(weights=TSN_WEIGHTS, source="TSN's")
     first, second = found["fusion_weights"]
@@ -58,8 +58,9 @@ def choose_fusion(run_path: Path | None, split: str, given: Sequence[float] | No
     )
 
 
-def _evaluated(run: RunDir, split: str) -> dict[str, Any]:
+def earlier_metrics(run: RunDir, split: str) -> dict[str, Any]:
+    """Return what the last fuse-eval of a split wrote, nothing where there is none."""
     try:
         return json.loads((run.fusion(split) / "metrics.json").read_text())
     except (OSError, ValueError):
-        return {}  # not evaluated: predict works all the same
+        return {}  # not evaluated, or of a write that was cut off: everything works without

@@ -190,6 +190,19 @@ def test_auxiliary_scores_are_left_out_or_weighed(run: Path) -> None:
     )
 
 
+def test_earlier_results_are_not_replaced_without_a_word(run: Path, capsys) -> None:
+    evaluate(run)
+    evaluate(run)
+    assert "replaced" not in capsys.readouterr().err
+    evaluate(run, "--fusion-weights", "1,2", "--segments", "3")
+    assert (
+        "earlier results with other segments, weights_from, weights are replaced" in capsys.readouterr().err
+    )
+    (run / "fuse-eval" / "split1" / "metrics.json").write_text("{")
+    evaluate(run)
+    assert "replaced" not in capsys.readouterr().err
+
+
 def test_predictions_say_what_the_scores_say(run: Path) -> None:
     value = evaluate(run)
     folder = run / "fuse-eval" / "split1"
