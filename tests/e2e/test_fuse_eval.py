@@ -195,9 +195,7 @@ def test_earlier_results_are_not_replaced_without_a_word(run: Path, capsys) -> N
     evaluate(run)
     assert "replaced" not in capsys.readouterr().err
     evaluate(run, "--fusion-weights", "1,2", "--segments", "3")
-    assert (
-        "earlier results with other segments, weights_from, weights are replaced" in capsys.readouterr().err
-    )
+    assert "earlier results with other segments, weights are replaced" in capsys.readouterr().err
     (run / "fuse-eval" / "split1" / "metrics.json").write_text("{")
     evaluate(run)
     assert "replaced" not in capsys.readouterr().err
