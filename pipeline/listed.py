@@ -1,8 +1,9 @@
 """What a listing says: the videos of a data set, their labels and their place in each split."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from stin.shards.schema import Subset
@@ -56,3 +57,21 @@ class Listing:
     def num_absent(self) -> int:
         """Listed videos that the folder lacks."""
         return len(self.absent)
+
+
+def group_key(class_name: str, file_name: str) -> str | None:
+    """Return the recording that a clip was cut from, where the data set's names tell, else None.
+
+    UCF101: `v_Class_g07_c03.avi`. HMDB51: the film's name precedes `_class_` and five attributes.
+    """
+    stem = PurePosixPath(file_name).stem
+    if match := re.fullmatch(r"v_\w+_g(\d+)_c\d+", stem):
+        return f"{class_name}/g{match[1]}"
+    if match := re.fullmatch(rf"(.+)_{re.escape(class_name)}(?:_[a-z0-9]+){{5}}_\d+", stem):
+        return match[1]
+    return None
+
+
+def display_name(name: str) -> str:
+    """Return a name as valid Unicode: bytes of a file name that are not UTF-8 become \\xNN."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -5,19 +5,18 @@ testTrainMulti_7030_splits), plain class folders, and a CSV list. Lists and name
 no path that they hold may leave the videos folder.
 """
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from pipeline.csv_list import csv_listing
 from pipeline.hash_split import hash_split
-from pipeline.listed import ListedVideo, Listing
+from pipeline.listed import ListedVideo, Listing, display_name, group_key
 from pipeline.selection import keep_classes, keep_matching, spread
-from pipeline.split_lists import ListStyle, read_csv, read_lists, recognise
-from pipeline.video_files import FileFinder, inside, require_folder, scan
+from pipeline.split_lists import ListStyle, read_lists, recognise
+from pipeline.video_files import FileFinder, require_folder, scan
 from stin.shards.errors import StinPipeError
-from stin.shards.schema import Subset
 
 OFFICIAL_CLASSES = {"ucf101": 101, "hmdb51": 51}
 
@@ -52,7 +51,7 @@ def list_videos(
     """
     require_folder(root, "videos folder")
     if list_csv is not None:
-        listing = _from_csv(root, list_csv)
+        listing = csv_listing(root, list_csv)
     elif style := _list_style(dataset, splits_dir):
         assert splits_dir is not None
         listing = _from_split_lists(root, find(root), splits_dir, style, official=dataset == style)
@@ -68,19 +67,6 @@ def list_videos(
         if count > 1:
             raise StinPipeError(f"{video_id}: listed {count} times; every video must be listed once")
     return listing if limit is None else replace(listing, videos=spread(listing.videos, limit))
-
-
-def group_key(class_name: str, file_name: str) -> str | None:
-    """Return the recording that a clip was cut from, where the data set's names tell, else None.
-
-    UCF101: `v_Class_g07_c03.avi`. HMDB51: the film's name precedes `_class_` and five attributes.
-    """
-    stem = PurePosixPath(file_name).stem
-    if match := re.fullmatch(r"v_\w+_g(\d+)_c\d+", stem):
-        return f"{class_name}/g{match[1]}"
-    if match := re.fullmatch(rf"(.+)_{re.escape(class_name)}(?:_[a-z0-9]+){{5}}_\d+", stem):
-        return match[1]
-    return None
 
 
 def _list_style(dataset: str, splits_dir: Path | None) -> ListStyle | None:
@@ -122,10 +108,10 @@ def _from_folders(root: Path, files: list[PurePosixPath]) -> Listing:
         sides = hash_split(str(file) for file in by_class[class_name])
         videos += [
             ListedVideo(
-                id=_display(str(file)),
+                id=display_name(str(file)),
                 path=str(file),
                 label=label,
-                class_name=_display(class_name),
+                class_name=display_name(class_name),
                 splits={"1": sides[str(file)]},
                 group_key=group_key(class_name, file.name),
             )
@@ -135,7 +121,7 @@ def _from_folders(root: Path, files: list[PurePosixPath]) -> Listing:
     return Listing(
         dataset="folder",
         root=root,
-        classes=tuple(_display(name) for name in classes),
+        classes=tuple(display_name(name) for name in classes),
         split_names=("1",),
         split_source="no lists given: split 1 was made by a stable hash, 70 % train, 30 % test in each class",
         videos=tuple(videos),
@@ -155,17 +141,17 @@ def _from_split_lists(
     for entry in lists.entries:
         file = find(entry)
         if file is None:
-            absent.append(f"{_display(entry.class_name)}/{_display(entry.file_name)}")
+            absent.append(f"{display_name(entry.class_name)}/{display_name(entry.file_name)}")
             continue
         used.add(file)
         if not entry.splits:  # named, but used by no split (HMDB51's code 0 in all three)
             continue
         videos.append(
             ListedVideo(
-                id=f"{_display(entry.class_name)}/{_display(file.name)}",
+                id=f"{display_name(entry.class_name)}/{display_name(file.name)}",
                 path=str(file),
                 label=lists.classes.index(entry.class_name),
-                class_name=_display(entry.class_name),
+                class_name=display_name(entry.class_name),
                 splits=entry.splits,
                 group_key=group_key(entry.class_name, file.name),
             )
@@ -174,63 +160,10 @@ def _from_split_lists(
     return Listing(
         dataset=style if official and style != "frames" else "lists",
         root=root,
-        classes=tuple(_display(name) for name in lists.classes),
+        classes=tuple(display_name(name) for name in lists.classes),
         split_names=lists.split_names,
         split_source=f"{num_lists} split{'s' * (num_lists != 1)} from {splits_dir}",
         videos=tuple(sorted(videos, key=lambda video: video.id)),
         num_skipped=len(files) - len(used),
         absent=tuple(sorted(absent)),
     )
-
-
-def _from_csv(root: Path, list_csv: Path) -> Listing:
-    rows = read_csv(list_csv)
-    classes = tuple(sorted({row.class_name for row in rows}))
-    splits_given = any(row.subset for row in rows)
-    videos: list[ListedVideo] = []
-    absent: list[str] = []
-    for row in rows:
-        path = inside(root, row.path, source=list_csv)
-        name = path.name if path.parent.name == row.class_name else str(path)
-        if not (root / path).is_file():
-            absent.append(f"{_display(row.class_name)}/{_display(name)}")
-            continue
-        part = "" if row.start_s is None and row.end_s is None else f"#{row.start_s or 0:g}-{row.end_s or ''}"
-        videos.append(
-            ListedVideo(
-                id=f"{_display(row.class_name)}/{_display(name)}{part}",
-                path=str(path),
-                label=classes.index(row.class_name),
-                class_name=_display(row.class_name),
-                splits={"1": row.subset} if row.subset else {},
-                group_key=group_key(row.class_name, path.name),
-                start_s=row.start_s,
-                end_s=row.end_s,
-            )
-        )
-    num_skipped = 0
-    source = f"split 1 from the split column of {list_csv}"
-    if splits_given:
-        num_skipped = sum(not video.splits for video in videos)
-        videos = [video for video in videos if video.splits]
-    else:
-        sides: dict[str, Subset] = {}
-        for label in range(len(classes)):
-            sides |= hash_split(video.id for video in videos if video.label == label)
-        videos = [replace(video, splits={"1": sides[video.id]}) for video in videos]
-        source = f"{list_csv} has no split column: split 1 was made by a stable hash, 70 % train, 30 % test"
-    return Listing(
-        dataset="csv",
-        root=root,
-        classes=tuple(_display(name) for name in classes),
-        split_names=("1",),
-        split_source=source,
-        videos=tuple(sorted(videos, key=lambda video: video.id)),
-        num_skipped=num_skipped,
-        absent=tuple(sorted(absent)),
-    )
-
-
-def _display(name: str) -> str:
-    """Return a name as valid Unicode: bytes of a file name that are not UTF-8 become \\xNN."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Read split lists: the official UCF101 and HMDB51 formats, those of frame folders, and our CSV.
+"""Read split lists: the official UCF101 and HMDB51 formats and those of frame folders.
 
 UCF style: `classInd.txt` (`1 ApplyEyeMakeup`), `trainlist01.txt` (`Class/name.avi 1`), `testlist01.txt`
 (`Class/name.avi`), lines often CRLF. HMDB style: `<class>_test_split1.txt` with `name.avi 1` (1 train,
@@ -7,7 +7,6 @@ UCF style: `classInd.txt` (`1 ApplyEyeMakeup`), `trainlist01.txt` (`Class/name.a
 of flow repeat those of frames and are not read.
 """
 
-import csv
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,17 +43,6 @@ class SplitLists:
     entries: tuple[ListEntry, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class CsvRow:
-    """One row of a CSV list: a file, or the part `start_s` to `end_s` of it."""
-
-    path: str
-    class_name: str
-    subset: Subset | None
-    start_s: float | None
-    end_s: float | None
-
-
 def recognise(folder: Path) -> ListStyle | None:
     """Tell which style the lists in `folder` have, None when there are none."""
     names = [path.name for path in folder.iterdir() if path.is_file()]
@@ -75,70 +63,6 @@ def read_lists(folder: Path, style: ListStyle) -> SplitLists:
     """
     readers = {"ucf101": _read_ucf, "hmdb51": _read_hmdb, "frames": _read_frame_lists}
     return readers[style](folder)
-
-
-def read_csv(path: Path) -> list[CsvRow]:
-    """Read a CSV list with a header: path,label[,split,start_s,end_s].
-
-    Raises:
-        StinPipeError: missing columns or a malformed row (named by line).
-    """
-    rows = []
-    with _open_text(path) as handle:
-        table = csv.DictReader(handle, strict=True)
-        columns = {name.strip().lower() for name in table.fieldnames or () if name}
-        if not {"path", "label"} <= columns:
-            found = ", ".join(sorted(columns)) or "none"
-            wanted = "path,label[,split,start_s,end_s]"
-            raise StinPipeError(f"{path}: the first line must name the columns {wanted}; found: {found}")
-        if unknown := sorted(columns - {"path", "label", "split", "start_s", "end_s"}):
-            raise StinPipeError(
-                f"{path}: unknown column {unknown[0]!r}; known: path,label,split,start_s,end_s"
-            )
-        parts: dict[tuple[str, str, str], str] = {}
-        try:
-            for raw in table:
-                row = {(key or "").strip().lower(): _text(value) for key, value in raw.items()}
-                place = f"{path}:{table.line_num}"
-                rows.append(_csv_row(row, place))
-                part = (row["path"], row.get("start_s", ""), row.get("end_s", ""))
-                if part in parts:
-                    raise StinPipeError(
-                        f"{place}: {row['path']} was listed before, at {parts[part]}; list it once"
-                    )
-                parts[part] = place
-        except csv.Error as error:
-            raise StinPipeError(f"{path}:{table.line_num}: not CSV: {error}") from error
-    return rows
-
-
-def _csv_row(row: dict[str, str], place: str) -> CsvRow:
-    if not row["path"] or not row["label"]:
-        raise StinPipeError(f"{place}: path and label must not be empty")
-    side = row.get("split", "").lower()
-    sides: dict[str, Subset | None] = {"": None, "train": "train", "test": "test"}
-    if side not in sides:
-        raise StinPipeError(f"{place}: split must be train, test or empty, got {side!r}")
-    start_s, end_s = (_seconds(row.get(name, ""), name, place) for name in ("start_s", "end_s"))
-    if end_s is not None and end_s <= (start_s or 0.0):
-        raise StinPipeError(f"{place}: end_s must be > start_s, got {start_s or 0.0:g} to {end_s:g}")
-    return CsvRow(path=row["path"], class_name=row["label"], subset=sides[side], start_s=start_s, end_s=end_s)
-
-
-def _seconds(text: str, name: str, place: str) -> float | None:
-    if not text:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 <= value < float("inf"):
-        raise StinPipeError(f"{place}: {name} must be seconds >= 0, got {text!r}")
-    return value
-
-
-def _text(value: object) -> str:
-    return value.strip() if isinstance(value, str) else ""
 
 
 def _read_ucf(folder: Path) -> SplitLists:
@@ -251,13 +175,13 @@ def _collect(
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """Yield (file:line, text) of the lines that are not blank, without CRLF and outer blanks."""
-    with _open_text(path) as handle:
+    with open_text(path) as handle:
         for number, line in enumerate(handle, start=1):
             if line.strip():
                 yield f"{path}:{number}", line.strip()
 
 
-def _open_text(path: Path):
+def open_text(path: Path):
     """Open a list; a byte-order mark is dropped and bytes that are not UTF-8 are kept as file names are."""
     try:
         return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")

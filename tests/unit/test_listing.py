@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.hash_split import hash_side, hash_split
-from pipeline.listing import group_key, list_videos
+from pipeline.listed import group_key
+from pipeline.listing import list_videos
 from stin.shards.errors import StinPipeError
 
 

@@ -1,0 +1,140 @@
+"""A data set named by a CSV list: path,label[,split,start_s,end_s]; a row is a file or a part of one."""
+
+import csv
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipeline.hash_split import hash_split
+from pipeline.listed import ListedVideo, Listing, display_name, group_key
+from pipeline.split_lists import open_text
+from pipeline.video_files import inside
+from stin.shards.errors import StinPipeError
+from stin.shards.schema import Subset
+
+
+@dataclass(frozen=True, kw_only=True)
+class CsvRow:
+    """One row of a CSV list: a file, or the part `start_s` to `end_s` of it."""
+
+    path: str
+    class_name: str
+    subset: Subset | None
+    start_s: float | None
+    end_s: float | None
+
+
+def csv_listing(root: Path, list_csv: Path) -> Listing:
+    """List the videos under `root` that a CSV names.
+
+    Raises:
+        StinPipeError: a malformed list, or a path that leaves `root`.
+    """
+    rows = read_csv(list_csv)
+    classes = tuple(sorted({row.class_name for row in rows}))
+    splits_given = any(row.subset for row in rows)
+    videos: list[ListedVideo] = []
+    absent: list[str] = []
+    for row in rows:
+        path = inside(root, row.path, source=list_csv)
+        name = path.name if path.parent.name == row.class_name else str(path)
+        if not (root / path).is_file():
+            absent.append(f"{display_name(row.class_name)}/{display_name(name)}")
+            continue
+        part = "" if row.start_s is None and row.end_s is None else f"#{row.start_s or 0:g}-{row.end_s or ''}"
+        videos.append(
+            ListedVideo(
+                id=f"{display_name(row.class_name)}/{display_name(name)}{part}",
+                path=str(path),
+                label=classes.index(row.class_name),
+                class_name=display_name(row.class_name),
+                splits={"1": row.subset} if row.subset else {},
+                group_key=group_key(row.class_name, path.name),
+                start_s=row.start_s,
+                end_s=row.end_s,
+            )
+        )
+    num_skipped = 0
+    source = f"split 1 from the split column of {list_csv}"
+    if splits_given:
+        num_skipped = sum(not video.splits for video in videos)
+        videos = [video for video in videos if video.splits]
+    else:
+        sides: dict[str, Subset] = {}
+        for label in range(len(classes)):
+            sides |= hash_split(video.id for video in videos if video.label == label)
+        videos = [replace(video, splits={"1": sides[video.id]}) for video in videos]
+        source = f"{list_csv} has no split column: split 1 was made by a stable hash, 70 % train, 30 % test"
+    return Listing(
+        dataset="csv",
+        root=root,
+        classes=tuple(display_name(name) for name in classes),
+        split_names=("1",),
+        split_source=source,
+        videos=tuple(sorted(videos, key=lambda video: video.id)),
+        num_skipped=num_skipped,
+        absent=tuple(sorted(absent)),
+    )
+
+
+def read_csv(path: Path) -> list[CsvRow]:
+    """Read a CSV list with a header: path,label[,split,start_s,end_s].
+
+    Raises:
+        StinPipeError: missing columns or a malformed row (named by line).
+    """
+    rows = []
+    with open_text(path) as handle:
+        table = csv.DictReader(handle, strict=True)
+        columns = {name.strip().lower() for name in table.fieldnames or () if name}
+        if not {"path", "label"} <= columns:
+            found = ", ".join(sorted(columns)) or "none"
+            wanted = "path,label[,split,start_s,end_s]"
+            raise StinPipeError(f"{path}: the first line must name the columns {wanted}; found: {found}")
+        if unknown := sorted(columns - {"path", "label", "split", "start_s", "end_s"}):
+            raise StinPipeError(
+                f"{path}: unknown column {unknown[0]!r}; known: path,label,split,start_s,end_s"
+            )
+        parts: dict[tuple[str, str, str], str] = {}
+        try:
+            for raw in table:
+                row = {(key or "").strip().lower(): _text(value) for key, value in raw.items()}
+                place = f"{path}:{table.line_num}"
+                rows.append(_csv_row(row, place))
+                part = (row["path"], row.get("start_s", ""), row.get("end_s", ""))
+                if part in parts:
+                    raise StinPipeError(
+                        f"{place}: {row['path']} was listed before, at {parts[part]}; list it once"
+                    )
+                parts[part] = place
+        except csv.Error as error:
+            raise StinPipeError(f"{path}:{table.line_num}: not CSV: {error}") from error
+    return rows
+
+
+def _csv_row(row: dict[str, str], place: str) -> CsvRow:
+    if not row["path"] or not row["label"]:
+        raise StinPipeError(f"{place}: path and label must not be empty")
+    side = row.get("split", "").lower()
+    sides: dict[str, Subset | None] = {"": None, "train": "train", "test": "test"}
+    if side not in sides:
+        raise StinPipeError(f"{place}: split must be train, test or empty, got {side!r}")
+    start_s, end_s = (_seconds(row.get(name, ""), name, place) for name in ("start_s", "end_s"))
+    if end_s is not None and end_s <= (start_s or 0.0):
+        raise StinPipeError(f"{place}: end_s must be > start_s, got {start_s or 0.0:g} to {end_s:g}")
+    return CsvRow(path=row["path"], class_name=row["label"], subset=sides[side], start_s=start_s, end_s=end_s)
+
+
+def _seconds(text: str, name: str, place: str) -> float | None:
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 <= value < float("inf"):
+        raise StinPipeError(f"{place}: {name} must be seconds >= 0, got {text!r}")
+    return value
+
+
+def _text(value: object) -> str:
+    return value.strip() if isinstance(value, str) else ""
