@@ -108,7 +108,7 @@ def write_absent(extract_dir: Path, absent: Sequence[str]) -> None:
 
 def write_views(extract_dir: Path, ledger: Ledger) -> Manifest:
     """Replace `manifest.json` and `failures.jsonl` by what the ledger says."""
-    manifest = _manifest(ledger)
+    manifest = manifest_of(ledger)
     lines = [
         json.dumps(
             {
@@ -129,7 +129,8 @@ def write_views(extract_dir: Path, ledger: Ledger) -> Manifest:
     return manifest
 
 
-def _manifest(ledger: Ledger) -> Manifest:
+def manifest_of(ledger: Ledger) -> Manifest:
+    """Return the manifest that plans and marks make."""
     first, last = ledger.plans[0], ledger.plans[-1]
     videos: dict[str, ManifestVideo] = {}
     for entry in sorted(ledger.done, key=lambda entry: entry.video.id):

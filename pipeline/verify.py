@@ -1,15 +1,15 @@
 """Re-read the shards of a run against their checksums, counts and digests."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipeline.ledger import Ledger
+from pipeline.ledger import Ledger, manifest_of
 from pipeline.plan import Plan, PlannedShard
 from pipeline.shard_task import shard_digest
 from stin.shards.errors import ShardError, StinPipeError
 from stin.shards.reader import ShardFile, content_digest
-from stin.shards.schema import Mark
+from stin.shards.schema import Manifest, Mark, VideoMeta
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,21 @@ def verify_shards(extract_dir: Path, ledger: Ledger) -> Iterator[ShardCheck]:
                 yield _check(extract_dir, plan, shard)
 
 
+def verify_manifest(extract_dir: Path, ledger: Ledger) -> tuple[str, ...]:
+    """Return what is wrong with the manifest, which extract makes of plans and marks."""
+    path = extract_dir / "manifest.json"
+    advice = "give the same extract command again, it makes the manifest anew"
+    if not path.exists():
+        return () if ledger.pending else (f"{path} is missing; {advice}",)
+    try:
+        manifest = Manifest.load(path)
+    except StinPipeError as error:
+        return (str(error),)
+    if not ledger.pending and manifest != manifest_of(ledger):
+        return (f"{path}: differs from what plans and marks say; {advice}",)
+    return ()
+
+
 def _check(extract_dir: Path, plan: Plan, planned: PlannedShard) -> ShardCheck:
     path = extract_dir / "shards" / f"{planned.name}.h5"
     mark = Mark.load(path.with_suffix(".json"))
@@ -53,11 +68,12 @@ def _check(extract_dir: Path, plan: Plan, planned: PlannedShard) -> ShardCheck:
             problems.append(f"{path}: made with other parameters than the plan's; {advice}")
         if shard.group_names() != sorted(outcome.group for outcome in done):
             problems.append(f"{path}: the videos in the file are not those of its mark; {advice}")
-        for outcome in done:
-            assert outcome.meta is not None
+        for planned_video, outcome in zip(planned.videos, mark.outcomes, strict=True):
+            if not outcome.meta:
+                continue
             try:
-                if content_digest(shard, outcome.group) != outcome.meta.digest:
-                    problems.append(f"{path}: video {outcome.id}: content differs from its digest; {advice}")
+                found = _video_problems(shard, outcome.group, outcome.meta, label=planned_video.label)
+                problems += [f"{path}: video {outcome.id}: {problem}; {advice}" for problem in found]
             except ShardError as error:
                 problems.append(str(error))
     except ShardError as error:
@@ -70,3 +86,15 @@ def _check(extract_dir: Path, plan: Plan, planned: PlannedShard) -> ShardCheck:
         num_bytes=path.stat().st_size,
         problems=tuple(problems),
     )
+
+
+def _video_problems(shard: ShardFile, group: str, meta: VideoMeta, *, label: int) -> list[str]:
+    """Compare one video of a shard with its mark, and that with the plan's label."""
+    if content_digest(shard, group) != meta.digest:
+        return ["content differs from its digest"]
+    stored = shard.video(group).attributes
+    differ = [name for name, value in asdict(meta).items() if stored.get(name) != value]
+    problems = [f"its mark says another {', '.join(differ)} than the shard"] if differ else []
+    if meta.label != label:
+        problems.append(f"its label is {meta.label}, but the plan says {label}")
+    return problems

@@ -28,7 +28,7 @@ def verify(output: Output, run_path: Path, repair: bool) -> None:
     """
     from pipeline.ledger import read_ledger
     from pipeline.lock import run_lock
-    from pipeline.verify import verify_shards
+    from pipeline.verify import verify_manifest, verify_shards
     from workflows.run_dir import open_run
 
     run = open_run(run_path)
@@ -44,6 +44,7 @@ def verify(output: Output, run_path: Path, repair: bool) -> None:
             problems += check.problems
             damaged += [check.shard] if check.problems else []
             meter.update(num_shards)
+    problems += verify_manifest(run.extract, ledger)
     for problem in problems:
         output.show(problem)
     if repair:

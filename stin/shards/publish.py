@@ -3,11 +3,16 @@
 Temporary name in the same folder, flush, fsync, `os.replace`, fsync of the folder.
 """
 
+import hashlib
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+CHECKSUM = "sha256"
+"""Name of the checksum in the objects of `publish_checked_json`."""
 
 
 def temporary_name(path: Path) -> Path:
@@ -49,6 +54,21 @@ def publish_json(path: Path, value: Any) -> None:
     except UnicodeEncodeError:  # a file name that is not UTF-8 carries surrogates, which JSON can only escape
         content = json.dumps(value, indent=1).encode()
     publish_bytes(path, content + b"\n")
+
+
+def publish_checked_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object with a checksum of itself, for `is_whole`."""
+    publish_json(path, {**value, CHECKSUM: _checksum(value)})
+
+
+def is_whole(value: dict[str, Any]) -> bool:
+    """Take the checksum out of an object that was read, and tell whether it fits; true without one."""
+    found = value.pop(CHECKSUM, None)
+    return found is None or found == _checksum(value)
+
+
+def _checksum(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
 def canonical_json(value: Any) -> bytes:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from stin.shards.errors import StinPipeError
-from stin.shards.publish import canonical_json, publish_json
+from stin.shards.publish import canonical_json, is_whole, publish_checked_json
 
 FORMAT_VERSION = 1
 """Version of the shard, mark and manifest formats; a reader refuses any other."""
@@ -106,7 +106,7 @@ class Mark:
 
     def save(self, path: Path) -> None:
         """Publish the mark; from here on the shard counts as done."""
-        publish_json(path, asdict(self))
+        publish_checked_json(path, asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> "Mark":
@@ -119,7 +119,7 @@ class Mark:
         try:
             outcomes = tuple(_outcome(item) for item in value.pop("outcomes"))
             return cls(outcomes=outcomes, **value)
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise StinPipeError(
                 f"{path}: damaged mark ({error}); run extract again to rebuild its shard"
             ) from error
@@ -190,7 +190,8 @@ class Manifest:
 
     def save(self, path: Path) -> None:
         """Publish the manifest, replacing it whole."""
-        publish_json(path, asdict(self) | {"videos": [asdict(video) for video in self.videos.values()]})
+        videos = [asdict(video) for video in self.videos.values()]
+        publish_checked_json(path, asdict(self) | {"videos": videos})
 
     @classmethod
     def load(cls, path: Path) -> "Manifest":
@@ -212,7 +213,7 @@ class Manifest:
                 failed=failed,
                 **value,
             )
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise StinPipeError(
                 f"{path}: damaged manifest ({error}); run extract again to rebuild it"
             ) from error
@@ -258,4 +259,6 @@ def _load_json(path: Path, *, kind: str, next_step: str) -> dict[str, Any]:
             f"{path}: {kind} of format version {found}, but this program reads version {FORMAT_VERSION}; "
             "use the program version that wrote the run, or a new run directory"
         )
+    if not is_whole(value):
+        raise StinPipeError(f"{path}: the {kind} differs from its checksum; {next_step}")
     return value

@@ -225,10 +225,6 @@ class _ByteStream:
         self._buffer.clear()
 
 
-def _growing_dataset(group: h5py.Group, name: str, dtype: Any, *, chunk: int) -> h5py.Dataset:
-    return group.create_dataset(name, (0,), dtype, chunks=(chunk,), maxshape=(None,), fletcher32=True)
-
-
 def _fill(dataset: h5py.Dataset, values: np.ndarray) -> None:
     dataset.resize(values.shape)
     dataset[...] = values

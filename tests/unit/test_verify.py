@@ -1,0 +1,88 @@
+"""`verify` finds what differs between plan, mark, manifest and shard, each of which is whole by itself."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.ledger import read_ledger
+from pipeline.verify import verify_manifest, verify_shards
+from stin.shards.errors import StinPipeError
+from stin.shards.publish import CHECKSUM, publish_checked_json
+from stin.shards.schema import Manifest, Mark
+
+
+@pytest.fixture
+def extract_dir(extracted_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(extracted_run / "extract", tmp_path / "extract"))
+
+
+def change(path: Path, edit: Callable[[dict[str, Any]], None], *, sign: bool) -> None:
+    """Edit a JSON file; with `sign` its checksum fits again."""
+    value = json.loads(path.read_text())
+    checksum = value.pop(CHECKSUM)
+    edit(value)
+    publish_checked_json(path, value)
+    if not sign:
+        value = json.loads(path.read_text())
+        path.write_text(json.dumps(value | {CHECKSUM: checksum}))
+
+
+def problems(extract_dir: Path) -> list[str]:
+    ledger = read_ledger(extract_dir)
+    found = [problem for check in verify_shards(extract_dir, ledger) for problem in check.problems]
+    return found + list(verify_manifest(extract_dir, ledger))
+
+
+def meta(mark: dict[str, Any]) -> dict[str, Any]:
+    return mark["outcomes"][0]["meta"]
+
+
+def test_a_whole_run_has_no_problem(extract_dir: Path) -> None:
+    assert problems(extract_dir) == []
+
+
+@pytest.mark.parametrize("name", ["label", "num_frames", "height", "fps"])
+def test_a_changed_mark_does_not_count_as_done(extract_dir: Path, name: str) -> None:
+    path = extract_dir / "shards" / "00000.json"
+    change(path, lambda mark: meta(mark).update({name: meta(mark)[name] + 1}), sign=False)
+    with pytest.raises(StinPipeError, match="differs from its checksum"):
+        Mark.load(path)
+    ledger = read_ledger(extract_dir)
+    assert [shard.name for shard in ledger.pending] == ["00000"]
+    assert "differs from its checksum" in problems(extract_dir)[0]
+
+
+@pytest.mark.parametrize("name", ["num_frames", "height", "fps", "notes", "source_sha256"])
+def test_a_mark_that_says_other_than_its_shard_is_found(extract_dir: Path, name: str) -> None:
+    change(extract_dir / "shards" / "00000.json", lambda mark: meta(mark).update({name: 99}), sign=True)
+    assert f"its mark says another {name} than the shard" in problems(extract_dir)[0]
+
+
+def test_a_label_that_differs_from_the_plan_is_found(extract_dir: Path) -> None:
+    change(extract_dir / "shards" / "00000.json", lambda mark: meta(mark).update(label=9), sign=True)
+    assert any("its label is 9, but the plan says" in problem for problem in problems(extract_dir))
+
+
+def test_a_manifest_that_is_damaged_other_or_missing_is_found(extract_dir: Path) -> None:
+    path = extract_dir / "manifest.json"
+    whole = path.read_bytes()
+    change(path, lambda manifest: manifest["videos"][0].update(label=1), sign=False)
+    with pytest.raises(StinPipeError, match="differs from its checksum; run extract again"):
+        Manifest.load(path)
+    assert "differs from its checksum" in problems(extract_dir)[0]
+    path.write_bytes(whole)
+    change(path, lambda manifest: manifest["videos"][0].update(label=1), sign=True)
+    assert "differs from what plans and marks say" in problems(extract_dir)[0]
+    path.unlink()
+    assert "manifest.json is missing" in problems(extract_dir)[0]
+
+
+@pytest.mark.parametrize("outcomes", [[1], 5, [None], {}, [{"id": "a"}]])
+def test_a_mark_of_another_shape_is_damaged(extract_dir: Path, outcomes: Any) -> None:
+    path = extract_dir / "shards" / "00000.json"
+    change(path, lambda mark: mark.update(outcomes=outcomes), sign=True)
+    assert problems(extract_dir)[0].startswith(str(path))
