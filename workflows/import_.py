@@ -73,6 +73,8 @@ def import_(output: Output, run_path: Path, frames: Path, **options: Any) -> Non
     Flow images must be `q = round(255 (v + bound) / (2 bound))`. T frames need T-1 fields; of T fields the
     last is left out. The same command again resumes; bad folders are in RUN/extract/failures.jsonl.
     """
+    # OpenCV reads it when loaded, here and in workers: a small file may claim to be a picture of gigabytes.
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 26))
     from pipeline.frame_folders import FrameNames, scan_frame_folders
     from pipeline.import_frames import require_images
     from pipeline.listing import list_videos
@@ -161,6 +163,4 @@ def _exported_bound(frames: Path) -> float | None:
 def _run(tasks: Sequence[Any], num_workers: int | None) -> Any:
     from pipeline.runners.local import run_local
 
-    # Read by OpenCV when a worker loads it: a small file may claim to be a picture of many gigabytes.
-    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 26))
     return run_local(tasks, num_workers=min(num_workers or len(os.sched_getaffinity(0)), len(tasks)))

@@ -231,18 +231,27 @@ def test_imported_flow_trains_and_predicts(imported_run: Path, made_videos, tmp_
     assert len(top) == 5 and abs(sum(item["probability"] for item in top) - 1) < 1
 
 
-def _huge_png() -> bytes:
-    """A small file that claims 30,000 x 30,000 pixels."""
+def test_the_size_of_a_run_is_not_taken_from_a_bomb(exported: Path, tmp_path: Path, call) -> None:
+    frames = tmp_path / "frames"
+    shutil.copytree(exported / "rawframes" / "red-up", frames / "red-up")
+    (frames / "red-up" / "v_red-up_00" / "img_00001.jpg").write_bytes(_huge_png(9000, zlib_of=9000 * 9001))
+    called = call("import", "--run", tmp_path / "run", "--frames", frames, "--bound", 2.5, "--json")
+    assert called.code == 3 and called.json["failures"] == {"unreadable_image": 1}
+    assert json.loads((tmp_path / "run/extract/plan.json").read_text())["params"]["short_side"] == 32
+
+
+def _huge_png(side: int = 30000, zlib_of: int = 9) -> bytes:
+    """A small file that claims side x side pixels; `zlib_of` bytes of them are there."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return (
             struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
         )
 
-    header = struct.pack(">IIBBBBB", 30000, 30000, 8, 0, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(bytes(9)))
+        + chunk(b"IDAT", zlib.compress(bytes(zlib_of)))
         + chunk(b"IEND", b"")
     )
