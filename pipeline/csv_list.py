@@ -40,10 +40,9 @@ def csv_listing(root: Path, list_csv: Path) -> Listing:
         if not (root / path).is_file():
             absent.append(f"{display_name(row.class_name)}/{display_name(name)}")
             continue
-        part = "" if row.start_s is None and row.end_s is None else f"#{row.start_s or 0:g}-{row.end_s or ''}"
         videos.append(
             ListedVideo(
-                id=f"{display_name(row.class_name)}/{display_name(name)}{part}",
+                id=f"{display_name(row.class_name)}/{display_name(name)}{_part(row)}",
                 path=str(path),
                 label=classes.index(row.class_name),
                 class_name=display_name(row.class_name),
@@ -109,6 +108,15 @@ def read_csv(path: Path) -> list[CsvRow]:
         except csv.Error as error:
             raise StinPipeError(f"{path}:{table.line_num}: not CSV: {error}") from error
     return rows
+
+
+def _part(row: CsvRow) -> str:
+    """Write the part of a file that a row names as an id has it: with all its digits, few where few do."""
+    if row.start_s is None and row.end_s is None:
+        return ""
+    start_s = row.start_s or 0.0
+    short = f"{start_s:g}"
+    return f"#{short if float(short) == start_s else start_s}-{row.end_s or ''}"
 
 
 def _csv_row(row: dict[str, str], place: str) -> CsvRow:

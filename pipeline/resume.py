@@ -57,6 +57,7 @@ def prepare_work(
         ledger = read_ledger(extract_dir)
         _require_same_data(ledger.plans[0], listing, extract_dir / "plan.json")
         require_same_params(ledger.plans[0], params, path=extract_dir / "plan.json")
+        listing = _as_planned(ledger, listing)
         listed = {video.id: video for video in listing.videos}
         _require_same_splits(ledger, listed, listing)
         removed = tuple(sorted(set(ledger.entries) - set(listed)))
@@ -113,6 +114,44 @@ def _require_same_data(plan: Plan, listing: Listing, path: Path) -> None:
             f"{path}: the run was planned with {len(plan.classes)} classes, now there are "
             f"{len(listing.classes)} ({what}); labels would change: use another --run"
         )
+
+
+def _as_planned(ledger: Ledger, listing: Listing) -> Listing:
+    """Give each listed video the id that the run knows it by: the same part of a file may be named otherwise.
+
+    Raises:
+        StinPipeError: an id of the run stands for another file or part now.
+    """
+    known = {_source(entry.video): entry.video for entry in ledger.entries.values()}
+    videos = []
+    for video in listing.videos:
+        planned = ledger.entries[video.id].video if video.id in ledger.entries else None
+        if planned is None or _source(planned) != _source(video):
+            planned = known.get(_source(video), planned)
+        if planned and _is_other(planned, video, listing):
+            raise StinPipeError(
+                f"{video.id}: {_show_source(planned)} in the run, {_show_source(video)} now; "
+                "restore the list, or use another --run"
+            )
+        videos.append(replace(video, id=planned.id) if planned else video)
+    return replace(listing, videos=tuple(videos))
+
+
+def _source(video: ListedVideo) -> tuple[str, str, float, float | None]:
+    return video.class_name, video.path, video.start_s or 0.0, video.end_s
+
+
+def _is_other(planned: ListedVideo, video: ListedVideo, listing: Listing) -> bool:
+    """Tell another part or another file from a file that was moved; split lists name videos alone."""
+    moved = listing.dataset != "csv" or not (listing.root / planned.path).exists()
+    return _source(planned) != _source(replace(video, path=planned.path) if moved else video)
+
+
+def _show_source(video: ListedVideo) -> str:
+    if video.start_s is None and video.end_s is None:
+        return video.path
+    end = "its end" if video.end_s is None else f"{video.end_s} s"
+    return f"{video.path} from {video.start_s or 0.0} s to {end}"
 
 
 def _require_same_splits(ledger: Ledger, listed: dict[str, ListedVideo], listing: Listing) -> None:

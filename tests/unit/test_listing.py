@@ -87,6 +87,24 @@ def test_csv_with_parts_of_files(tmp_path: Path) -> None:
     assert listing.num_absent == 1
 
 
+def test_parts_that_differ_late_in_their_digits_are_two_videos(tmp_path: Path) -> None:
+    touch(tmp_path, "long.mp4")
+    table = tmp_path / "list.csv"
+    starts = (0, 12.5, 12345.67, 12345.71, 1e6, 1e-5)
+    rows = "".join(f"long.mp4,K,{start!r},2000000.5\n" for start in starts)
+    table.write_text(f"path,label,start_s,end_s\n{rows}")
+    listing = list_videos(tmp_path, list_csv=table)
+    starts_by_id = {video.id.removeprefix("K/long.mp4#"): video.start_s for video in listing.videos}
+    assert starts_by_id == {
+        "0-2000000.5": 0.0,
+        "12.5-2000000.5": 12.5,
+        "12345.67-2000000.5": 12345.67,
+        "12345.71-2000000.5": 12345.71,
+        "1e+06-2000000.5": 1e6,
+        "1e-05-2000000.5": 1e-5,
+    }
+
+
 @pytest.mark.parametrize("path", ["../secret.mp4", "/etc/passwd", "a/../../secret.mp4"])
 def test_a_listed_path_may_not_leave_the_videos_folder(tmp_path: Path, path: str) -> None:
     touch(tmp_path / "videos", "a.mp4")

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline import plan as plan_module
 from pipeline.ledger import plan_paths, read_ledger, write_views
+from pipeline.listed import Listing
 from pipeline.listing import list_videos
 from pipeline.plan import ExtractParams, Plan, make_plan
 from pipeline.resume import prepare_work
@@ -120,6 +121,51 @@ def test_added_removed_and_retried_videos(tmp_path: Path) -> None:
     assert (len(ledger.done), ledger.failed, ledger.not_yet) == (7, [], [])
     after = {entry.video.id: entry for entry in ledger.done}
     assert all(after[name] == entry for name, entry in before.items())
+
+
+def csv_of(folder: Path, name: str, *rows: str, header: str = "path,label,split,start_s,end_s") -> Listing:
+    """List the videos in `folder` by a CSV of these rows."""
+    table = folder / name
+    table.write_text("\n".join((header, *rows)) + "\n")
+    return list_videos(folder, list_csv=table)
+
+
+def test_a_part_keeps_the_id_that_an_older_plan_gave_it(tmp_path: Path) -> None:
+    videos, run = folder_of(tmp_path / "v", 1), tmp_path / "extract"
+    run.mkdir()
+    rows = ("a/000.mp4,a,train,12345.67,12350", "b/000.mp4,b,test,,")
+    listing = csv_of(videos, "list.csv", *rows)
+    rounded = tuple(replace(video, id=video.id.replace("45.67", "45.7")) for video in listing.videos)
+    make_plan(replace(listing, videos=rounded), PARAMS).save(run / "plan.json")
+    finish(run)
+
+    def resumed(listing: Listing):
+        return prepare_work(run, listing, PARAMS, retry_failed=False, timeout_s=60)
+
+    work = resumed(listing)
+    assert (work.tasks, work.num_added, work.removed) == ((), 0, ())
+    assert sorted(work.ledger.entries) == ["a/000.mp4#12345.7-12350.0", "b/000.mp4"]
+    with pytest.raises(
+        StinPipeError, match=r"a/000.mp4 from 12345.67 s to 12350.0 s in the run, .* 12345.7 s"
+    ):
+        resumed(csv_of(videos, "list.csv", rows[0].replace("45.67", "45.7"), rows[1]))
+    work = resumed(csv_of(videos, "list.csv", rows[0].replace("45.67", "45.71"), rows[1]))
+    assert (work.num_added, work.removed) == (1, ("a/000.mp4#12345.7-12350.0",))
+
+
+def test_an_id_may_not_come_to_mean_another_file(tmp_path: Path) -> None:
+    videos, run = folder_of(tmp_path / "v", 1), tmp_path / "extract"
+    run.mkdir()
+    (videos / "late" / "a").mkdir(parents=True)
+    (videos / "late" / "a" / "000.mp4").write_bytes(b"another")
+    now = csv_of(videos, "list.csv", "a/000.mp4,a,train,,", "b/000.mp4,b,train,,")
+    prepare_work(run, now, PARAMS, retry_failed=False, timeout_s=60)
+    changed = csv_of(videos, "list.csv", "late/a/000.mp4,a,train,,", "b/000.mp4,b,train,,")
+    with pytest.raises(StinPipeError, match=r"a/000.mp4: a/000.mp4 in the run, late/a/000.mp4 now; restore"):
+        prepare_work(run, changed, PARAMS, retry_failed=False, timeout_s=60)
+    (videos / "a" / "000.mp4").unlink()  # moved
+    work = prepare_work(run, changed, PARAMS, retry_failed=False, timeout_s=60)
+    assert (work.num_added, work.removed) == (0, ())
 
 
 def test_a_retry_in_hand_does_not_hide_that_the_video_failed_or_lose_a_done_one(tmp_path: Path) -> None:
