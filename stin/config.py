@@ -15,6 +15,9 @@ from stin.shards.schema import Manifest
 from stin.streams import SpatialConfig, StreamConfig, StreamName, TemporalConfig
 from stin.transforms import TEST_CROP_SHARE
 
+_NO_SINGLE_SETTINGS = ("recipe", "stream", "augment", "optim")
+"""Fields that stand for many settings."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
@@ -134,10 +137,18 @@ def override(config: TrainConfig, **changes: Any) -> TrainConfig:
     changes = {name: value for name, value in changes.items() if value is not None}
     if (epochs := changes.pop("epochs", None)) is not None:
         changes |= {"length": epochs, "unit": "epochs"}
-    if changes.pop("injection", True) is False:
-        changes["difference" if config.stream_name == "spatial" else "attention"] = "none"
+    if (injection := changes.pop("injection", None)) is not None:
+        _require_kind("injection", injection, bool)
+        form = "difference" if config.stream_name == "spatial" else "attention"
+        if not injection and changes.setdefault(form, "none") != "none":
+            raise ValueError(f"injection = false and {form} = {changes[form]!r} exclude each other; give one")
     parts: dict[str, dict[str, Any]] = {"stream": {}, "augment": {}, "optim": {}, "": {}}
     for name, value in changes.items():
+        if name in _NO_SINGLE_SETTINGS:
+            raise ValueError(
+                f"{name!r} is no single setting; choose a recipe with --recipe, and give other settings by "
+                "their own names"
+            )
         for part, chosen in parts.items():
             owner = getattr(config, part) if part else config
             if name in {item.name for item in fields(owner)}:
@@ -149,7 +160,7 @@ def override(config: TrainConfig, **changes: Any) -> TrainConfig:
                 item.name
                 for owner in (config, config.stream, config.augment, config.optim)
                 for item in fields(owner)
-                if item.name not in parts
+                if item.name not in _NO_SINGLE_SETTINGS
             )
             near = get_close_matches(name, known) or known
             raise ValueError(

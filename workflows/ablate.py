@@ -2,6 +2,7 @@
 
 import signal
 import tomllib
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,15 @@ import click
 
 from workflows.options import FILE, Names, common_options, run_option, usage_errors
 from workflows.output import Meter, Output
-from workflows.training_options import settings_option
+from workflows.training_options import require_one_source, settings_option
 
 if TYPE_CHECKING:
     from stin.ablation import AblationStep, AblationTable, Variant
     from stin.config import TrainConfig
     from stin.training.report import TrainNotice, TrainProgress, TrainStart
+
+VAL_SHARE = 0.2
+"""Part of the training list that is held out unless told; more than recipes do, since it is judged on."""
 
 EXAMPLES = """\b
 Examples:
@@ -58,8 +62,7 @@ The first variant of a stream is what its others are compared with.
 @click.option(
     "--val-share",
     type=click.FloatRange(0, 0.9),
-    default=0.2,
-    help="Part of the training list held out to judge on.",
+    help="Part of the training list held out to judge on  [default: 0.2]",
 )
 @settings_option
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
@@ -187,15 +190,23 @@ def _base(stream: str, dataset: str, options: dict[str, Any]) -> "TrainConfig":
     from stin.recipes import resolve_recipe
     from workflows.train import RECIPE_OF_DATASET
 
+    require_one_source(options)
+    settings: dict[str, Any] = {"val_share": VAL_SHARE, **options["settings"]}
+    _refuse_seed(settings, "--set")
     check_backbone_name(options["backbone"] or "resnet18")
     name = options["recipe"] or RECIPE_OF_DATASET.get(dataset, "small")
     recipe = resolve_recipe(name, "spatial" if stream == "spatial" else "temporal")
     return override(
-        override(recipe, **options["settings"]),
+        override(recipe, **settings),
         **{key: options[key] for key in ("backbone", "epochs", "batch_size", "val_share")},
         init=str(options["init"]) if options["init"] else None,
         flip=False if options["no_flip"] else None,
     )
+
+
+def _refuse_seed(settings: Mapping[str, Any], place: str) -> None:
+    if "seed" in settings:
+        raise ValueError(f"{place}: seed is no setting here; --seeds N trains with the seeds 0 to N-1")
 
 
 def _read_variants(path: Path) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -212,6 +223,7 @@ def _read_variants(path: Path) -> dict[str, tuple[str, dict[str, Any]]]:
                 f'--variants {path}: [{name}] needs stream = "spatial" or "temporal", got {stream!r}'
             )
         changes = {key: value for key, value in table.items() if key != "stream"}
+        _refuse_seed(changes, f"--variants {path}: [{name}]")
         found[name] = (stream, {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
     if not found:
         raise ValueError(f"--variants {path}: has no table")

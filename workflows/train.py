@@ -10,7 +10,7 @@ import click
 
 from workflows.options import usage_errors
 from workflows.output import Output, duration, size
-from workflows.training_options import training_options
+from workflows.training_options import require_one_source, training_options
 
 if TYPE_CHECKING:
     from stin.config import TrainConfig
@@ -106,6 +106,7 @@ def training_config(stream: str, dataset: str, options: dict[str, Any]) -> "Trai
         )
     }
     with usage_errors():
+        require_one_source(options)
         check_backbone_name(options["backbone"] or "resnet18")
         recipe = resolve_recipe(name, "spatial" if stream == "spatial" else "temporal")
         return override(

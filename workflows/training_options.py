@@ -1,7 +1,7 @@
 """The options that both trainings have."""
 
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -38,6 +38,37 @@ settings_option = click.option(
     callback=lambda ctx, param, value: dict(value),
     help="A setting of the recipe that has no flag, such as ema_decay=0.99; repeatable.",
 )
+
+SETTINGS_OF_FLAGS = {
+    "backbone": ("backbone",),
+    "init": ("init",),
+    "epochs": ("epochs", "length", "unit"),
+    "batch_size": ("batch_size",),
+    "lr": ("lr",),
+    "num_segments": ("num_segments",),
+    "aux_weight": ("aux_weight",),
+    "plain": ("injection", "difference", "attention"),
+    "no_flip": ("flip",),
+    "val_share": ("val_share",),
+    "accumulate": ("accumulate",),
+    "seed": ("seed",),
+}
+"""The settings that a flag decides, by the name of its parameter."""
+
+
+def require_one_source(options: Mapping[str, Any]) -> None:
+    """Refuse a setting that both a flag and `--set` give: one of them would be dropped without a word.
+
+    Raises:
+        ValueError: names the flag and the setting.
+    """
+    for name, decided in SETTINGS_OF_FLAGS.items():
+        if options.get(name) in (None, False):
+            continue
+        for setting in decided:
+            if setting in options["settings"]:
+                flag = "--segments" if name == "num_segments" else "--" + name.replace("_", "-")
+                raise ValueError(f"{flag} and --set {setting} decide the same; give one of them")
 
 
 class WorkerRange(click.ParamType):
@@ -94,7 +125,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Parts in which a batch is run; saves memory  [default: the recipe's, 1]",
         ),
         settings_option,
-        click.option("--seed", type=int, default=0, help="Seed of weights, order and augmentation."),
+        click.option("--seed", type=int, help="Of weights, order and augmentation  [default: 0]"),
         click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N."),
         click.option(
             "--amp",

@@ -183,3 +183,64 @@ def test_averaged_weights_follow_their_recursion():
 def test_optimiser_settings_outside_their_range_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         OptimConfig(**changes)
+
+
+def test_override_refuses_what_stands_for_many_settings():
+    for name in ("recipe", "stream", "augment", "optim"):
+        with pytest.raises(ValueError, match=f"'{name}' is no single setting; choose a recipe with --recipe"):
+            override(resolve_recipe("small", "spatial"), **{name: "temporal"})
+
+
+def test_injection_is_true_or_false_and_agrees_with_the_form():
+    config = resolve_recipe("small", "temporal")
+    with pytest.raises(ValueError, match="injection must be true or false, got 0"):
+        override(config, injection=0)
+    with pytest.raises(ValueError, match="injection = false and attention = 'cbam' exclude each other"):
+        override(config, injection=False, attention="cbam")
+    assert override(config, injection=True) == config
+
+
+def test_settings_reach_the_training_and_none_is_dropped():
+    from click import Context, UsageError
+
+    from workflows.cli import cli
+    from workflows.train import training_config
+
+    command = cli.get_command(Context(cli), "train-spatial")
+
+    def made(*arguments):
+        options = command.make_context("train-spatial", ["--run", "r", *arguments]).params
+        return training_config("spatial", "folder", options)
+
+    assert made("--set", "seed=7").seed == 7
+    assert (made("--seed", "3").seed, made().seed) == (3, 0)
+    for flags, told in (
+        (("--seed", "1", "--set", "seed=7"), "--seed and --set seed decide the same; give one of them"),
+        (("--epochs", "2", "--set", "length=7"), "--epochs and --set length"),
+        (("--segments", "2", "--set", "num_segments=7"), "--segments and --set num_segments"),
+        (("--plain", "--set", "difference=loss"), "--plain and --set difference"),
+        (("--no-flip", "--set", "flip=true"), "--no-flip and --set flip"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            made(*flags)
+
+
+def test_an_ablation_holds_out_what_was_asked_for(tmp_path):
+    from click import Context
+
+    from workflows.ablate import _variants
+    from workflows.cli import cli
+
+    command = cli.get_command(Context(cli), "ablate")
+
+    def shares(*arguments):
+        options = command.make_context("ablate", ["--run", "r", "--only", "plain", *arguments]).params
+        return {variant.config.val_share for variant in _variants("folder", options)}
+
+    assert shares() == {0.2}
+    assert shares("--set", "val_share=0.5") == shares("--val-share", "0.5") == {0.5}
+    file = tmp_path / "mine.toml"
+    file.write_text('[a]\nstream = "spatial"\nseed = 3\n')
+    for given in (("--set", "seed=7"), ("--variants", str(file))):
+        with pytest.raises(ValueError, match="seed is no setting here; --seeds N"):
+            shares(*given)
