@@ -4,7 +4,7 @@ import csv
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.hash_split import hash_split
+from pipeline.hash_split import HASH_SPLIT, hash_split
 from pipeline.listed import ListedVideo, Listing, display_name, group_key
 from pipeline.split_lists import open_text
 from pipeline.video_files import inside
@@ -62,7 +62,7 @@ def csv_listing(root: Path, list_csv: Path) -> Listing:
         for label in range(len(classes)):
             sides |= hash_split(video.id for video in videos if video.label == label)
         videos = [replace(video, splits={"1": sides[video.id]}) for video in videos]
-        source = f"{list_csv} has no split column: split 1 was made by a stable hash, 70 % train, 30 % test"
+        source = f"{list_csv} has no split column: {HASH_SPLIT}"
     return Listing(
         dataset="csv",
         root=root,

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from pipeline.csv_list import csv_listing
-from pipeline.hash_split import hash_split
+from pipeline.hash_split import HASH_SPLIT, hash_split
 from pipeline.listed import ListedVideo, Listing, display_name, group_key
 from pipeline.selection import keep_classes, keep_matching, spread
 from pipeline.split_lists import ListStyle, read_lists, recognise
@@ -123,7 +123,7 @@ def _from_folders(root: Path, files: list[PurePosixPath]) -> Listing:
         root=root,
         classes=tuple(display_name(name) for name in classes),
         split_names=("1",),
-        split_source="no lists given: split 1 was made by a stable hash, 70 % train, 30 % test in each class",
+        split_source=f"no lists given: {HASH_SPLIT} in each class",
         videos=tuple(videos),
         num_skipped=len(loose) + deeper,
     )

@@ -7,7 +7,7 @@ do failed ones that are tried again; nothing that is done is touched.
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.hash_split import hash_side
+from pipeline.hash_split import HASH_SPLIT, hash_side
 from pipeline.ledger import Ledger, next_plan_path, plan_paths, read_ledger
 from pipeline.listed import ListedVideo, Listing
 from pipeline.plan import ExtractParams, Plan, PlanKind, make_plan, require_same_params
@@ -156,7 +156,7 @@ def _show_source(video: ListedVideo) -> str:
 
 def _require_same_splits(ledger: Ledger, listed: dict[str, ListedVideo], listing: Listing) -> None:
     """Official lists may not move a video between train and test under a run; our hash may not either."""
-    if listing.dataset == "folder":
+    if _by_hash(ledger.plans[0]) and _by_hash(listing):
         return  # sides were frozen with the plan
     moved = [
         entry.video.id
@@ -172,6 +172,11 @@ def _require_same_splits(ledger: Ledger, listed: dict[str, ListedVideo], listing
 
 def _with_stable_side(video: ListedVideo, listing: Listing) -> ListedVideo:
     """Give a video that joins a hash-split run the side that its own hash says."""
-    if listing.dataset != "folder":
+    if not _by_hash(listing):
         return video
-    return replace(video, splits={"1": hash_side(video.path)})
+    name = video.path if listing.dataset == "folder" else video.id  # what the listing takes the hash of
+    return replace(video, splits={"1": hash_side(name)})
+
+
+def _by_hash(source: Plan | Listing) -> bool:
+    return HASH_SPLIT in source.split_source

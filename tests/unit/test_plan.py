@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import plan as plan_module
+from pipeline.hash_split import hash_share, hash_side
 from pipeline.ledger import plan_paths, read_ledger, write_views
 from pipeline.listed import Listing
 from pipeline.listing import list_videos
@@ -151,6 +152,32 @@ def test_a_part_keeps_the_id_that_an_older_plan_gave_it(tmp_path: Path) -> None:
         resumed(csv_of(videos, "list.csv", rows[0].replace("45.67", "45.7"), rows[1]))
     work = resumed(csv_of(videos, "list.csv", rows[0].replace("45.67", "45.71"), rows[1]))
     assert (work.num_added, work.removed) == (1, ("a/000.mp4#12345.7-12350.0",))
+
+
+def test_a_csv_without_sides_may_grow(tmp_path: Path) -> None:
+    videos, run = folder_of(tmp_path / "v", 20, classes="a"), tmp_path / "extract"
+    run.mkdir()
+    names = [f"a/{index:03d}.mp4" for index in range(20)]
+    ranked = sorted(names, key=hash_share)
+    first, rest = ranked[-2:], ranked[:-2]  # of two alone, one goes to the test side against its hash
+    half = csv_of(videos, "list.csv", *(f"{name},a" for name in first), header="path,label")
+    prepare_work(run, half, PARAMS, retry_failed=False, timeout_s=60)
+    whole = csv_of(videos, "list.csv", *(f"{name},a" for name in names), header="path,label")
+    work = prepare_work(run, whole, PARAMS, retry_failed=False, timeout_s=60)
+    assert work.num_added == 18
+    sides = {name: entry.video.splits["1"] for name, entry in work.ledger.entries.items()}
+    assert [sides[name] for name in first] == ["test", "train"]
+    assert all(sides[name] == hash_side(name) for name in rest)
+    moved = {"train": "test", "test": "train"}
+    rows = [f"{name},a,{moved[side]}" for name, side in sides.items()]
+    with pytest.raises(StinPipeError, match="the split lists changed for 20 videos"):
+        prepare_work(
+            run,
+            csv_of(videos, "list.csv", *rows, header="path,label,split"),
+            PARAMS,
+            retry_failed=False,
+            timeout_s=60,
+        )
 
 
 def test_an_id_may_not_come_to_mean_another_file(tmp_path: Path) -> None:
