@@ -16,15 +16,25 @@ MAX_DEPTH = 8
 
 
 def scan(root: Path) -> list[PurePosixPath]:
-    """Return all video files under `root`, relative to it, sorted; hidden ones are left out."""
+    """Return all video files under `root`, relative to it, sorted; hidden ones are left out.
+
+    Links are followed, but none back to a folder above: they would lead around for ever.
+    """
     found = []
-    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_raise_unreadable):
+    above: dict[Path, frozenset[tuple[int, int]]] = {}  # folder -> itself and those above it
+    for top, subfolders, files in os.walk(root, followlinks=True, onerror=_raise_unreadable):
+        folder = Path(top)
+        outer, own = above.get(folder.parent, frozenset()), _identity(folder)
+        if own in outer and folder.is_symlink():
+            subfolders.clear()
+            continue
+        above[folder] = outer | {own}
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        if len(Path(folder).relative_to(root).parts) > MAX_DEPTH:  # also ends loops of links
+        if len(folder.relative_to(root).parts) > MAX_DEPTH:
             subfolders.clear()
         found += [
-            PurePosixPath(Path(folder, name).relative_to(root))
-            for name in names
+            PurePosixPath((folder / name).relative_to(root))
+            for name in files
             if Path(name).suffix.lower() in VIDEO_SUFFIXES and not name.startswith(".")
         ]
     return sorted(found)
@@ -69,6 +79,14 @@ class FileFinder:
             names = " and ".join(str(file) for file in candidates)
             raise StinPipeError(f"{exact}: the list could mean {names}; keep one of them")
         return candidates[0] if candidates else None
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    try:
+        status = folder.stat()
+    except OSError as error:
+        raise StinPipeError(f"{folder}: the folder cannot be read: {error.strerror}") from error
+    return status.st_dev, status.st_ino
 
 
 def _raise_unreadable(error: OSError) -> None:

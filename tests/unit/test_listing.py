@@ -7,6 +7,7 @@ import pytest
 from pipeline.hash_split import hash_side, hash_split
 from pipeline.listed import group_key
 from pipeline.listing import list_videos
+from pipeline.video_files import scan
 from stin.shards.errors import StinPipeError
 
 
@@ -161,6 +162,20 @@ def test_wrong_folders_are_named(tmp_path: Path) -> None:
         list_videos(tmp_path)
     with pytest.raises(StinPipeError, match="needs its split lists"):
         list_videos(tmp_path, dataset="ucf101")
+
+
+def test_links_to_folders_are_followed_but_not_around(tmp_path: Path) -> None:
+    videos, other = tmp_path / "videos", tmp_path / "other"
+    touch(other, "1.mp4", "deep/2.mp4")
+    for name in (f"{index:02d}" for index in range(25)):
+        touch(videos, f"{name}/1.mp4")
+        (videos / name / "up").symlink_to("..")
+    (videos / "linked").symlink_to(other)
+    (other / "deep" / "self").symlink_to(".")
+    (videos / "also").symlink_to(other)
+    found = [str(path) for path in scan(videos)]
+    assert len(found) == 29
+    assert found[-4:] == ["also/1.mp4", "also/deep/2.mp4", "linked/1.mp4", "linked/deep/2.mp4"]
 
 
 def test_classes_and_limit(tmp_path: Path) -> None:
