@@ -125,7 +125,7 @@ def score_split(
             on_progress(len(rows), len(listed))
     scores = _scores_of(np.stack(rows), model, about, listed)
     scores.save(out_path)
-    journal_path.unlink()
+    journal_path.unlink(missing_ok=True)
     return scores
 
 

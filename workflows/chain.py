@@ -98,11 +98,12 @@ def _evaluation_stage(run: "RunDir", split: str) -> Stage:
         return Stage(command="fuse-eval", split=split, progress="done", detail=detail)
     if state["state"].startswith("damaged"):
         return Stage(command="fuse-eval", split=split, progress="damaged", detail=state["state"])
-    return Stage(command="fuse-eval", split=split, progress="unfinished")
+    progress: Progress = "running" if _is_locked(path) else "unfinished"
+    return Stage(command="fuse-eval", split=split, progress=progress)
 
 
 def _is_locked(folder: Any) -> bool:
-    """Tell whether a training works in the folder, or may do so on another host."""
+    """Tell whether a training or evaluation works in the folder, or may do so on another host."""
     from pipeline.lock import is_alive, read_holder
 
     holder = read_holder(folder / "lock.json")

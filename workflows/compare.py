@@ -1,6 +1,5 @@
 """`stin-pipe compare`: two or more results side by side, with paired differences."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from workflows.compared_result import Subject, read_subject, with_one_stream
 from workflows.options import common_options
 from workflows.output import Output
 
 if TYPE_CHECKING:
-    from stin.results.side_by_side import Contender, SideBySide, StreamTable
+    from stin.results.side_by_side import SideBySide, StreamTable
 
 EXAMPLES = """\b
 Examples:
@@ -21,23 +21,6 @@ Examples:
   stin-pipe compare runs/mine/fuse-eval/split1/fused.npz theirs.csv
 """
 NUM_CLASSES_SHOWN = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """One of the results that are compared.
-
-    Attributes:
-        contender: its name and scores.
-        path: run directory or score file.
-        metrics: its metrics.json; empty for a score file.
-        recordings: video id -> recording, where its run knows.
-    """
-
-    contender: "Contender"
-    path: Path
-    metrics: dict[str, Any]
-    recordings: dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,9 +126,9 @@ def compare_results(results: Sequence[Path], *, split: str) -> RunComparison:
     """
     from stin.results.side_by_side import stand_side_by_side
 
-    subjects = [_subject(path, name, split) for path, name in zip(results, _names(results), strict=True)]
+    subjects = [read_subject(path, name, split) for path, name in zip(results, _names(results), strict=True)]
     if any(not item.metrics for item in subjects):  # a file has one stream, whatever a run calls it
-        subjects = [_with_one_stream(item) for item in subjects]
+        subjects = [with_one_stream(item) for item in subjects]
     recordings: dict[str, str] = {}
     for item in reversed(subjects):
         recordings |= item.recordings
@@ -208,58 +191,6 @@ def _show_classes(output: Output, table: "StreamTable") -> None:
                 for place in order
             ],
         )
-
-
-def _subject(path: Path, name: str, split: str) -> Subject:
-    from stin.results.foreign_scores import read_labelled_scores
-    from stin.results.side_by_side import Contender
-    from stin.scores import Scores
-    from stin.shards.errors import StinPipeError
-    from stin.shards.schema import Manifest
-    from workflows.run_dir import open_run
-    from workflows.split_result import recordings_of
-
-    if not path.exists():
-        raise StinPipeError(f"{path}: no such run or score file; give another path")
-    if not path.is_dir():
-        scores = read_labelled_scores(path)
-        return Subject(
-            contender=Contender(name=name, streams={"scores": scores}), path=path, metrics={}, recordings={}
-        )
-    if not (path / "run.json").exists():
-        raise StinPipeError(
-            f"{path}: is a folder without run.json, so no run; give a run directory or a score file"
-        )
-    run = open_run(path)
-    folder = run.fusion(split)
-    again = f"`stin-pipe fuse-eval --run {run.path} --split {split}`"
-    if not (folder / "metrics.json").exists():
-        raise StinPipeError(f"{run.path}: split {split} of this run is not evaluated; run {again} first")
-    try:
-        metrics = json.loads((folder / "metrics.json").read_text())
-    except (OSError, ValueError) as error:
-        raise StinPipeError(
-            f"{folder / 'metrics.json'}: cannot be read ({error}); run {again} again"
-        ) from error
-    shares = metrics["protocol"]["aux"]  # streams that files gave are not in it
-    streams = {"fused": Scores.load(folder / "fused.npz")}
-    streams |= {name: Scores.load(folder / f"{name}.npz").with_aux(share) for name, share in shares.items()}
-    return Subject(
-        contender=Contender(name=name, streams=streams),
-        path=run.path,
-        metrics=metrics,
-        recordings=recordings_of(Manifest.load(run.manifest)),
-    )
-
-
-def _with_one_stream(item: Subject) -> Subject:
-    """Call a run's fusion `scores`, as a file's only stream is called."""
-    from stin.results.side_by_side import Contender
-
-    if not item.metrics:
-        return item
-    contender = Contender(name=item.contender.name, streams={"scores": item.contender.streams["fused"]})
-    return Subject(contender=contender, path=item.path, metrics=item.metrics, recordings=item.recordings)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

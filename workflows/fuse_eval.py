@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from workflows.options import Numbers, common_options, run_option, usage_errors
+from workflows.options import Numbers, common_options, run_option
 from workflows.output import Output
 from workflows.score_options import AuxShare, StreamFile
 
@@ -92,25 +92,25 @@ def fuse_eval(output: Output, run_path: Path, split: str, **options: Any) -> Non
     Rows that sum to 1 are taken for probabilities. Pickled files are refused.
     """
     from stin.shards.schema import Manifest
+    from workflows.eval_settings import check_device, eval_settings
     from workflows.evaluation_tables import mean_of_splits, show_result
     from workflows.how_made import listed_but_not_there
     from workflows.run_dir import open_run, recorded
     from workflows.train import require_split
 
-    with usage_errors():
-        settings = _settings(options)
+    options["split"] = split
+    settings = eval_settings(options)
+    check_device(settings)
     run = open_run(run_path)
     manifest = Manifest.load(run.manifest)
     if split != "all":
         require_split(manifest, split)
-    elif settings.files:
-        raise click.UsageError("--scores: a file is of one split; give --split N")
     if not_there := listed_but_not_there(manifest):
         output.warn(not_there)
     splits = _trained_splits(run, manifest) if split == "all" else [split]
     for name in splits:
         _require_trained(run, name, settings)
-    with recorded(run, "fuse-eval", options | {"split": split}), usage_errors():
+    with recorded(run, "fuse-eval", options):
         results = [evaluate_split(output, run, manifest, name, settings) for name in splits]
     for result in results:
         show_result(output, result)
@@ -126,19 +126,36 @@ def evaluate_split(
     """Score and fuse one split, and write its scores, predictions, metrics and report.
 
     Raises:
-        StinPipeError: a stream is not trained, the split has no test video, or a score file does not fit.
+        StinPipeError: a stream is not trained, the split has no test video, a score file does not fit, or
+            another evaluation works on the split.
     """
+    from pipeline.lock import run_lock
+
+    out_dir = run.fusion(split)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    lock = out_dir / "lock.json"
+    with run_lock(lock, activity="evaluation", to_break=f"delete {lock}"):
+        return _evaluate_locked(output, run, manifest, split, settings)
+
+
+def _evaluate_locked(
+    output: Output, run: "RunDir", manifest: "Manifest", split: str, settings: "EvalSettings"
+) -> "SplitResult":
     from stin.fusion import fuse
     from stin.results.tuning import tune_fusion
     from stin.scores import Scores
     from stin.shards.publish import publish_bytes, publish_json
     from workflows.how_made import how_made, protocol_json
     from workflows.report.render import render_report
-    from workflows.score_streams import score_held_out, score_test_list, training_counts
+    from workflows.score_streams import (
+        score_file_digests,
+        score_held_out,
+        score_test_list,
+        training_counts,
+    )
     from workflows.split_result import judge_split, prediction_lines, recordings_of
 
     out_dir = run.fusion(split)
-    out_dir.mkdir(parents=True, exist_ok=True)
     tuning = None
     if settings.tune:
         held = score_held_out(output, run, manifest, split, settings)
@@ -170,6 +187,8 @@ def evaluate_split(
         stream="fused",
         protocol={"weights": list(fused.weights), "when": fused.when},
     ).save(out_dir / "fused.npz")
+    ours = [name for name in settings.names if name not in settings.files]
+    result.metrics["score_files"] = score_file_digests(out_dir, [*ours, "fused"])
     _say_replaced(output, run, result)
     publish_bytes(out_dir / "predictions.jsonl", prediction_lines(result))
     publish_json(out_dir / "metrics.json", result.metrics)
@@ -192,48 +211,6 @@ def _say_replaced(output: Output, run: "RunDir", result: "SplitResult") -> None:
                 f"{run.fusion(result.split)}: earlier results with other {', '.join(changed)} are replaced; "
                 "copy the folder beforehand to keep both"
             )
-
-
-def _settings(options: Mapping[str, Any]) -> "EvalSettings":
-    from stin.device import choose_device
-    from stin.fusion import check_weights
-    from stin.results.score_files import require_score_file
-    from workflows.score_streams import EvalSettings
-
-    files = dict(options["files"])
-    if len(files) < len(options["files"]):
-        raise click.UsageError("--scores: a stream is named more than once")
-    if options["tune_fusion"] and (options["fusion_weights"] is not None or files):
-        other = "--fusion-weights" if options["fusion_weights"] is not None else "--scores"
-        raise click.UsageError(
-            f"--tune-fusion and {other} exclude each other: weights are chosen on held-out videos that both "
-            "streams of the run score"
-        )
-    choose_device(options["device"])
-    for file in files.values():
-        require_score_file(file)
-    settings = EvalSettings(
-        segments=options["segments"],
-        crops=int(options["crops"]),
-        weights=options["fusion_weights"],
-        tune=options["tune_fusion"],
-        when="before_softmax" if options["when"] == "before-softmax" else "after_softmax",
-        aux=options["aux"],
-        files=files,
-        amp=options["amp"],
-        device=options["device"],
-        loader_workers=options["loader_workers"],
-    )
-    if settings.weights is None and (further := settings.names[2:]):
-        needs = "needs a weight of its own" if len(further) == 1 else "need weights of their own"
-        raise click.UsageError(
-            f"--fusion-weights: {' and '.join(further)} {needs}: give 1,1.5{',W' * len(further)}"
-        )
-    try:
-        check_weights(settings.given_weights, names=settings.names)
-    except ValueError as error:
-        raise click.UsageError(f"--fusion-weights: {error}") from error
-    return settings
 
 
 def _require_trained(run: "RunDir", split: str, settings: "EvalSettings") -> None:

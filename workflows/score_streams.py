@@ -1,7 +1,8 @@
 """The scores that fuse-eval fuses: of the run's streams, of other programs' files, and of held-out videos."""
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -169,6 +170,11 @@ def training_counts(run: RunDir, split: str) -> dict[str, dict[str, int]]:
         found["train"][stream] = value["num_train"]
         found["held_out"][stream] = value["num_held_out"]
     return found
+
+
+def score_file_digests(folder: Path, streams: Sequence[str]) -> dict[str, str]:
+    """Return stream -> sha256 of its score file in the folder of an evaluation."""
+    return {name: hashlib.sha256((folder / f"{name}.npz").read_bytes()).hexdigest() for name in streams}
 
 
 def model_path(run: RunDir, stream: str, split: str) -> Path:

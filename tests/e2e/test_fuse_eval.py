@@ -17,6 +17,7 @@ import pytest
 
 import stin.evaluate
 import workflows.report.render
+from pipeline.lock import run_lock
 from stin.config import override
 from stin.recipes import resolve_recipe
 from stin.scores import Scores
@@ -25,6 +26,7 @@ from stin.shards.publish import publish_json
 from stin.shards.schema import FORMAT_VERSION, Manifest
 from stin.train import Runtime, train_stream
 from workflows.cli import cli
+from workflows.compare import compare_results
 from workflows.stage_state import evaluation_state
 
 SCORING = ("--segments", "2", "--crops", "1")
@@ -295,6 +297,30 @@ def test_two_runs_and_two_files_are_compared(run: Path, tmp_path: Path, call) ->
     assert refused.code == 1 and "bare.npz: has no classes, without which it cannot be" in refused.stderr
     again = call("compare", run, run)
     assert again.code == 2 and "the same result is given more than once" in again.stderr
+
+
+def test_one_evaluation_at_a_time_works_on_a_split(run: Path) -> None:
+    lock = run / "fuse-eval" / "split1" / "lock.json"
+    lock.parent.mkdir(parents=True)
+    with (
+        run_lock(lock, activity="evaluation"),
+        pytest.raises(StinPipeError, match="split1: another evaluation works here: process"),
+    ):
+        evaluate(run)
+    assert not list(lock.parent.glob("*.npz"))
+    evaluate(run)
+    assert not lock.exists()
+
+
+def test_scores_of_two_evaluations_are_not_compared_as_one(run: Path, tmp_path: Path) -> None:
+    """Killed after the spatial scores: they are of 3 segments, all else of 2."""
+    evaluate(run)
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    assert compare_results([run, other], split="1").found.num_common == 12
+    evaluate(other, "--segments", "3")
+    shutil.copy(other / "fuse-eval" / "split1" / "spatial.npz", run / "fuse-eval" / "split1")
+    with pytest.raises(StinPipeError, match=r"spatial\.npz: is not of the evaluation .* fuse-eval --run"):
+        compare_results([run, other], split="1")
 
 
 def test_a_run_that_is_not_evaluated_says_what_to_do(trained: Path, call) -> None:

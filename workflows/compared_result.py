@@ -1,0 +1,99 @@
+"""One of the results that `compare` puts side by side, read from a run or a score file."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stin.results.side_by_side import Contender
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One of the results that are compared.
+
+    Attributes:
+        contender: its name and scores.
+        path: run directory or score file.
+        metrics: its metrics.json; empty for a score file.
+        recordings: video id -> recording, where its run knows.
+    """
+
+    contender: "Contender"
+    path: Path
+    metrics: dict[str, Any]
+    recordings: dict[str, str]
+
+
+def read_subject(path: Path, name: str, split: str) -> Subject:
+    """Read a run's evaluation of a split, or a score file.
+
+    Raises:
+        StinPipeError: it is not there, not evaluated, damaged, or not of one evaluation.
+    """
+    from stin.results.foreign_scores import read_labelled_scores
+    from stin.results.side_by_side import Contender
+    from stin.scores import Scores
+    from stin.shards.errors import StinPipeError
+    from stin.shards.schema import Manifest
+    from workflows.run_dir import open_run
+    from workflows.split_result import recordings_of
+
+    if not path.exists():
+        raise StinPipeError(f"{path}: no such run or score file; give another path")
+    if not path.is_dir():
+        scores = read_labelled_scores(path)
+        return Subject(
+            contender=Contender(name=name, streams={"scores": scores}), path=path, metrics={}, recordings={}
+        )
+    if not (path / "run.json").exists():
+        raise StinPipeError(
+            f"{path}: is a folder without run.json, so no run; give a run directory or a score file"
+        )
+    run = open_run(path)
+    folder = run.fusion(split)
+    again = f"`stin-pipe fuse-eval --run {run.path} --split {split}`"
+    if not (folder / "metrics.json").exists():
+        raise StinPipeError(f"{run.path}: split {split} of this run is not evaluated; run {again} first")
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text())
+    except (OSError, ValueError) as error:
+        raise StinPipeError(
+            f"{folder / 'metrics.json'}: cannot be read ({error}); run {again} again"
+        ) from error
+    shares = metrics["protocol"]["aux"]  # streams that files gave are not in it
+    for stream in _of_another_evaluation(folder, metrics):
+        raise StinPipeError(
+            f"{folder / f'{stream}.npz'}: is not of the evaluation that metrics.json tells of, which another "
+            f"is replacing or has begun to; wait for it, or run {again} again"
+        )
+    streams = {"fused": Scores.load(folder / "fused.npz")}
+    streams |= {name: Scores.load(folder / f"{name}.npz").with_aux(share) for name, share in shares.items()}
+    return Subject(
+        contender=Contender(name=name, streams=streams),
+        path=run.path,
+        metrics=metrics,
+        recordings=recordings_of(Manifest.load(run.manifest)),
+    )
+
+
+def _of_another_evaluation(folder: Path, metrics: Mapping[str, Any]) -> list[str]:
+    """Return the streams whose score files are not those that the metrics were counted from."""
+    from workflows.score_streams import score_file_digests
+
+    known = metrics.get("score_files", {})  # older evaluations do not say
+    there = [stream for stream in known if (folder / f"{stream}.npz").exists()]
+    found = score_file_digests(folder, there)
+    return [stream for stream in there if found[stream] != known[stream]]
+
+
+def with_one_stream(item: Subject) -> Subject:
+    """Call a run's fusion `scores`, as a file's only stream is called."""
+    from stin.results.side_by_side import Contender
+
+    if not item.metrics:
+        return item
+    contender = Contender(name=item.contender.name, streams={"scores": item.contender.streams["fused"]})
+    return Subject(contender=contender, path=item.path, metrics=item.metrics, recordings=item.recordings)
