@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.hash_split import HASH_SPLIT, hash_split
 from pipeline.listed import ListedVideo, Listing, display_name, group_key
 from pipeline.split_lists import open_text
-from pipeline.video_files import inside
+from pipeline.video_files import PathFinder, inside
 from stin.shards.errors import StinPipeError
 from stin.shards.schema import Subset
 
@@ -30,6 +30,7 @@ def csv_listing(root: Path, list_csv: Path) -> Listing:
         StinPipeError: a malformed list, or a path that leaves `root`.
     """
     rows = read_csv(list_csv)
+    find = PathFinder(root)
     classes = tuple(sorted({row.class_name for row in rows}))
     splits_given = any(row.subset for row in rows)
     videos: list[ListedVideo] = []
@@ -37,13 +38,14 @@ def csv_listing(root: Path, list_csv: Path) -> Listing:
     for row in rows:
         path = inside(root, row.path, source=list_csv)
         name = path.name if path.parent.name == row.class_name else str(path)
-        if not (root / path).is_file():
+        file = find(path)
+        if file is None:
             absent.append(f"{display_name(row.class_name)}/{display_name(name)}")
             continue
         videos.append(
             ListedVideo(
                 id=f"{display_name(row.class_name)}/{display_name(name)}{_part(row)}",
-                path=str(path),
+                path=str(file),
                 label=classes.index(row.class_name),
                 class_name=display_name(row.class_name),
                 splits={"1": row.subset} if row.subset else {},

@@ -6,6 +6,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
+from unicodedata import normalize
 
 from pipeline.hash_split import hash_share
 from pipeline.listed import ListedVideo, Listing
@@ -19,6 +20,8 @@ def keep_classes(listing: Listing, wanted: Sequence[str]) -> Listing:
     """
     if not wanted:
         return listing
+    forms = {normalize("NFC", name): name for name in listing.classes}
+    wanted = [forms.get(normalize("NFC", name), name) for name in wanted]
     for name in wanted:
         if name not in listing.classes:
             close = get_close_matches(name, listing.classes, n=3)

@@ -1,6 +1,8 @@
 """Look into the videos folder: which video files are there, and which one a list means."""
 
+import contextlib
 import os
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -56,14 +58,53 @@ def inside(root: Path, path: str, *, source: Path) -> PurePosixPath:
     return PurePosixPath(relative)
 
 
+def plain(name: str) -> str:
+    """Return a name without regard to case and to Unicode's forms of a letter: macOS takes ö apart."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+
+
+class PathFinder:
+    """Finds a listed path: exactly, else without regard to case and to Unicode's forms of one letter."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._inner: dict[PurePosixPath, dict[str, list[str]]] = {}
+
+    def __call__(self, path: PurePosixPath) -> PurePosixPath | None:
+        """Return the file under the root that `path` means, None when there is none."""
+        if (self._root / path).is_file():
+            return path
+        found = PurePosixPath()
+        for part in path.parts:
+            same = self._names(found).get(plain(part), [])
+            exact = [name for name in same if name == part] or same
+            if len(exact) > 1:
+                names = " and ".join(str(found / name) for name in sorted(exact))
+                raise StinPipeError(f"{path}: the list could mean {names}; keep one of them")
+            if not exact:
+                return None
+            found /= exact[0]
+        return found if (self._root / found).is_file() else None
+
+    def _names(self, folder: PurePosixPath) -> dict[str, list[str]]:
+        """Return the names in a folder by their plain form; each folder is read once."""
+        if folder not in self._inner:
+            names: dict[str, list[str]] = defaultdict(list)
+            with contextlib.suppress(OSError):  # no folder: nothing is in it
+                for entry in (self._root / folder).iterdir():
+                    names[plain(entry.name)].append(entry.name)
+            self._inner[folder] = names
+        return self._inner[folder]
+
+
 class FileFinder:
-    """Finds a listed video: exactly, else without regard to case, class folder or extension."""
+    """Finds a listed video: exactly, else without regard to case, form, class folder or extension."""
 
     def __init__(self, files: Sequence[PurePosixPath]) -> None:
         self._files = set(files)
         self._by_name: dict[str, list[PurePosixPath]] = defaultdict(list)
         for file in files:
-            for name in {file.stem.lower(), file.name.lower()}:  # a folder's dots are no extension
+            for name in {plain(file.stem), plain(file.name)}:  # a folder's dots are no extension
                 self._by_name[name].append(file)
 
     def __call__(self, entry: ListEntry) -> PurePosixPath | None:
@@ -71,9 +112,9 @@ class FileFinder:
         exact = PurePosixPath(entry.class_name, entry.file_name)
         if exact in self._files:
             return exact
-        same = self._by_name.get(PurePosixPath(entry.file_name).stem.lower(), [])
-        same = same or self._by_name.get(entry.file_name.lower(), [])
-        in_class = [file for file in same if file.parent.name.lower() == entry.class_name.lower()]
+        same = self._by_name.get(plain(PurePosixPath(entry.file_name).stem), [])
+        same = same or self._by_name.get(plain(entry.file_name), [])
+        in_class = [file for file in same if plain(file.parent.name) == plain(entry.class_name)]
         candidates = in_class or [file for file in same if len(file.parts) == 1]
         if len(candidates) > 1:
             names = " and ".join(str(file) for file in candidates)

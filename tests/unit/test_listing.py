@@ -1,5 +1,6 @@
 """Listing: labels, splits, and the traps of the official lists."""
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,28 @@ def test_links_to_folders_are_followed_but_not_around(tmp_path: Path) -> None:
     found = [str(path) for path in scan(videos)]
     assert len(found) == 29
     assert found[-4:] == ["also/1.mp4", "also/deep/2.mp4", "linked/1.mp4", "linked/deep/2.mp4"]
+
+
+def test_names_are_found_in_either_form_of_unicode(tmp_path: Path) -> None:
+    composed, apart = (unicodedata.normalize(form, "Größe") for form in ("NFC", "NFD"))
+    videos = tmp_path / "videos"
+    touch(videos, f"{apart}/{apart}_1.avi", f"{apart}/2.avi")
+    lists = write(tmp_path / "lists", trainlist01=f"{composed}/{composed}_1.avi 1\n{composed}/2.avi 1\n")
+    listing = list_videos(videos, splits_dir=lists)
+    assert sorted(video.path for video in listing.videos) == [f"{apart}/2.avi", f"{apart}/{apart}_1.avi"]
+    assert (listing.num_absent, listing.classes) == (0, (composed,))
+    table = tmp_path / "list.csv"
+    table.write_text(f"path,label\n{composed}/{composed}_1.AVI,x\n{composed}/2.avi,{composed}\nno/2.avi,x\n")
+    listing = list_videos(videos, list_csv=table)
+    assert {video.id: video.path for video in listing.videos} == {
+        f"x/{composed}/{composed}_1.AVI": f"{apart}/{apart}_1.avi",
+        f"{composed}/2.avi": f"{apart}/2.avi",
+    }
+    assert listing.absent == ("x/no/2.avi",)
+    assert list_videos(videos, classes=(composed,)).classes == (apart,)
+    touch(videos, f"{apart}/{composed}_1.avi")
+    with pytest.raises(StinPipeError, match=r"the list could mean .*_1.avi and .*_1.avi; keep one of them"):
+        list_videos(videos, list_csv=table)
 
 
 def test_classes_and_limit(tmp_path: Path) -> None:
