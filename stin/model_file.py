@@ -114,8 +114,12 @@ def load_model(path: Path, *, device: torch.device | str = "cpu") -> TrainedMode
     with torch.random.fork_rng(devices=[]):
         network = build_stream(info.stream, num_classes=len(info.classes))
     try:
-        network.load_state_dict(load(content))
+        weights = load(content)
+        network.load_state_dict(weights)
     except (RuntimeError, SafetensorError) as error:
         raise StinPipeError(f"{path}: the weights do not fit their description: {error}") from error
+    for name, value in weights.items():
+        if not torch.isfinite(value).all():
+            raise StinPipeError(f"{path}: the weights {name} are not finite; train anew with a lower --lr")
     network.eval().requires_grad_(False).to(device)
     return TrainedModel(network=network, info=info, digest=hashlib.sha256(content).hexdigest(), device=device)

@@ -105,7 +105,7 @@ class Scorer:
         """Score the crops of one video, clips (crops, K, C, h, w), and average them.
 
         Raises:
-            StinPipeError: if a single crop does not fit into the GPU's memory.
+            StinPipeError: if a single crop does not fit into the GPU's memory, or a score is not finite.
         """
         while True:
             try:
@@ -124,8 +124,15 @@ class Scorer:
                 )
                 torch.cuda.empty_cache()
         aux = output.aux_logits
+        logits = stream_scores(output, aux_at_test=self.model.info.stream.aux_at_test)
+        if not torch.isfinite(logits).all():
+            advice = "" if self.protocol.precision == "fp32" else ", or score with --amp off"
+            raise StinPipeError(
+                f"{sample.ids[0]}: the {self.model.info.stream_name} model's scores are not finite; train it "
+                f"anew with a lower --lr{advice}"
+            )
         return ClipScores(
-            logits=stream_scores(output, aux_at_test=self.model.info.stream.aux_at_test).cpu().numpy(),
+            logits=logits.cpu().numpy(),
             main_logits=output.logits.cpu().numpy(),
             aux_logits=None if aux is None else aux.cpu().numpy(),
         )

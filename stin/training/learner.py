@@ -13,6 +13,7 @@ from stin.device import Runtime, resolve_amp
 from stin.flops import sample_like
 from stin.losses import stream_loss
 from stin.optim import AveragedWeights, build_optimizer
+from stin.shards.errors import StinPipeError
 from stin.streams import Stream, StreamOutput, build_stream
 from stin.training.ranks import Ranks
 
@@ -43,6 +44,20 @@ class Learner:
     def final_weights(self) -> Mapping[str, torch.Tensor]:
         """Return the weights that are validated and exported: the averaged ones where there are such."""
         return self.average.values if self.average else self.network.state_dict()
+
+    def require_finite_weights(self, *, step: int) -> None:
+        """Refuse weights that no further step can mend.
+
+        Raises:
+            StinPipeError: names the step and the first weights that are not finite.
+        """
+        named = [*self.network.state_dict().items(), *(self.average.values if self.average else {}).items()]
+        finite = torch.stack([torch.isfinite(value).all() for _, value in named]).tolist()
+        if not all(finite):
+            raise StinPipeError(
+                f"step {step}: weights are no longer finite ({named[finite.index(False)][0]}). "
+                "The last checkpoint is kept; lower --lr"
+            )
 
 
 def build_learner(

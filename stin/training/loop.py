@@ -1,5 +1,6 @@
 """The steps of a training, from where it stands to its end, with what is logged and saved on the way."""
 
+import math
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from stin.clips import ClipShape
 from stin.dataset import Batch, TrainingClips
 from stin.device import loader_worker_count, peak_memory_bytes
 from stin.loader import StepSampler, batches_of, training_loader
+from stin.shards.errors import StinPipeError
 from stin.shards.reader import ShardReader
 from stin.training.end import export_weights
 from stin.training.interrupt import Interrupted, StopSignal
@@ -136,6 +138,12 @@ class TrainingLoop:
         found = validate(
             self.learner, held_out, self.reader, batch_size=job.batch_size, num_workers=self.num_workers
         )
+        if not math.isfinite(found.loss):
+            advice = " or train on with --amp off" if self.learner.scaler.is_enabled() else ""
+            raise StinPipeError(
+                f"step {state.step}: the loss on the held-out videos is {found.loss}, which must be finite. "
+                f"The last checkpoint is kept; lower --lr{advice}"
+            )
         state.last_top1 = found.top1
         if self.log is not None:
             self.log.write("val", step=state.step, values=found.metrics())
@@ -146,6 +154,7 @@ class TrainingLoop:
                 export_weights(job, self.learner, path, step=state.step, top1=found.top1)
 
     def _save(self) -> None:
+        self.learner.require_finite_weights(step=self.state.step)
         self.state.seconds = self.pace.seconds
         if self.log is not None:
             self.log.flush()

@@ -5,6 +5,7 @@ result is that of an undisturbed one. metrics.jsonl holds no times, hence can be
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,9 +52,14 @@ class MetricsLog:
         return self._file.seek(0, os.SEEK_END)
 
     def write(self, kind: str, *, step: int, values: Mapping[str, float | int | None]) -> None:
-        """Append one line, and the numbers in it as curves ``kind/name``."""
-        line = {"kind": kind, "step": step, **values}
-        self._file.write(json.dumps(line).encode() + b"\n")
+        """Append one line, and the numbers in it as curves ``kind/name``; what is not finite becomes null."""
+        # Gradients that overflow in fp16 are not finite, and JSON knows finite numbers alone.
+        finite = {
+            name: None if value is None or not math.isfinite(value) else value
+            for name, value in values.items()
+        }
+        line = json.dumps({"kind": kind, "step": step, **finite}, allow_nan=False)
+        self._file.write(line.encode() + b"\n")
         self.curve(kind, step=step, values=values)
 
     def curve(self, kind: str, *, step: int, values: Mapping[str, float | int | None]) -> None:

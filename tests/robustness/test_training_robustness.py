@@ -20,6 +20,7 @@ from stin.recipes import resolve_recipe
 from stin.shards.errors import StinPipeError
 from stin.shards.schema import Manifest
 from stin.train import Interrupted, Runtime, TrainNotice, TrainProgress, train_stream
+from stin.training.metrics_log import MetricsLog
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET = Runtime(tensorboard=False, device="cpu", checkpoint_every_steps=1)
@@ -198,6 +199,33 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_videos(tiny_run, tmp
     train(tiny_run, tmp_path)
     train(tiny_run, tmp_path.with_name("whole"))
     assert_same_training(tmp_path, tmp_path.with_name("whole"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"val_share": 0.25}, r"step 1: the loss on the held-out videos is nan, .* lower --lr"),
+        (
+            {"val_share": 0.0, "kind": "sgd", "lr": 1e38, "weight_decay": 100.0},
+            r"step 1: weights are no longer finite \(\w.*\)\. .* lower --lr",
+        ),
+    ],
+)
+def test_a_training_that_diverges_at_its_last_step_is_no_finished_one(tiny_run, tmp_path, changes, message):
+    settings = override(config(), **{"length": 1, "unit": "steps", "warmup": 0.0, "lr": 1e30, **changes})
+    with pytest.raises(StinPipeError, match=message):
+        train(tiny_run, tmp_path, settings)
+    assert not (tmp_path / "model.safetensors").exists() and not (tmp_path / "best.safetensors").exists()
+    assert not list((tmp_path / "checkpoints").glob("*.pt"))
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line, parse_constant=pytest.fail)["kind"] for line in lines] == ["train"]
+
+
+def test_what_is_not_finite_is_null_in_the_metrics(tmp_path):
+    with MetricsLog(tmp_path, num_bytes=0, step=0, tensorboard=False) as log:
+        log.write("train", step=1, values={"loss": 0.5, "grad_norm": float("inf")})
+    line = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
+    assert line == {"kind": "train", "step": 1, "loss": 0.5, "grad_norm": None}
 
 
 def test_too_little_memory_says_the_batch_and_the_flags(tiny_run, tmp_path, monkeypatch):

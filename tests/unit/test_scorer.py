@@ -87,3 +87,15 @@ def test_precision_is_that_of_the_protocol(model, sample):
     assert exact.dtype == rough.dtype == np.float32
     assert not np.array_equal(exact, rough)
     np.testing.assert_allclose(exact, rough, atol=0.02)
+
+
+def test_scores_that_are_not_finite_blame_the_model(model, sample):
+    class Overflowing(torch.nn.Module):
+        def forward(self, clips, **options):
+            found = model.network(clips, **options)
+            return replace(found, logits=found.logits * float("inf"))
+
+    broken = replace(model, network=Overflowing())
+    protocol = TestProtocol(num_segments=5, num_crops=10)
+    with pytest.raises(StinPipeError, match=r"a/v\.avi: the spatial model's scores are not finite; train it"):
+        Scorer(broken, protocol, print).score_sample(sample)
