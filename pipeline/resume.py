@@ -4,6 +4,8 @@ The same command again resumes. Videos that came into the folder since join as n
 do failed ones that are tried again; nothing that is done is touched.
 """
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +15,23 @@ from pipeline.listed import ListedVideo, Listing
 from pipeline.plan import ExtractParams, Plan, PlanKind, make_plan, require_same_params
 from pipeline.shard_task import ShardTask
 from stin.shards.errors import StinPipeError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What an extract would do with a run that has a plan.
+
+    Attributes:
+        ledger: state of the run.
+        added: listed videos that the run does not know, with their sides.
+        retried: failed videos that are still listed, where they are to be tried again.
+        removed: ids of planned videos that the folder or the lists no longer have.
+    """
+
+    ledger: Ledger
+    added: tuple[ListedVideo, ...]
+    retried: tuple[ListedVideo, ...]
+    removed: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +53,33 @@ class Work:
     removed: tuple[str, ...]
 
 
+def decide(
+    extract_dir: Path, listing: Listing, params: ExtractParams, *, retry_failed: bool
+) -> Decision | None:
+    """Decide what an extract would do; nothing is written. None when nothing is planned yet.
+
+    Raises:
+        StinPipeError: the run was planned with other parameters, classes or splits.
+    """
+    if not plan_paths(extract_dir):
+        return None
+    ledger = read_ledger(extract_dir)
+    _require_same_data(ledger.plans[0], listing, extract_dir / "plan.json")
+    require_same_params(ledger.plans[0], params, path=extract_dir / "plan.json")
+    listing = _as_planned(ledger, listing)
+    listed = {video.id: video for video in listing.videos}
+    _require_same_splits(ledger, listed, listing)
+    failed = [entry.video for entry in ledger.failed if retry_failed and entry.video.id in listed]
+    return Decision(
+        ledger=ledger,
+        added=tuple(
+            _with_stable_side(video, listing) for video in listing.videos if video.id not in ledger.entries
+        ),
+        retried=tuple(replace(listed[video.id], splits=video.splits) for video in failed),
+        removed=tuple(sorted(set(ledger.entries) - set(listed))),
+    )
+
+
 def prepare_work(
     extract_dir: Path, listing: Listing, params: ExtractParams, *, retry_failed: bool, timeout_s: float
 ) -> Work:
@@ -49,25 +95,12 @@ def prepare_work(
     Raises:
         StinPipeError: the run was planned with other parameters, classes or splits.
     """
-    num_added = num_retried = 0
-    removed: tuple[str, ...] = ()
-    if not plan_paths(extract_dir):
+    decision = decide(extract_dir, listing, params, retry_failed=retry_failed)
+    if decision is None:
         make_plan(listing, params).save(extract_dir / "plan.json")
     else:
-        ledger = read_ledger(extract_dir)
-        _require_same_data(ledger.plans[0], listing, extract_dir / "plan.json")
-        require_same_params(ledger.plans[0], params, path=extract_dir / "plan.json")
-        listing = _as_planned(ledger, listing)
-        listed = {video.id: video for video in listing.videos}
-        _require_same_splits(ledger, listed, listing)
-        removed = tuple(sorted(set(ledger.entries) - set(listed)))
-        added = [
-            _with_stable_side(video, listing) for video in listing.videos if video.id not in ledger.entries
-        ]
-        retried = [entry.video for entry in ledger.failed] if retry_failed else []
-        _append_plan(extract_dir, listing, params, "added", added)
-        _append_plan(extract_dir, listing, params, "retry", retried)
-        num_added, num_retried = len(added), len(retried)
+        _append_plan(extract_dir, listing, params, "added", decision.added)
+        _append_plan(extract_dir, listing, params, "retry", decision.retried)
     ledger = read_ledger(extract_dir)
     tasks = tuple(
         ShardTask(
@@ -80,11 +113,24 @@ def prepare_work(
         )
         for shard in ledger.pending
     )
-    return Work(ledger=ledger, tasks=tasks, num_added=num_added, num_retried=num_retried, removed=removed)
+    return Work(
+        ledger=ledger,
+        tasks=tasks,
+        num_added=len(decision.added) if decision else 0,
+        num_retried=len(decision.retried) if decision else 0,
+        removed=decision.removed if decision else (),
+    )
+
+
+def count_deleted(ledger: Ledger, listing: Listing) -> int:
+    """Count the failed videos whose files were deleted since; official lists go on to name theirs."""
+    if listing.dataset not in ("folder", "csv"):
+        return 0
+    return sum(not os.path.lexists(listing.root / entry.video.path) for entry in ledger.failed)
 
 
 def _append_plan(
-    extract_dir: Path, listing: Listing, params: ExtractParams, kind: PlanKind, videos: list[ListedVideo]
+    extract_dir: Path, listing: Listing, params: ExtractParams, kind: PlanKind, videos: Sequence[ListedVideo]
 ) -> None:
     if not videos:
         return

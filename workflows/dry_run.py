@@ -17,7 +17,7 @@ def dry_run(
     """Show the plan of a new run, or what is left of one, with an estimate; nothing is written."""
     from pipeline.plan import estimate_bytes, make_plan
 
-    left, num_done = _left(extract_dir, listing, params)
+    left, num_done = _left(extract_dir, listing, params, retry_failed=options["retry_failed"])
     plan = make_plan(listing, params)
     estimate = _estimate(extract_dir, listing, params, left) if left else None
     num_bytes = estimate.num_bytes if estimate else estimate_bytes(listing, params) if left else 0
@@ -57,18 +57,19 @@ def dry_run(
     )
 
 
-def _left(extract_dir: Path, listing: "Listing", params: "ExtractParams") -> tuple[list["ListedVideo"], int]:
-    """Return the videos that an extract would do now, and how many are done or have failed."""
-    from pipeline.ledger import plan_paths, read_ledger
-    from pipeline.plan import require_same_params
+def _left(
+    extract_dir: Path, listing: "Listing", params: "ExtractParams", *, retry_failed: bool
+) -> tuple[list["ListedVideo"], int]:
+    """Return the videos that an extract would do now, and how many of those listed it would leave alone."""
+    from pipeline.resume import decide
 
-    if not plan_paths(extract_dir):
+    decision = decide(extract_dir, listing, params, retry_failed=retry_failed)
+    if decision is None:
         return list(listing.videos), 0
-    ledger = read_ledger(extract_dir)
-    require_same_params(ledger.plans[0], params, path=extract_dir / "plan.json")
-    finished = {video_id for video_id, entry in ledger.entries.items() if entry.outcome}
-    left = [video for video in listing.videos if video.id not in finished]
-    return left, len(listing.videos) - len(left)
+    pending = [entry.video for entry in decision.ledger.not_yet]
+    left = [*pending, *decision.added, *decision.retried]
+    num_pending = sum(video.id not in decision.removed for video in pending)
+    return left, len(listing.videos) - num_pending - len(decision.added) - len(decision.retried)
 
 
 def _estimate(extract_dir: Path, listing: "Listing", params: "ExtractParams", left: list["ListedVideo"]):

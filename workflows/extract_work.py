@@ -46,7 +46,7 @@ def make_shards(
         run_tasks: a runner: yields a report for each finished shard, and None in between.
     """
     from pipeline.ledger import read_ledger, write_absent, write_views
-    from pipeline.resume import prepare_work
+    from pipeline.resume import count_deleted, prepare_work
     from pipeline.shard_task import remove_leftovers
 
     started = time.monotonic()
@@ -80,11 +80,14 @@ def make_shards(
         "failures": dict(Counter(video.reason for video in manifest.failed)),
     }
     say_result(output, extract_dir, manifest, result, seconds)
-    rate = num_failed / max(1, num_done + num_failed)
-    too_many = rate > max_failure_rate
+    num_deleted = count_deleted(ledger, listing)
+    if num_deleted:
+        output.say(f"the files of {num_deleted} failed videos were deleted; the failure rate leaves them out")
+    num_counted = num_failed - num_deleted
+    too_many = num_counted / max(1, num_done + num_counted) > max_failure_rate
     if too_many:
         output.warn(
-            f"{num_failed} of {num_done + num_failed} videos failed, more than --max-failure-rate "
+            f"{num_counted} of {num_done + num_counted} videos failed, more than --max-failure-rate "
             f"{max_failure_rate:g} allows; see {extract_dir / 'failures.jsonl'}"
         )
     code = 3 if too_many else 0

@@ -43,6 +43,8 @@ def test_what_is_left_of_a_run_is_counted(made_videos, extracted_run: Path, tmp_
     assert sorted(path for path in run.rglob("*")) == before
     refused = call(*arguments, *SIZE, "--bound", 3)
     assert refused.code == 1 and "planned with other parameters" in refused.json["error"]
+    refused = call(*arguments, *SIZE, "--classes", "red-up")
+    assert refused.code == 1 and "now there are 1" in refused.json["error"]
 
 
 def test_the_rates_of_a_run_are_used_once_it_has_worked_a_while(extracted_run: Path) -> None:

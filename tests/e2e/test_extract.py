@@ -145,9 +145,16 @@ def test_a_bad_video_fails_alone_and_the_exit_code_says_many(made_videos, tmp_pa
     shown = call("status", "--run", tmp_path / "run").stdout
     assert f"which and why: {tmp_path / 'run' / 'extract' / 'failures.jsonl'}" in shown
     assert "with --retry-failed tries them again" in shown
+    called = call(*arguments, "--runner", "local", "--retry-failed", "--dry-run")
+    assert (called.code, called.json["to_do"], called.json["done"]) == (0, 3, 3)
     shutil.copy(videos / "good" / "v_red-up_00.avi", videos / "bad" / "0.mp4")
     called = call(*arguments, "--runner", "local", "--retry-failed", "--max-failure-rate", 1)
     assert (called.json["done"], called.json["failed"]) == (4, 2)
+    for index in (1, 2):
+        (videos / "bad" / f"{index}.mp4").unlink()
+    called = call(*arguments, "--runner", "local", "--retry-failed")
+    assert (called.code, called.json["failed"], called.json["pairs_per_s"]) == (0, 2, None)
+    assert "the files of 2 failed videos were deleted; the failure rate leaves them out" in called.stderr
 
 
 @pytest.mark.shared_data

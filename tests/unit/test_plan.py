@@ -11,7 +11,7 @@ from pipeline.ledger import plan_paths, read_ledger, write_views
 from pipeline.listed import Listing
 from pipeline.listing import list_videos
 from pipeline.plan import ExtractParams, Plan, make_plan
-from pipeline.resume import prepare_work
+from pipeline.resume import count_deleted, decide, prepare_work
 from pipeline.shard_task import shard_digest
 from stin.shards.errors import StinPipeError
 from stin.shards.schema import Mark, VideoMeta, VideoOutcome
@@ -193,6 +193,38 @@ def test_an_id_may_not_come_to_mean_another_file(tmp_path: Path) -> None:
     (videos / "a" / "000.mp4").unlink()  # moved
     work = prepare_work(run, changed, PARAMS, retry_failed=False, timeout_s=60)
     assert (work.num_added, work.removed) == (0, ())
+
+
+def test_failed_videos_that_were_deleted_are_not_tried_again(tmp_path: Path) -> None:
+    videos, run = folder_of(tmp_path / "v", 3), tmp_path / "extract"
+    prepare(run, videos)
+    finish(run, fail=("a/001.mp4", "b/002.mp4"))
+    (videos / "a" / "001.mp4").unlink()
+    decision = decide(run, list_videos(videos), PARAMS, retry_failed=True)
+    assert decision is not None and [video.id for video in decision.retried] == ["b/002.mp4"]
+    work = prepare(run, videos, retry=True)
+    assert [video.id for task in work.tasks for video in task.shard.videos] == ["b/002.mp4"]
+    finish(run, fail=("b/002.mp4",))
+    ledger = read_ledger(run)
+    assert len(ledger.failed) == 2
+    assert count_deleted(ledger, list_videos(videos)) == 1
+    assert count_deleted(ledger, replace(list_videos(videos), dataset="ucf101")) == 0
+
+
+def test_a_decision_writes_nothing_and_is_what_is_done(tmp_path: Path) -> None:
+    videos, run = folder_of(tmp_path / "v", 3), tmp_path / "extract"
+    run.mkdir()
+    assert decide(run, list_videos(videos), PARAMS, retry_failed=True) is None
+    prepare(run, videos)
+    finish(run, fail=("a/001.mp4",))
+    folder_of(videos, 4)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    decision = decide(run, list_videos(videos), PARAMS, retry_failed=True)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    assert decision is not None
+    planned = {video.id for task in prepare(run, videos, retry=True).tasks for video in task.shard.videos}
+    assert planned == {video.id for video in (*decision.added, *decision.retried)}
+    assert planned == {"a/001.mp4", "a/003.mp4", "b/003.mp4"}
 
 
 def test_a_retry_in_hand_does_not_hide_that_the_video_failed_or_lose_a_done_one(tmp_path: Path) -> None:
