@@ -47,9 +47,12 @@ def list_videos(
 
     Raises:
         StinPipeError: nothing to list, or lists that contradict each other or cannot be read.
-        ValueError: a class that the data set does not have.
+        ValueError: a class that the data set does not have, or a CSV beside split lists.
     """
     require_folder(root, "videos folder")
+    if list_csv is not None and (splits_dir is not None or dataset != "auto"):
+        other = "--splits" if splits_dir is not None else f"--dataset {dataset}"
+        raise ValueError(f"--list {list_csv} and {other} exclude each other; give one of them")
     if list_csv is not None:
         listing = csv_listing(root, list_csv)
     elif style := _list_style(dataset, splits_dir):

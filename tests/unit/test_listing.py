@@ -165,6 +165,17 @@ def test_wrong_folders_are_named(tmp_path: Path) -> None:
         list_videos(tmp_path, dataset="ucf101")
 
 
+def test_a_csv_excludes_split_lists_and_a_data_set(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.mp4")
+    table = tmp_path / "list.csv"
+    table.write_text("path,label\na/1.mp4,x\n")
+    lists = write(tmp_path / "lists", trainlist01="a/1.mp4 1\n")
+    with pytest.raises(ValueError, match=r"--list .*list.csv and --splits exclude each other"):
+        list_videos(tmp_path, list_csv=table, splits_dir=lists, dataset="ucf101")
+    with pytest.raises(ValueError, match=r"--list .*list.csv and --dataset folder exclude each other"):
+        list_videos(tmp_path, list_csv=table, dataset="folder")
+
+
 def test_links_to_folders_are_followed_but_not_around(tmp_path: Path) -> None:
     videos, other = tmp_path / "videos", tmp_path / "other"
     touch(other, "1.mp4", "deep/2.mp4")
