@@ -19,6 +19,7 @@ from stin.config import stream_from_json, stream_to_json
 from stin.shards.errors import StinPipeError
 from stin.shards.publish import publish_bytes
 from stin.streams import Stream, StreamConfig, StreamName, build_stream
+from stin.training.state import is_as_trained
 
 MODEL_FORMAT = 1
 
@@ -85,7 +86,10 @@ def read_model_info(path: Path) -> ModelInfo:
         with safe_open(path, framework="pt") as opened:
             text = (opened.metadata() or {}).get("stin_model")
     except (SafetensorError, OSError) as error:
-        raise StinPipeError(f"{path}: not a readable safetensors file: {error}") from error
+        raise StinPipeError(
+            f"{path}: not a readable safetensors file: {error}; if a training wrote it, delete it and "
+            "give the train command again"
+        ) from error
     if text is None:
         raise StinPipeError(
             f"{path}: holds weights but no stin-pipe model; a backbone's weights go to --init of a training"
@@ -108,6 +112,10 @@ def load_model(path: Path, *, device: torch.device | str = "cpu") -> TrainedMode
     Raises:
         StinPipeError: if it is missing, damaged, or no model of this program.
     """
+    if path.is_file() and not is_as_trained(path, path.read_bytes()):
+        raise StinPipeError(
+            f"{path}: damaged since the training wrote it; give the train command again, which writes it anew"
+        )
     info = read_model_info(path)
     content = path.read_bytes()
     device = torch.device(device)

@@ -35,6 +35,7 @@ from stin.training.ranks import Ranks, joined_ranks
 from stin.training.report import OnProgress, TrainNotice, TrainProgress, TrainResult, TrainStart
 from stin.training.state import (
     MODEL_FILE,
+    RESULT_FILE,
     LoopState,
     TrainingFolder,
     open_training,
@@ -99,14 +100,7 @@ def train_stream(
             )
         found = _open(job, ranks)
         if found.result is not None:
-            return TrainResult(
-                **{
-                    **found.result,
-                    "checkpoint": str(job.out_dir / MODEL_FILE),  # the run may have been moved since
-                    "notices": tuple(found.result["notices"]),
-                    "was_complete": True,
-                }
-            )
+            return _result_of(found.result, job.out_dir)
         tell = on_progress if ranks.is_first else lambda _event: None
         notices: list[str] = []
 
@@ -160,6 +154,16 @@ def train_stream(
             if ranks.is_first:
                 result = finish_training(job, learner, state, flops=flops, notices=notices)
             return next(item for item in ranks.all_values(result) if item is not None)
+
+
+def _result_of(stored: Mapping[str, Any], out_dir: Path) -> TrainResult:
+    now = {"checkpoint": str(out_dir / MODEL_FILE), "was_complete": True}  # the run may have been moved since
+    try:
+        return TrainResult(**{**stored, **now, "notices": tuple(stored["notices"])})
+    except (KeyError, TypeError) as error:
+        raise StinPipeError(
+            f"{out_dir / RESULT_FILE}: damaged ({error}); delete it to finish the training again"
+        ) from error
 
 
 def _open(job: TrainingPlan, ranks: Ranks) -> TrainingFolder:

@@ -1,5 +1,6 @@
 """What a training hands on: its best weights on the way, its model and its result at the end."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def finish_training(
         publish_bytes(path, best.read_bytes())
     else:
         export_weights(job, learner, path, step=state.step, top1=state.last_top1 if validated else None)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     result = TrainResult(
         stream=job.config.stream_name,
         recipe=job.config.recipe,
@@ -54,6 +56,7 @@ def finish_training(
         flops_per_sample=flops,
         num_repeated_fields=state.num_repeated,
         notices=tuple(notices),
+        model_sha256=digest,
     )
     publish_json(job.out_dir / RESULT_FILE, result.to_json())
     return result

@@ -77,6 +77,8 @@ class TrainResult:
     notices: tuple[str, ...]
     flops_per_sample: int = 0
     """Of one forward pass; see ``TrainStart``. 0 in results of versions that did not count them."""
+    model_sha256: str = ""
+    """Of the model file; empty in results of versions that did not keep it."""
     was_complete: bool = False
     """Whether an earlier run of the same command had finished it."""
 

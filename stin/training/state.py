@@ -1,8 +1,9 @@
 """The folder of a training between its lives: configuration, checkpoints, result."""
 
+import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def open_training(folder: Path, *, identity: Mapping[str, Any], claim: bool = Tr
 
     Raises:
         StinPipeError: if the folder holds a training of another identity, with the differences; if it cannot
-            be written, or every checkpoint in it is damaged.
+            be written; if its result, its configuration or every checkpoint in it is damaged.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,15 +104,39 @@ def open_training(folder: Path, *, identity: Mapping[str, Any], claim: bool = Tr
                 f"({'; '.join(_in_flags(line) for line in differences)}); give the same settings to resume "
                 f"it (the earlier ones are in {path}), or delete that folder to train anew"
             )
-    result_path = folder / RESULT_FILE
-    if result_path.exists() and (folder / MODEL_FILE).exists():
-        try:
-            return TrainingFolder(checkpoint=None, result=json.loads(result_path.read_text()))
-        except ValueError as error:
-            raise StinPipeError(
-                f"{result_path}: damaged ({error}); delete it to finish the training again"
-            ) from error
-    return TrainingFolder(checkpoint=load_latest(folder / CHECKPOINT_FOLDER), result=None)
+    result_path, model_path = folder / RESULT_FILE, folder / MODEL_FILE
+    if not (result_path.exists() and model_path.exists()):
+        return TrainingFolder(checkpoint=load_latest(folder / CHECKPOINT_FOLDER), result=None)
+    try:
+        result = json.loads(result_path.read_text())
+    except ValueError as error:
+        raise StinPipeError(
+            f"{result_path}: damaged ({error}); delete it to finish the training again"
+        ) from error
+    if is_as_trained(model_path, model_path.read_bytes()):
+        return TrainingFolder(checkpoint=None, result=result)
+    told = f"{model_path}: damaged (its sha256 is not that of {RESULT_FILE})"
+    checkpoint = load_latest(folder / CHECKPOINT_FOLDER)
+    if checkpoint is None:
+        raise StinPipeError(f"{told}, and no checkpoint is left; delete {folder} to train anew")
+    notices = (f"{told}; it is written again from the last checkpoint", *checkpoint.notices)
+    return TrainingFolder(checkpoint=replace(checkpoint, notices=notices), result=None)
+
+
+def is_as_trained(path: Path, content: bytes) -> bool:
+    """Tell whether a training's model file holds what the training wrote, as far as its result says so.
+
+    Args:
+        path: of the model file; any other file than a finished training's counts as whole.
+        content: of that file.
+    """
+    if path.name != MODEL_FILE:
+        return True
+    try:
+        expected = json.loads((path.parent / RESULT_FILE).read_text()).get("model_sha256")
+    except (OSError, ValueError, AttributeError):
+        return True  # a model on its own
+    return not expected or hashlib.sha256(content).hexdigest() == expected
 
 
 def snapshot(

@@ -1,8 +1,10 @@
 """What a training must withstand: kill -9, damaged checkpoints, damaged shards, a loss that is not finite."""
 
+import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -219,6 +221,41 @@ def test_a_training_that_diverges_at_its_last_step_is_no_finished_one(tiny_run, 
     assert not list((tmp_path / "checkpoints").glob("*.pt"))
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line, parse_constant=pytest.fail)["kind"] for line in lines] == ["train"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_model_file_is_noticed_and_written_again(tiny_run, tmp_path, damage):
+    settings = config(epochs=1, val_share=0.0)
+    result = train(tiny_run, tmp_path, settings)
+    model = tmp_path / "model.safetensors"
+    whole = model.read_bytes()
+    assert result.model_sha256 == hashlib.sha256(whole).hexdigest()
+    damaged = whole[:-1000] if damage == "cut" else whole[:-1000] + bytes([whole[-1000] ^ 1]) + whole[-999:]
+    model.write_bytes(damaged)
+    with pytest.raises(StinPipeError, match=r"model\.safetensors: damaged .* give the train command again"):
+        load_model(model)
+    again = train(tiny_run, tmp_path, settings)
+    assert model.read_bytes() == whole and not again.was_complete
+    assert "damaged" in again.notices[0] and "written again from the last checkpoint" in again.notices[0]
+    assert train(tiny_run, tmp_path, settings).was_complete
+
+    model.write_bytes(damaged)
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(StinPipeError, match=r"no checkpoint is left; delete .* to train anew"):
+        train(tiny_run, tmp_path, settings)
+
+
+def test_a_result_without_a_digest_goes_on_working_and_one_without_content_is_told(tiny_run, tmp_path):
+    settings = config(epochs=1, val_share=0.0)
+    stored = train(tiny_run, tmp_path, settings).to_json()
+    stored.pop("model_sha256")
+    (tmp_path / "result.json").write_text(json.dumps(stored))
+    assert train(tiny_run, tmp_path, settings).was_complete
+    assert load_model(tmp_path / "model.safetensors").info.classes
+    for content in ("{}", "[]"):
+        (tmp_path / "result.json").write_text(content)
+        with pytest.raises(StinPipeError, match=r"result\.json: damaged .* delete it to finish the training"):
+            train(tiny_run, tmp_path, settings)
 
 
 def test_what_is_not_finite_is_null_in_the_metrics(tmp_path):
