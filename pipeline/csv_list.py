@@ -1,8 +1,9 @@
 """A data set named by a CSV list: path,label[,split,start_s,end_s]; a row is a file or a part of one."""
 
 import csv
+from collections import Counter
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pipeline.hash_split import HASH_SPLIT, hash_split
 from pipeline.listed import ListedVideo, Listing, display_name, group_key
@@ -14,8 +15,9 @@ from stin.shards.schema import Subset
 
 @dataclass(frozen=True, kw_only=True)
 class CsvRow:
-    """One row of a CSV list: a file, or the part `start_s` to `end_s` of it."""
+    """One row of a CSV list: a file, or the part `start_s` to `end_s` of it; `place` is its file:line."""
 
+    place: str
     path: str
     class_name: str
     subset: Subset | None
@@ -33,27 +35,34 @@ def csv_listing(root: Path, list_csv: Path) -> Listing:
     find = PathFinder(root)
     classes = tuple(sorted({row.class_name for row in rows}))
     splits_given = any(row.subset for row in rows)
-    videos: list[ListedVideo] = []
+    found: list[tuple[CsvRow, PurePosixPath, PurePosixPath]] = []
     absent: list[str] = []
+    places: dict[tuple[PurePosixPath, float, float | None], str] = {}
     for row in rows:
         path = inside(root, row.path, source=list_csv)
-        name = path.name if path.parent.name == row.class_name else str(path)
         file = find(path)
         if file is None:
-            absent.append(f"{display_name(row.class_name)}/{display_name(name)}")
-            continue
-        videos.append(
-            ListedVideo(
-                id=f"{display_name(row.class_name)}/{display_name(name)}{_part(row)}",
-                path=str(file),
-                label=classes.index(row.class_name),
-                class_name=display_name(row.class_name),
-                splits={"1": row.subset} if row.subset else {},
-                group_key=group_key(row.class_name, path.name),
-                start_s=row.start_s,
-                end_s=row.end_s,
-            )
+            absent.append(f"{display_name(row.class_name)}/{_short(row, path)}")
+        else:
+            found.append((row, path, file))
+        first = places.setdefault((file or path, row.start_s or 0.0, row.end_s), row.place)
+        if first != row.place:
+            raise StinPipeError(f"{row.place}: {row.path} was listed before, at {first}; list it once")
+    short_ids = [_id(row, _short(row, path)) for row, path, _ in found]
+    counts = Counter(short_ids)
+    videos = [
+        ListedVideo(
+            id=short_id if counts[short_id] == 1 else _id(row, display_name(str(path))),
+            path=str(file),
+            label=classes.index(row.class_name),
+            class_name=display_name(row.class_name),
+            splits={"1": row.subset} if row.subset else {},
+            group_key=group_key(row.class_name, path.name),
+            start_s=row.start_s,
+            end_s=row.end_s,
         )
+        for short_id, (row, path, file) in zip(short_ids, found, strict=True)
+    ]
     num_skipped = 0
     source = f"split 1 from the split column of {list_csv}"
     if splits_given:
@@ -95,21 +104,22 @@ def read_csv(path: Path) -> list[CsvRow]:
             raise StinPipeError(
                 f"{path}: unknown column {unknown[0]!r}; known: path,label,split,start_s,end_s"
             )
-        parts: dict[tuple[str, str, str], str] = {}
         try:
             for raw in table:
                 row = {(key or "").strip().lower(): _text(value) for key, value in raw.items()}
-                place = f"{path}:{table.line_num}"
-                rows.append(_csv_row(row, place))
-                part = (row["path"], row.get("start_s", ""), row.get("end_s", ""))
-                if part in parts:
-                    raise StinPipeError(
-                        f"{place}: {row['path']} was listed before, at {parts[part]}; list it once"
-                    )
-                parts[part] = place
+                rows.append(_csv_row(row, f"{path}:{table.line_num}"))
         except csv.Error as error:
             raise StinPipeError(f"{path}:{table.line_num}: not CSV: {error}") from error
     return rows
+
+
+def _short(row: CsvRow, path: PurePosixPath) -> str:
+    """Name a file within its class: without the folders above it where the last is the class."""
+    return display_name(path.name if path.parent.name == row.class_name else str(path))
+
+
+def _id(row: CsvRow, name: str) -> str:
+    return f"{display_name(row.class_name)}/{name}{_part(row)}"
 
 
 def _part(row: CsvRow) -> str:
@@ -131,7 +141,14 @@ def _csv_row(row: dict[str, str], place: str) -> CsvRow:
     start_s, end_s = (_seconds(row.get(name, ""), name, place) for name in ("start_s", "end_s"))
     if end_s is not None and end_s <= (start_s or 0.0):
         raise StinPipeError(f"{place}: end_s must be > start_s, got {start_s or 0.0:g} to {end_s:g}")
-    return CsvRow(path=row["path"], class_name=row["label"], subset=sides[side], start_s=start_s, end_s=end_s)
+    return CsvRow(
+        place=place,
+        path=row["path"],
+        class_name=row["label"],
+        subset=sides[side],
+        start_s=start_s,
+        end_s=end_s,
+    )
 
 
 def _seconds(text: str, name: str, place: str) -> float | None:

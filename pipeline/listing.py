@@ -68,7 +68,10 @@ def list_videos(
         )
     for video_id, count in Counter(video.id for video in listing.videos).items():
         if count > 1:
-            raise StinPipeError(f"{video_id}: listed {count} times; every video must be listed once")
+            paths = ", ".join(sorted({video.path for video in listing.videos if video.id == video_id}))
+            raise StinPipeError(
+                f"{video_id}: listed {count} times ({paths}); every video must be listed once"
+            )
     return listing if limit is None else replace(listing, videos=spread(listing.videos, limit))
 
 

@@ -126,6 +126,9 @@ def test_a_listed_path_may_not_leave_the_videos_folder(tmp_path: Path, path: str
         ("path,label,start_s,end_s\na.mp4,x,5,2\n", ":2: end_s must be > start_s, got 5 to 2"),
         ("path,label,start_s\na.mp4,x,soon\n", ":2: start_s must be seconds >= 0, got 'soon'"),
         ("path,label\na.mp4,x\na.mp4,x\n", ":3: a.mp4 was listed before"),
+        ("path,label\na.mp4,x\n./a.mp4,y\n", r":3: ./a.mp4 was listed before, at .*list.csv:2; list it once"),
+        ("path,label\na.mp4,x\nA.MP4,x\n", ":3: A.MP4 was listed before"),
+        ("path,label,start_s,end_s\na.mp4,x,,2\na.mp4,x,0.0,2\n", ":3: a.mp4 was listed before"),
     ],
 )
 def test_bad_csv_names_the_line(tmp_path: Path, content: str, message: str) -> None:
@@ -174,6 +177,18 @@ def test_a_csv_excludes_split_lists_and_a_data_set(tmp_path: Path) -> None:
         list_videos(tmp_path, list_csv=table, splits_dir=lists, dataset="ucf101")
     with pytest.raises(ValueError, match=r"--list .*list.csv and --dataset folder exclude each other"):
         list_videos(tmp_path, list_csv=table, dataset="folder")
+
+
+def test_files_of_one_name_in_several_folders_of_a_class_are_several_videos(tmp_path: Path) -> None:
+    touch(tmp_path, "train/K/x.avi", "val/K/x.avi", "val/K/y.avi")
+    table = tmp_path / "list.csv"
+    table.write_text("path,label,split\ntrain/K/x.avi,K,train\nval/K/x.avi,K,test\nval/K/y.avi,K,test\n")
+    listing = list_videos(tmp_path, list_csv=table)
+    assert {video.id: video.path for video in listing.videos} == {
+        "K/train/K/x.avi": "train/K/x.avi",
+        "K/val/K/x.avi": "val/K/x.avi",
+        "K/y.avi": "val/K/y.avi",
+    }
 
 
 def test_links_to_folders_are_followed_but_not_around(tmp_path: Path) -> None:

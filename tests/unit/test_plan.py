@@ -190,6 +190,14 @@ def test_an_id_may_not_come_to_mean_another_file(tmp_path: Path) -> None:
     changed = csv_of(videos, "list.csv", "late/a/000.mp4,a,train,,", "b/000.mp4,b,train,,")
     with pytest.raises(StinPipeError, match=r"a/000.mp4: a/000.mp4 in the run, late/a/000.mp4 now; restore"):
         prepare_work(run, changed, PARAMS, retry_failed=False, timeout_s=60)
+    both = csv_of(
+        videos, "list.csv", "a/000.mp4,a,train,,", "late/a/000.mp4,a,train,,", "b/000.mp4,b,train,,"
+    )
+    work = prepare_work(run, both, PARAMS, retry_failed=False, timeout_s=60)
+    assert sorted(work.ledger.entries) == ["a/000.mp4", "a/late/a/000.mp4", "b/000.mp4"]
+    assert work.removed == ()
+    for path in run.glob("plan-*"):
+        path.unlink()
     (videos / "a" / "000.mp4").unlink()  # moved
     work = prepare_work(run, changed, PARAMS, retry_failed=False, timeout_s=60)
     assert (work.num_added, work.removed) == (0, ())
