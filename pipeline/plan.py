@@ -6,6 +6,7 @@ The number of workers never enters, so that a resumed run may use any.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -176,10 +177,11 @@ def make_plan(
     """
     chosen = listing.videos if videos is None else tuple(videos)
     per_shard = min(MAX_VIDEOS_PER_SHARD, max(1, -(-len(chosen) // MIN_SHARDS)))
+    num_parts = Counter(video.path for video in listing.videos)
     groups: list[list[ListedVideo]] = []
     room = 0
     for video in chosen:
-        need = _stored_bytes(listing.root / video.path, params)
+        need = _stored_bytes(listing.root / video.path, params) // max(1, num_parts[video.path])
         if not groups or len(groups[-1]) >= per_shard or need > room:
             groups.append([])
             room = MAX_SHARD_BYTES

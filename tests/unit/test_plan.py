@@ -68,6 +68,15 @@ def test_shards_hold_at_most_16_videos_and_about_256_mib(tmp_path: Path, monkeyp
     assert len(small.shards) == 20  # few videos: small shards, so that several workers have work
 
 
+def test_parts_of_a_file_share_its_size(tmp_path: Path, monkeypatch) -> None:
+    folder_of(tmp_path, 1, size=3200)
+    rows = [f"a/000.mp4,a,,{start},{start + 1}" for start in range(640)]
+    listing = csv_of(tmp_path, "list.csv", *rows)
+    monkeypatch.setattr(plan_module, "MAX_SHARD_BYTES", plan_module.estimate_bytes(listing, PARAMS))
+    sizes = [len(shard.videos) for shard in make_plan(listing, PARAMS).shards]
+    assert (len(sizes), set(sizes)) == (40, {16})
+
+
 def test_plan_round_trip_and_fingerprint(tmp_path: Path) -> None:
     plan = make_plan(list_videos(folder_of(tmp_path / "v", 3)), PARAMS)
     plan.save(tmp_path / "plan.json")
