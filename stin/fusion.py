@@ -16,6 +16,8 @@ from stin.shards.errors import StinPipeError
 
 TSN_WEIGHTS = (1.0, 1.5)
 """Spatial and temporal weight of TSN (Wang et al., ECCV 2016, section 4.1)."""
+MAX_WEIGHT = 1e6
+"""Far beyond any use, and far from what overflows."""
 MAX_LISTED = 5
 
 FusionPoint = Literal["before_softmax", "after_softmax"]
@@ -75,7 +77,7 @@ def fuse(
         when: whether logits or probabilities are averaged.
 
     Raises:
-        ValueError: for weights that are negative, not finite, all zero, or not one a stream.
+        ValueError: for weights that are negative, too large, all zero, or not one a stream.
         StinPipeError: if a video is missing in one stream, occurs twice, has two labels, or a score is not
             finite; if the streams know different classes. The message lists the first videos.
     """
@@ -103,11 +105,15 @@ def check_weights(weights: Sequence[float], *, names: Sequence[str]) -> None:
     Raises:
         ValueError: says what is wanted.
     """
-    if len(weights) != len(names) or not all(np.isfinite(weights)) or min(weights) < 0 or sum(weights) <= 0:
+    if (
+        len(weights) != len(names)
+        or not all(0 <= weight <= MAX_WEIGHT for weight in weights)
+        or not any(weights)
+    ):
         count = {2: "two"}.get(len(names), str(len(names)))
         raise ValueError(
             f"fusion weights must be {count} numbers >= 0, not {'both' if len(names) == 2 else 'all'} 0 "
-            f"({', '.join(names)}), got {tuple(weights)}"
+            f"({', '.join(names)}) and each up to {MAX_WEIGHT:g}, got {tuple(weights)}"
         )
 
 

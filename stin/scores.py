@@ -17,6 +17,8 @@ from stin.shards.errors import StinPipeError
 from stin.shards.publish import publish_bytes, publish_json
 
 SCORES_FORMAT = 1
+MAX_AUX_SHARE = 1e6
+"""Far beyond any use, and far from what overflows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,15 @@ class Scores:
             raise ValueError(f"labels must have shape {shape[:1]}, got {self.labels.shape}")
 
     def with_aux(self, share: float) -> "Scores":
-        """Return the same with another share of the auxiliary logits; 0 leaves them out."""
+        """Return the same with another share of the auxiliary logits; 0 leaves them out.
+
+        Raises:
+            StinPipeError: for a share that no score survives.
+        """
+        if not abs(share) <= MAX_AUX_SHARE:
+            raise StinPipeError(
+                f"the auxiliary scores' share (--aux) must be a number up to {MAX_AUX_SHARE:g}, got {share:g}"
+            )
         if self.aux_logits is None:
             return self
         return replace(self, logits=self.main_logits + np.float32(share) * self.aux_logits)

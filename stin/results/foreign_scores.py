@@ -12,6 +12,8 @@ from stin.results.score_files import ScoreTable, label_text, read_score_table
 from stin.scores import Scores
 from stin.shards.errors import StinPipeError
 
+MAX_SCORE = 1e30
+"""What float32 holds, with room for sums."""
 LEAST_PROBABILITY = 1e-12
 """Stands for a probability of zero, whose logarithm would rule the fusion."""
 
@@ -35,7 +37,7 @@ def read_foreign_scores(
 
     Raises:
         StinPipeError: if the file is missing, pickled or damaged; if its videos are not exactly the list's,
-            each once, with the list's labels and finite scores for the run's classes.
+            each once, with the list's labels and finite scores up to 1e30 for the run's classes.
     """
     found = read_score_table(path)
     table = _in_class_order(path, found, class_names)
@@ -46,8 +48,7 @@ def read_foreign_scores(
         )
     _check_videos(path, table.ids, labels)
     _check_labels(path, table, labels, class_names)
-    finite = np.isfinite(table.scores).all(axis=1)
-    _refuse(path, {table.ids[row] for row in np.flatnonzero(~finite)}, "have scores that are not finite")
+    _check_values(path, table)
     are_probabilities = bool(
         (table.scores >= 0).all() and np.allclose(table.scores.sum(1), 1, rtol=0, atol=1e-3)
     )
@@ -74,7 +75,8 @@ def read_labelled_scores(path: Path) -> Scores:
     """Read a score file that says itself what its videos and classes are, with no run beside it.
 
     Raises:
-        StinPipeError: if it is missing, pickled or damaged, or does not name its classes and labels.
+        StinPipeError: if it is missing, pickled or damaged, does not name its classes and labels, or has
+            scores that are not finite.
     """
     table = read_score_table(path)
     if table.classes is None or table.labels is None:
@@ -86,6 +88,7 @@ def read_labelled_scores(path: Path) -> Scores:
             ".csv; arrays labels and classes in an .npz or .json)"
         )
     table = _in_class_order(path, table, table.classes)
+    _check_values(path, table)
     assert table.classes is not None and table.labels is not None
     unknown = {label_text(label) for label in table.labels} - set(table.classes)
     if unknown:
@@ -144,6 +147,15 @@ def _check_videos(path: Path, ids: Sequence[str], labels: Mapping[str, int]) -> 
         f"are not in the list that is evaluated (whose ids are like {example!r})",
     )
     _refuse(path, set(labels) - set(ids), "of the list that is evaluated have no scores")
+
+
+def _check_values(path: Path, table: ScoreTable) -> None:
+    usable = (np.abs(table.scores) <= MAX_SCORE).all(axis=1)  # what is not a number is not usable either
+    _refuse(
+        path,
+        {table.ids[row] for row in np.flatnonzero(~usable)},
+        f"have scores that are not finite or beyond {MAX_SCORE:g}",
+    )
 
 
 def _check_labels(

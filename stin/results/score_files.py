@@ -134,12 +134,25 @@ def _read_json(path: Path) -> ScoreTable:
         scores = np.asarray(value["scores"], np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError("scores must be rows of numbers, one row a video, all of one length") from error
+    classes = value.get("classes")
     return ScoreTable(
-        ids=[str(item) for item in value["ids"]],
+        ids=[_plain_name("ids", item) for item in value["ids"]],
         scores=scores,
-        labels=value.get("labels"),
-        classes=value.get("classes"),
+        labels=value.get("labels") and [_plain_label(item) for item in value["labels"]],
+        classes=None if classes is None else [_plain_name("classes", item) for item in classes],
     )
+
+
+def _plain_name(key: str, value: Any) -> str:
+    if not isinstance(value, (str, int)) or isinstance(value, bool):
+        raise ValueError(f"{key} must hold names, got {value!r}")
+    return str(value)
+
+
+def _plain_label(value: Any) -> Any:
+    if not isinstance(value, (str, int, float)) or isinstance(value, bool):
+        raise ValueError(f"labels must hold class names or numbers, got {value!r}")
+    return value
 
 
 def _require_keys(found: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from stin.fusion import fuse, softmax
-from stin.results.foreign_scores import read_foreign_scores
+from stin.results.foreign_scores import read_foreign_scores, read_labelled_scores
 from stin.scores import Scores
 from stin.shards.errors import StinPipeError
 
@@ -123,7 +123,17 @@ def test_a_third_stream_is_fused_by_its_weight(tmp_path):
         ),
         (
             {"table": np.where(TABLE == 4, np.nan, TABLE)},
-            "1 videos have scores that are not finite: sit/c.avi; correct the file and give it again",
+            (
+                "1 videos have scores that are not finite or beyond 1e+30: sit/c.avi; "
+                "correct the file and give it again"
+            ),
+        ),
+        (
+            {"table": np.where(TABLE == 4, 1e300, TABLE)},
+            (
+                "1 videos have scores that are not finite or beyond 1e+30: sit/c.avi; "
+                "correct the file and give it again"
+            ),
         ),
         (
             {"classes": ("run", "walk", "lie")},
@@ -194,6 +204,17 @@ def test_pickles_are_refused_unopened_with_a_way_out_that_works(tmp_path):
         ("s.json", '{"ids": ["a"]}', r"it has no scores \(only ids\)"),
         ("s.json", '{"ids": ["a", "b"], "scores": [[1, 2], [3]]}', "rows of numbers, one row a video"),
         ("s.json", '{"ids": ["a"], "scores": [[1], [2]]}', r"1 ids, but scores of shape \(2, 1\)"),
+        ("s.json", '{"ids": [["a"]], "scores": [[1]]}', r"ids must hold names, got \['a'\]"),
+        (
+            "s.json",
+            '{"ids": ["a"], "scores": [[1]], "classes": [["a"]]}',
+            r"classes must hold names, got \['",
+        ),
+        (
+            "s.json",
+            '{"ids": ["a"], "scores": [[1]], "labels": [{}]}',
+            r"labels must hold class names or numb",
+        ),
         ("s.npz", "no zip", "it is no .npz, a zip of arrays"),
         ("s.txt", "", "scores are read from .npz, .json or .csv files, not '.txt'"),
     ],
@@ -202,6 +223,16 @@ def test_unreadable_files_say_what_is_wrong(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(StinPipeError, match=message):
         read(tmp_path / name)
+
+
+def test_classes_that_are_numbers_are_names_too(tmp_path):
+    path = tmp_path / "s.json"
+    table = TABLE.tolist()
+    path.write_text(json.dumps({"ids": IDS, "scores": table, "classes": [0, 1, 2], "labels": [2, 0, 1]}))
+    with pytest.raises(StinPipeError, match="3 classes are not in the run: 0, 1, 2"):
+        read(path)
+    found = read_labelled_scores(path)
+    assert (found.class_names, found.labels.tolist()) == (("0", "1", "2"), [2, 0, 1])
 
 
 def test_an_absent_file_is_named(tmp_path):

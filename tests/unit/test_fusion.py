@@ -120,10 +120,17 @@ def test_long_lists_of_misfits_are_shortened():
         fuse(scores(ids, np.zeros((12, 3))), scores(other, np.zeros((12, 3))))
 
 
-@pytest.mark.parametrize("weights", [(0, 0), (-1, 2), (float("nan"), 1), (1, 2, 3)])
+@pytest.mark.parametrize("weights", [(0, 0), (-1, 2), (float("nan"), 1), (1, 2, 3), (1e308, 1e308), (1e7, 1)])
 def test_bad_weights_are_refused(weights):
     with pytest.raises(ValueError, match="fusion weights must be two numbers >= 0"):
         fuse(SPATIAL, TEMPORAL, weights=weights)
+
+
+@pytest.mark.parametrize("share", [1e39, float("nan")])
+def test_a_share_of_the_auxiliary_scores_that_no_score_survives_is_refused(share):
+    with_aux = scores(["v1"], np.ones((1, 3)), aux=np.ones((1, 3), np.float32))
+    with pytest.raises(StinPipeError, match=r"share \(--aux\) must be a number up to 1e\+06, got"):
+        with_aux.with_aux(share)
 
 
 def test_accuracies_by_hand():
