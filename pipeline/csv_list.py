@@ -90,12 +90,13 @@ def read_csv(path: Path) -> list[CsvRow]:
     """Read a CSV list with a header: path,label[,split,start_s,end_s].
 
     Raises:
-        StinPipeError: missing columns or a malformed row (named by line).
+        StinPipeError: missing, doubled or unknown columns, or a malformed row (named by line).
     """
     rows = []
     with open_text(path) as handle:
         table = csv.DictReader(handle, strict=True)
-        columns = {name.strip().lower() for name in table.fieldnames or () if name}
+        names = [name.strip().lower() for name in table.fieldnames or () if name.strip()]
+        columns = set(names)
         if not {"path", "label"} <= columns:
             found = ", ".join(sorted(columns)) or "none"
             wanted = "path,label[,split,start_s,end_s]"
@@ -104,10 +105,18 @@ def read_csv(path: Path) -> list[CsvRow]:
             raise StinPipeError(
                 f"{path}: unknown column {unknown[0]!r}; known: path,label,split,start_s,end_s"
             )
+        if len(names) > len(columns):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise StinPipeError(f"{path}: the column {twice!r} is there twice; keep one of them")
         try:
             for raw in table:
-                row = {(key or "").strip().lower(): _text(value) for key, value in raw.items()}
-                rows.append(_csv_row(row, f"{path}:{table.line_num}"))
+                place = f"{path}:{table.line_num}"
+                if any(cell.strip() for cell in raw.pop(None, ())):  # cells beyond the columns
+                    raise StinPipeError(
+                        f"{place}: more cells than columns; put a value that holds a comma in quotes"
+                    )
+                row = {key.strip().lower(): (value or "").strip() for key, value in raw.items()}
+                rows.append(_csv_row(row, place))
         except csv.Error as error:
             raise StinPipeError(f"{path}:{table.line_num}: not CSV: {error}") from error
     return rows
@@ -161,7 +170,3 @@ def _seconds(text: str, name: str, place: str) -> float | None:
     if not 0 <= value < float("inf"):
         raise StinPipeError(f"{place}: {name} must be seconds >= 0, got {text!r}")
     return value
-
-
-def _text(value: object) -> str:
-    return value.strip() if isinstance(value, str) else ""

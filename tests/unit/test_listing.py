@@ -127,6 +127,11 @@ def test_a_listed_path_may_not_leave_the_videos_folder(tmp_path: Path, path: str
         ("path,label,start_s\na.mp4,x,soon\n", ":2: start_s must be seconds >= 0, got 'soon'"),
         ("path,label\na.mp4,x\na.mp4,x\n", ":3: a.mp4 was listed before"),
         ("path,label\na.mp4,x\n./a.mp4,y\n", r":3: ./a.mp4 was listed before, at .*list.csv:2; list it once"),
+        (
+            "path,label\na.mp4,x,extra\n",
+            ":2: more cells than columns; put a value that holds a comma in quotes",
+        ),
+        ("path,label, PATH\na.mp4,x,b.mp4\n", "the column 'path' is there twice"),
         ("path,label\na.mp4,x\nA.MP4,x\n", ":3: A.MP4 was listed before"),
         ("path,label,start_s,end_s\na.mp4,x,,2\na.mp4,x,0.0,2\n", ":3: a.mp4 was listed before"),
     ],
@@ -189,6 +194,13 @@ def test_files_of_one_name_in_several_folders_of_a_class_are_several_videos(tmp_
         "K/val/K/x.avi": "val/K/x.avi",
         "K/y.avi": "val/K/y.avi",
     }
+
+
+def test_empty_cells_and_a_column_of_row_numbers_do_no_harm(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b, c.mp4")
+    table = tmp_path / "list.csv"
+    table.write_text(',path,label\n0,a.mp4,x,,\n1,"b, c.mp4",x\n')
+    assert [video.path for video in list_videos(tmp_path, list_csv=table).videos] == ["a.mp4", "b, c.mp4"]
 
 
 def test_links_to_folders_are_followed_but_not_around(tmp_path: Path) -> None:
