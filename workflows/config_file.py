@@ -68,6 +68,12 @@ def config_path(ctx: click.Context) -> Path | None:
     return ctx.meta.get(f"{_META}: {table_name(ctx)}", (None, {}))[0]
 
 
+def place_in_file(ctx: click.Context, option: str) -> str:
+    """Return where the command's file has a value for the option, `[train]`, or nothing."""
+    _, places = ctx.meta.get(f"{_META}: {table_name(ctx)}", (None, {}))
+    return places[option][0] if option in places else ""
+
+
 def table_name(ctx: click.Context) -> str:
     """Return the name of the command's table: `extract`, or `job.slurm` for a command of a group."""
     name = ctx.info_name or ""

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from stin.config import SpatialConfig, TemporalConfig, TrainConfig
 from stin.device import choose_device, resolve_amp
 from stin.fusion import check_weights
 from stin.results.score_files import require_score_file
@@ -59,6 +60,33 @@ def eval_settings(options: Mapping[str, Any], *, files_are_here: bool = True) ->
     except ValueError as error:
         raise click.UsageError(f"--fusion-weights: {error}") from error
     return settings
+
+
+def check_segments(settings: EvalSettings, *, spatial: SpatialConfig | TemporalConfig) -> None:
+    """Refuse one clip where the spatial stream compares frames of several.
+
+    Raises:
+        click.UsageError: says what is wanted.
+    """
+    if settings.segments < 2 and "spatial" not in settings.files and not spatial.is_plain:
+        raise click.UsageError(
+            f"--segments: the spatial stream compares clips of a video, so it needs 2 or more, got "
+            f"{settings.segments}; with --plain it is trained without"
+        )
+
+
+def check_held_out(settings: EvalSettings, trainings: Mapping[str, TrainConfig]) -> None:
+    """Refuse --tune-fusion where a training will hold no video out.
+
+    Raises:
+        click.UsageError: names the stream.
+    """
+    for stream, config in trainings.items():
+        if settings.tune and config.val_share == 0:
+            raise click.UsageError(
+                f"--tune-fusion: the {stream} stream holds no video out (val_share = 0); set val_share = 0.1 "
+                "for both trainings, or leave it out"
+            )
 
 
 def check_device(settings: EvalSettings) -> None:

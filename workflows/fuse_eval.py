@@ -218,17 +218,24 @@ def _require_trained(run: "RunDir", split: str, settings: "EvalSettings") -> Non
 
     Raises:
         StinPipeError: names the stream and the command to run first.
+        click.UsageError: there are fewer clips than the streams need.
     """
+    from stin.model_file import read_model_info
     from stin.shards.errors import StinPipeError
+    from workflows.eval_settings import check_segments
     from workflows.score_streams import STREAMS, model_path
 
     for stream in STREAMS:
         path = model_path(run, stream, split)
-        if stream not in settings.files and not path.exists():
+        if stream in settings.files:
+            continue
+        if not path.exists():
             raise StinPipeError(
                 f"{path.parent}: the {stream} stream of split {split} is not trained yet; "
                 f"run `stin-pipe train-{stream} --run {run.path} --split {split}` first"
             )
+        if stream == "spatial":
+            check_segments(settings, spatial=read_model_info(path).stream)
 
 
 def _trained_splits(run: "RunDir", manifest: "Manifest") -> list[str]:

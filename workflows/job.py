@@ -11,11 +11,10 @@ from typing import Any
 
 import click
 
-from workflows.chain import TRAININGS
+from workflows.chain_checks import check_tables_for_pods, checked_chain, require_run
 from workflows.config_file import config_path
 from workflows.options import DIRECTORY, Names, common_options, run_option, usage_errors
 from workflows.output import Output
-from workflows.run_chain import check_trainings, chosen_splits, known_data, stage_context
 
 SLURM_EXAMPLES = """\b
 Examples:
@@ -84,7 +83,7 @@ def slurm(output: Output, run_path: Path | None, wanted: tuple[str, ...], **opti
     """
     from workflows.jobs.slurm import SlurmJob, render_scripts
 
-    config, run, known, splits = _chain(run_path, wanted)
+    config, run, known, splits = checked_chain(click.get_current_context(), _config(), run_path, wanted)
     named = {"partition": options["partition"], "account": options["account"], "time": options["time_limit"]}
     named |= {"mem": options["mem"], **_more(options["more"])}
     asked = SlurmJob(
@@ -150,7 +149,7 @@ def ray(
     All nodes must have stin-pipe, and share the paths of the configuration file, the videos and the run.
     """
     (address,) = _needed(address=address)
-    config, run, _, splits = _chain(run_path, wanted)
+    config, run, _, splits = checked_chain(click.get_current_context(), _config(), run_path, wanted)
     command = ["ray", "job", "submit", "--address", address, *(["--no-wait"] if no_wait else []), "--"]
     command += ["env", "STIN_PIPE_EXTRACT_RUNNER=ray", "STIN_PIPE_EXTRACT_ADDRESS=auto"]
     command += ["stin-pipe", "run", "--config", str(config), "--run", str(run), "--split", ",".join(splits)]
@@ -193,8 +192,8 @@ def kubernetes(output: Output, run_path: Path | None, wanted: tuple[str, ...], *
 
     image, claim = _needed(image=options["image"], claim=options["claim"])
     config = _config()
-    if run_path is None:
-        raise click.UsageError(f'{config}: the run directory is missing; write run = "DIR" above the tables')
+    run_path = require_run(config, run_path)
+    check_tables_for_pods(click.get_current_context(), config, run_path, wanted)
     with usage_errors():
         manifest = render_manifest(
             KubernetesJob(
@@ -241,24 +240,6 @@ def _config() -> Path:
     if path is None:
         raise click.UsageError("--config is missing: a job is made from the file that `stin-pipe run` reads")
     return path.absolute()
-
-
-def _chain(run_path: Path | None, wanted: tuple[str, ...]) -> tuple[Path, Path, list[str], list[str]]:
-    """Return configuration file, run directory, known splits and chosen splits; all tables are read."""
-    from workflows.run_dir import RunDir
-
-    ctx = click.get_current_context()
-    config = _config()
-    if run_path is None:
-        raise click.UsageError(f'{config}: the run directory is missing; write run = "DIR" above the tables')
-    run = RunDir(path=run_path.absolute())
-    contexts = {
-        command: stage_context(ctx, config, command, run_path)
-        for command in ("extract", *TRAININGS, "fuse-eval")
-    }
-    dataset, known = known_data(run, contexts["extract"].params)
-    check_trainings(config, dataset, [contexts[command] for command in TRAININGS])
-    return config, run.path, known, chosen_splits(known, wanted)
 
 
 def _more(pairs: tuple[str, ...]) -> dict[str, str]:

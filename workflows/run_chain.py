@@ -1,7 +1,7 @@
 """`stin-pipe run`: the whole chain from one configuration file, resumed where it was left."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from workflows.chain import TRAININGS, Stage, chain_stages
+from workflows.chain_checks import (
+    check_devices,
+    check_evaluation,
+    check_trainings,
+    chosen_splits,
+    known_data,
+    require_run,
+    stage_context,
+)
 from workflows.config_file import config_path
 from workflows.options import Names, common_options, run_option
 from workflows.output import Output, duration
@@ -64,15 +73,15 @@ def run_chain(
             "--config is missing: the chain is described by a file; "
             "`stin-pipe run --write-config run.toml` writes one to start from"
         )
-    if run_path is None:
-        raise click.UsageError(f'{config}: the run directory is missing; write run = "DIR" above the tables')
+    run_path = require_run(config, run_path)
     run = RunDir(path=run_path.absolute())
     extract, videos_gone = _extract_context(ctx, config, run)
-    stage_context(ctx, config, "fuse-eval", run_path)  # all tables are read before hours of work
+    evaluation = stage_context(ctx, config, "fuse-eval", run_path)  # all is read before hours of work
     trainings = [stage_context(ctx, config, command, run_path) for command in TRAININGS]
     dataset, known = known_data(run, extract.params if extract else {})
-    check_trainings(config, dataset, trainings)
     splits = chosen_splits(known, wanted)
+    configs = check_trainings(config, dataset, trainings)
+    check_evaluation(config, evaluation, configs, splits)
     stages = chain_stages(run, splits)
     if dry_run:
         show_stages(output, stages)
@@ -80,6 +89,7 @@ def run_chain(
             {"run": str(run_path), "splits": splits, "stages": [stage.to_json() for stage in stages]}
         )
         return
+    check_devices(config, [*trainings, evaluation])
     run = create_run(run_path)
     started = time.monotonic()
     work: list[tuple[str, str | None]] = [("extract", None)] if extract else []
@@ -114,69 +124,6 @@ def write_starter(path: Path) -> None:
             file.write(content)
     except FileExistsError as error:
         raise click.UsageError(f"--write-config: {path} exists; give another name, or delete it") from error
-
-
-def stage_context(
-    ctx: click.Context, config: Path, command: str, run_path: Path, *arguments: str
-) -> click.Context:
-    """Read the options of one stage as its own command would, from flags, environment and file."""
-    root = ctx.find_root()
-    assert isinstance(root.command, click.Group)
-    found = root.command.get_command(root, command)
-    assert found is not None
-    given = ["--config", str(config), "--run", str(run_path), *arguments]
-    try:
-        return found.make_context(command, given, parent=root)
-    except click.MissingParameter as error:
-        option = max(error.param.opts, key=len).lstrip("-") if error.param else "an option"
-        raise click.UsageError(f"{config}: [{command}] needs a value for {option}") from error
-
-
-def known_data(run: "RunDir", extract_params: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """Return data set and names of the splits of the run, or, before it exists, of the lists."""
-    from pipeline.listing import list_videos
-    from stin.shards.schema import Manifest
-
-    if run.manifest.exists():
-        manifest = Manifest.load(run.manifest)
-        return manifest.dataset, list(manifest.split_names)
-    listing = list_videos(
-        extract_params["videos"],
-        dataset=extract_params["dataset"],
-        splits_dir=extract_params["splits"],
-        list_csv=extract_params["list_csv"],
-    )
-    return listing.dataset, list(listing.split_names)
-
-
-def check_trainings(config: Path, dataset: str, trainings: Sequence[click.Context]) -> None:
-    """Refuse training options that only the trainings themselves would refuse, after the extraction.
-
-    Raises:
-        click.UsageError: names the file, the table or tables, and what is wrong.
-    """
-    from workflows.train import training_config
-
-    for stage in trainings:
-        command = stage.command.name or ""
-        try:
-            training_config(command.removeprefix("train-"), dataset, stage.params)
-        except click.UsageError as error:
-            raise click.UsageError(f"{config}: [train] or [{command}]: {error.message}") from error
-
-
-def chosen_splits(known: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    """Return the splits to work on.
-
-    Raises:
-        click.UsageError: a split that is not there.
-    """
-    splits = list(known) if tuple(wanted) == ("all",) else list(dict.fromkeys(wanted))
-    for split in splits:
-        if split not in known:
-            names = ", ".join(known)
-            raise click.UsageError(f"--split: {split!r} is not in this data; its splits are: {names}")
-    return splits
 
 
 def show_stages(output: Output, stages: Sequence[Stage]) -> None:

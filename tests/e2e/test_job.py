@@ -82,6 +82,25 @@ def test_kubernetes_needs_paths_as_pods_see_them(place: Path, call) -> None:
     assert [part["kind"] for part in yaml.safe_load_all(called.stdout)] == ["ConfigMap", "RayJob"]
 
 
+def test_tables_are_checked_before_pods_read_them(place: Path, call) -> None:
+    """Paths in them are those of the pods; everything else is checked here."""
+    arguments = ("job", "kubernetes", "--config", "run.toml", "--image", "stin-pipe:cpu", "--claim", "videos")
+    head = 'run = "/data/runs/one"\n[extract]\nvideos = "/data/videos"\n'
+    for table, message in (
+        ('[train]\nrecipe = "nope"', "[train] or [train-spatial]: unknown recipe 'nope'"),
+        ('[fuse-eval]\ncrops = "7"', "run.toml, [fuse-eval])"),
+        ("[extract.x]", "no option 'x'"),
+    ):
+        (place / "run.toml").write_text(head + table)
+        called = call(*arguments, "--json", cwd=place)
+        assert called.code == 2 and message in called.json["error"], called.stderr
+    (place / "run.toml").write_text(head + '[train]\ninit = "/data/weights.pth"\n')
+    called = call(*arguments, "--run", "/data/of flag", "--name", "x", cwd=place)
+    assert called.code == 0, called.stderr
+    (_, job) = yaml.safe_load_all(called.stdout)
+    assert "--run '/data/of flag' --split all" in job["spec"]["entrypoint"]
+
+
 def test_what_a_job_needs_is_asked_for_at_once(place: Path, call) -> None:
     for words, message in (
         (("ray",), "needs --config and --address"),

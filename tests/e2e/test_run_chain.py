@@ -12,6 +12,8 @@ from pathlib import Path
 import click
 import pytest
 
+from stin.shards.errors import StinPipeError
+
 CONFIG = """
 run = "run"
 [extract]
@@ -189,6 +191,55 @@ def test_training_values_are_checked_before_the_extraction(made_videos, tmp_path
         assert called.code == 2 and message in called.json["error"], called.stderr
         assert "c.toml: [train] or [train-" in called.json["error"], called.json["error"]
         assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        (
+            "[fuse-eval]\ntune_fusion = true\nfusion_weights = [1, 2]",
+            "c.toml: [fuse-eval]: --tune-fusion and --fusion-weights exclude each other",
+        ),
+        ("[fuse-eval]\nsegments = 1", "c.toml: [fuse-eval]: --segments: the spatial stream compares clips"),
+        ('[fuse-eval]\nscores = ["pose=none.csv"]', "none.csv: no such score file"),
+        (
+            'TWO[fuse-eval]\nscores = ["temporal=c.toml"]',
+            "c.toml: [fuse-eval]: --scores: a file is of one split; give --split N",
+        ),
+        (
+            "[train]\nval_share = 0\n[fuse-eval]\ntune_fusion = true",
+            "c.toml: [fuse-eval]: --tune-fusion: the spatial stream holds no video out",
+        ),
+        ('[train]\nsplit = "9"', "c.toml: [train] has split, which the chain does not read"),
+        ('[fuse-eval]\nsplit = "1"', "c.toml: [fuse-eval] has split, which the chain does not read"),
+        ('[train]\ndevice = "cuda:42"', "c.toml: [train] or [train-spatial]: device cuda:42 is not here"),
+        ('[fuse-eval]\ndevice = "cuda:42"', "c.toml: [fuse-eval]: device cuda:42 is not here"),
+    ],
+)
+def test_mistakes_in_the_evaluation_show_before_the_extraction(
+    tables: str, message: str, place: Path, made_videos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workflows.cli import cli
+
+    monkeypatch.chdir(tmp_path)
+    lists = f'splits = "{place / "lists"}"\n' if tables.startswith("TWO") else ""
+    videos = f'videos = "{made_videos.videos}"\n{lists}'
+    Path("c.toml").write_text(f'run = "r"\n[extract]\n{videos}{tables.removeprefix("TWO")}\n')
+    with pytest.raises((click.UsageError, StinPipeError)) as raised:
+        cli.main(["run", "--config", "c.toml"], standalone_mode=False)
+    assert message in str(raised.value)
+    assert not Path("r").exists()
+
+
+def test_plain_streams_and_files_of_one_split_pass(made_videos, tmp_path: Path, call) -> None:
+    (tmp_path / "pose.csv").write_text("id\n")
+    for tables in (
+        "[train-spatial]\nplain = true\n[fuse-eval]\nsegments = 1",
+        '[fuse-eval]\nscores = ["temporal=pose.csv"]',
+    ):
+        (tmp_path / "c.toml").write_text(f'run = "r"\n[extract]\nvideos = "{made_videos.videos}"\n{tables}\n')
+        called = call("run", "--config", "c.toml", "--dry-run", cwd=tmp_path)
+        assert called.code == 0, called.stderr
 
 
 def test_the_starter_file_is_whole_and_every_line_of_it_is_an_option(tmp_path: Path, call) -> None:

@@ -172,7 +172,7 @@ def pods() -> KubernetesJob:
     return KubernetesJob(
         name="mine",
         config_text=CONFIG,
-        run="/data/runs/mine",
+        run="/data/my runs",
         videos="/data/videos",
         splits="all",
         image="registry:5000/stin-pipe@sha256:" + "0" * 64,
@@ -191,7 +191,8 @@ def test_the_manifest_asks_for_what_was_said_and_ends(pods: KubernetesJob) -> No
     assert (config["kind"], job["kind"], job["apiVersion"]) == ("ConfigMap", "RayJob", "ray.io/v1")
     assert spec["shutdownAfterJobFinishes"] is True and spec["ttlSecondsAfterFinished"] == 600
     assert spec["activeDeadlineSeconds"] == 604800
-    assert spec["entrypoint"].endswith("stin-pipe run --config /etc/stin-pipe/run.toml --split all")
+    command = "stin-pipe run --config /etc/stin-pipe/run.toml --run '/data/my runs' --split all"
+    assert spec["entrypoint"].endswith(command)
     (workers,) = spec["rayClusterSpec"]["workerGroupSpecs"]
     assert workers["replicas"] == 3
     for group in (spec["rayClusterSpec"]["headGroupSpec"], workers):

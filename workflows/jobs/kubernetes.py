@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -61,7 +62,7 @@ class KubernetesJob:
         """The command of the job; extraction uses the cluster in which the job runs."""
         return (
             "env STIN_PIPE_EXTRACT_RUNNER=ray STIN_PIPE_EXTRACT_ADDRESS=auto "
-            f"stin-pipe run --config {CONFIG_PATH} --split {self.splits}"
+            f"stin-pipe run --config {CONFIG_PATH} --run {shlex.quote(self.run)} --split {self.splits}"
         )
 
 
