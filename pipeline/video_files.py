@@ -10,10 +10,8 @@ from pathlib import Path, PurePosixPath
 from pipeline.split_lists import ListEntry
 from stin.shards.errors import StinPipeError
 
-VIDEO_SUFFIXES = frozenset(
-    f".{name}"
-    for name in "avi mp4 mkv webm mov mpg mpeg m4v wmv asf flv 3gp ts mts m2ts ogv vob".split(" ")  # noqa: SIM905
-)
+_ENDINGS = "3gp asf avi f4v flv ivf m2ts m2v m4v mkv mov mp4 mpeg mpg mts mxf ogv ts vob webm wmv"
+VIDEO_SUFFIXES = frozenset(f".{name}" for name in _ENDINGS.split())
 MAX_DEPTH = 8
 
 

@@ -1,5 +1,6 @@
 """Listing: labels, splits, and the traps of the official lists."""
 
+import re
 import unicodedata
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from pipeline.hash_split import hash_side, hash_split
 from pipeline.listed import group_key
 from pipeline.listing import list_videos
-from pipeline.video_files import scan
+from pipeline.video_files import VIDEO_SUFFIXES, scan
 from stin.shards.errors import StinPipeError
 
 
@@ -201,6 +202,13 @@ def test_empty_cells_and_a_column_of_row_numbers_do_no_harm(tmp_path: Path) -> N
     table = tmp_path / "list.csv"
     table.write_text(',path,label\n0,a.mp4,x,,\n1,"b, c.mp4",x\n')
     assert [video.path for video in list_videos(tmp_path, list_csv=table).videos] == ["a.mp4", "b, c.mp4"]
+
+
+def test_the_page_names_the_endings_of_files_that_are_taken() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "own-videos.md").read_text(encoding="utf-8")
+    match = re.search(r"Files that end in ([\w\s,]+?) are\s+taken", page)
+    assert match is not None
+    assert {f".{name}" for name in re.findall(r"\w+", match[1].replace(" or ", ", "))} == VIDEO_SUFFIXES
 
 
 def test_links_to_folders_are_followed_but_not_around(tmp_path: Path) -> None:
