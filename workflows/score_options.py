@@ -5,6 +5,38 @@ from typing import Any
 
 import click
 
+RESERVED_NAMES = frozenset(
+    (
+        *(
+            "split",
+            "splits",
+            "num_videos",
+            "num_listed",
+            "streams",
+            "fusion_weights",
+            "fusion",
+            "protocol",
+            "intervals",
+            "interval_method",
+        ),
+        *(
+            "num_recordings",
+            "comparisons",
+            "calibration",
+            "classes",
+            "confusions",
+            "agreement",
+            "tuning",
+            "data",
+            "literature",
+            "how_made",
+        ),
+        *("report", "score_files", "spread", "spread_is", "command", "error", "exit_code"),
+        *("class", "count", "mistaken_for", "id", "truth", "fused"),
+    )
+)
+"""Names that mean something else in the results, so no stream can have them."""
+
 
 class AuxShare(click.ParamType):
     """What becomes of the auxiliary scores: `auto`, `exclude`, or their share."""
@@ -38,10 +70,12 @@ class StreamFile(click.ParamType):
         if isinstance(value, tuple):
             return value
         name, equals, file = str(value).partition("=")
-        if not equals or not file or not name.replace("-", "").replace("_", "").isalnum() or name == "fused":
+        if not equals or not file or not name.replace("-", "").replace("_", "").isalnum():
             self.fail(
                 f"expected NAME=FILE such as temporal=flow.csv (letters, digits, - and _), got {value!r}",
                 param,
                 ctx,
             )
+        if name in RESERVED_NAMES:
+            self.fail(f"a stream cannot be called {name!r}, which has a meaning in the results", param, ctx)
         return name, Path(file)

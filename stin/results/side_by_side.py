@@ -69,7 +69,11 @@ class StreamTable:
             ],
             "comparisons": [item.to_json() for item in self.comparisons],
             "classes": [
-                {"class": name, "count": count} | {item.name: item.by_class[place] for item in self.standings}
+                {
+                    "class": name,
+                    "count": count,
+                    "right": {item.name: item.by_class[place] for item in self.standings},
+                }
                 for place, (name, count) in enumerate(self.classes)
             ],
         }

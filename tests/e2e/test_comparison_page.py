@@ -53,7 +53,7 @@ def test_the_page_says_what_the_json_says(compared, browser) -> None:
     rows = {row[0]: row[1:] for row in cells[2]}
     assert len(rows) == len(table["classes"])
     for item in table["classes"]:
-        shares = [f"{100 * item[standing['name']]:.1f}" for standing in table["standings"]]
+        shares = [f"{100 * item['right'][standing['name']]:.1f}" for standing in table["standings"]]
         assert rows[item["class"]][:3] == [str(item["count"]), *shares]
 
 

@@ -27,6 +27,7 @@ from stin.shards.schema import FORMAT_VERSION, Manifest
 from stin.train import Runtime, train_stream
 from workflows.cli import cli
 from workflows.compare import compare_results
+from workflows.score_options import RESERVED_NAMES
 from workflows.stage_state import evaluation_state
 
 SCORING = ("--segments", "2", "--crops", "1")
@@ -172,6 +173,17 @@ def test_files_replace_a_stream_and_add_a_third(run: Path) -> None:
         evaluate(run, "--scores", f"again={file}")
     with pytest.raises(StinPipeError, match="no such score file"):  # told before the weights
         evaluate(run, "--scores", f"again={run / 'none.csv'}")
+
+
+def test_no_stream_has_a_name_that_the_results_need(run: Path) -> None:
+    value = evaluate(run)
+    streams = {"spatial", "temporal", "fused"}
+    line = json.loads((run / "fuse-eval" / "split1" / "predictions.jsonl").read_text().splitlines()[0])
+    needed = {*value, *value["classes"][0], *line} - streams
+    assert needed | {"fused"} <= RESERVED_NAMES
+    for name in ("streams", "split", "count", "fused"):
+        with pytest.raises(click.BadParameter, match=f"a stream cannot be called '{name}'"):
+            evaluate(run, "--scores", f"{name}=x.csv")
 
 
 def test_auxiliary_scores_are_left_out_or_weighed(run: Path) -> None:

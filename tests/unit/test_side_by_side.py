@@ -46,6 +46,12 @@ def test_differences_by_hand():
     assert pair.top1.interval.low < 2 / 6 < pair.top1.interval.high
 
 
+def test_any_name_of_a_result_has_its_place_in_the_classes():
+    odd = Contender(name="count", streams=SECOND.streams)
+    (table,) = stand_side_by_side([FIRST, odd]).to_json()["tables"]
+    assert table["classes"][1] == {"class": "b", "count": 2, "right": {"first": 0.5, "count": 1.0}}
+
+
 def test_order_of_videos_and_classes_does_not_matter():
     straight = stand_side_by_side([FIRST, SECOND]).to_json()
     plain = SECOND.streams["fused"]
