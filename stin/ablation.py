@@ -27,6 +27,7 @@ from stin.streams import StreamName
 from stin.train import train_stream
 from stin.training.metrics_log import METRICS_FILE
 from stin.training.report import OnProgress
+from stin.training.state import CONFIG_FILE
 
 __all__ = [
     "NAMED_VARIANTS",
@@ -69,15 +70,20 @@ class Variant:
     config: TrainConfig
 
     def __post_init__(self) -> None:
-        if (
-            not self.name
-            or self.name.startswith(".")
-            or not all(c.isalnum() or c in "-_." for c in self.name)
-        ):
-            raise ValueError(
-                f"a variant's name must be letters, digits, '-', '_' and '.', got {self.name!r}: it names "
-                "a folder"
-            )
+        check_file_name("a variant's name", self.name)
+
+
+def check_file_name(what: str, name: str) -> None:
+    """Refuse a name that is not fit for a file of its own.
+
+    Raises:
+        ValueError: says what is wanted.
+    """
+    if not name or name.startswith(".") or not all(c.isalnum() or c in "-_." for c in name):
+        raise ValueError(
+            f"{what} must be letters, digits, '-', '_' and '.', and not begin with '.', got {name!r}: it "
+            "names a file or folder"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +131,7 @@ def run_ablation(
     on_progress: OnProgress = lambda _event: None,
     on_table: Callable[[AblationTable], None] = lambda _table: None,
 ) -> AblationTable:
-    """Train every variant with every seed in ``out_dir/<variant>/seed<N>`` and compare them.
+    """Train every variant with every seed in folders below ``out_dir`` and compare them.
 
     What is finished is not trained again, and a training that was killed goes on; so the same call resumes,
     and more seeds or variants join what is there.
@@ -135,7 +141,7 @@ def run_ablation(
         seeds: each with every variant.
         manifest: the run's videos.
         extract_dir: folder with ``shards/``.
-        out_dir: folder of the ablation.
+        out_dir: folder of the ablation; see ``training_folder``.
         split: whose training list is used.
         judge: ``held-out`` judges on the held-out part of the training list, with the last validation of
             the weights that the training hands on; ``test`` on the test list, with ``protocol``.
@@ -161,7 +167,7 @@ def run_ablation(
     total = len(seeds) * len(variants)
     for number, (seed, variant) in enumerate(product(seeds, variants), start=1):
         on_step(AblationStep(variant=variant.name, seed=seed, number=number, total=total))
-        folder = Path(out_dir) / variant.name / f"seed{seed}"
+        folder = training_folder(Path(out_dir) / variant.name, split=split, seed=seed)
         config = replace(variant.config, seed=seed)
         result = train_stream(
             config,
@@ -197,6 +203,16 @@ def run_ablation(
         if variant is variants[-1]:
             on_table(compare(variants, found, judge=judge, split=split, num_judged=num_judged))
     return compare(variants, found, judge=judge, split=split, num_judged=num_judged)
+
+
+def training_folder(variant_dir: Path, *, split: str, seed: int) -> Path:
+    """Return ``seed<N>`` for split 1, ``split<S>/seed<N>`` for others; earlier trainings stay in their place."""
+    plain = variant_dir / f"seed{seed}"
+    try:
+        there = json.loads((plain / CONFIG_FILE).read_text())["split"]
+    except (OSError, ValueError, KeyError, TypeError):
+        there = "1"
+    return plain if there == split else variant_dir / f"split{split}" / plain.name
 
 
 def compare(

@@ -2,7 +2,7 @@
 
 import signal
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +52,9 @@ The first variant of a stream is what its others are compared with.
     default="held-out",
     help="Judge on the held-out part of the training list, or on the test list.",
 )
-@click.option("--name", default="ablation", help="Name of the table: RUN/ablate/NAME.json and .png.")
+@click.option(
+    "--name", help="Name of the table: RUN/ablate/NAME.json and .png  [default: ablation, ablation-splitN]"
+)
 @click.option("--recipe", help="tsn-ucf101, tsn-hmdb51 or small  [default: by data set]")
 @click.option("--backbone", help="resnet18, 34, 50, 101, or timm:NAME  [default: the recipe's]")
 @click.option("--init", type=FILE, help="Weights to start from, .pth or .safetensors.")
@@ -72,9 +74,9 @@ The first variant of a stream is what its others are compared with.
 def ablate(output: Output, run_path: Path, **options: Any) -> None:
     """Train the switches of the streams with several seeds and say what each is worth.
 
-    Each variant is trained in RUN/ablate/VARIANT/seedN and compared with its stream's first one, seed by
-    seed. The test list is looked at only when asked for. The same command again resumes; more seeds and
-    variants join what is there.
+    Each variant is trained in RUN/ablate/VARIANT/seedN (VARIANT/splitS/seedN for other splits than 1) and
+    compared with its stream's first one, seed by seed. The test list is looked at only when asked for. The same
+    command again resumes; more seeds and variants join what is there.
     """
     from pipeline.lock import run_lock
     from stin.ablation import run_ablation
@@ -92,6 +94,7 @@ def ablate(output: Output, run_path: Path, **options: Any) -> None:
     require_split(manifest, options["split"])
     with usage_errors():
         variants = _variants(manifest.dataset, options)
+        name = _table_name(options, variants)
     out_dir = run.path / "ablate"
     out_dir.mkdir(exist_ok=True)
     lock = out_dir / "lock.json"
@@ -118,13 +121,13 @@ def ablate(output: Output, run_path: Path, **options: Any) -> None:
                 extraction=extraction_of(run),
                 on_step=watch.step,
                 on_progress=watch.progress,
-                on_table=lambda found: publish_json(out_dir / f"{options['name']}.json", found.to_json()),
+                on_table=lambda found: publish_json(out_dir / f"{name}.json", found.to_json()),
             )
         except Interrupted as stop:
             raise (Terminated if stop.signum == signal.SIGTERM else KeyboardInterrupt) from stop
-    value = {**table.to_json(), "table": str(out_dir / f"{options['name']}.json")}
-    picture = out_dir / f"{options['name']}.png"
-    publish_json(out_dir / f"{options['name']}.json", table.to_json())
+    value = {**table.to_json(), "table": str(out_dir / f"{name}.json")}
+    picture = out_dir / f"{name}.png"
+    publish_json(out_dir / f"{name}.json", table.to_json())
     try:
         publish_bytes(picture, draw_ablation(table))
     except ImportError:
@@ -157,6 +160,26 @@ class _Watch:
         elif isinstance(event, TrainProgress):
             epoch = f"{self._now}, epoch {event.epoch}/{event.epochs}"
             self._meter.update(self._done, f"{epoch}, loss {event.loss:.3f}")
+
+
+def _table_name(options: Mapping[str, Any], variants: "Sequence[Variant]") -> str:
+    """Return the name of the table, which may be that of no other file beside it."""
+    from stin.ablation import check_file_name
+
+    name: str | None = options["name"]
+    if name is None:
+        name = "ablation" if options["split"] == "1" else f"ablation-split{options['split']}"
+    else:
+        check_file_name("--name", name)
+    taken = {"lock.json", f"{name}.json", f"{name}.png"}
+    if name == "lock":
+        raise ValueError("--name: 'lock' is taken by the lock of the ablation; give another name")
+    for variant in variants:
+        if variant.name in taken:
+            raise ValueError(
+                f"the variant {variant.name!r} has the name of a file of the ablation; give it another name"
+            )
+    return name
 
 
 def _variants(dataset: str, options: dict[str, Any]) -> "list[Variant]":

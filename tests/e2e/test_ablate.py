@@ -51,6 +51,10 @@ def test_variants_of_a_file_are_trained_compared_and_kept(call, run):
     [
         (("--only", "sagam"), "--only: 'sagam' is no variant; known: cbam"),
         (("--streams", "sound"), "--streams must be of spatial, temporal, got 'sound'"),
+        (
+            ("--name", "../run"),
+            "--name must be letters, digits, '-', '_' and '.', and not begin with '.', got",
+        ),
         (("--variants", "{file}"), '[x] needs stream = "spatial" or "temporal", got None'),
     ],
 )
@@ -60,4 +64,5 @@ def test_wrong_input_is_one_line(call, run, tmp_path, given, message):
     called = call("ablate", "--run", run, *[item.format(file=file) for item in given])
     assert called.code == 2
     assert message in called.stderr
+    assert "format_version" in json.loads((run / "run.json").read_text())
     assert "Traceback" not in called.stderr

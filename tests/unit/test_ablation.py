@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import stin.ablation_table
-from stin.ablation import Variant, named_variants, run_ablation
+from stin.ablation import Variant, named_variants, run_ablation, training_folder
 from stin.ablation_table import Judgement, paired_difference, tabulate
 from stin.config import override
 from stin.evaluate import TestProtocol
@@ -15,6 +15,7 @@ from stin.recipes import resolve_recipe
 from stin.shards.errors import StinPipeError
 from stin.shards.schema import Manifest
 from stin.train import Runtime
+from workflows.ablate import _table_name
 
 
 def tiny(stream="spatial", **changes):
@@ -139,7 +140,37 @@ def test_the_swap_test_of_many_seeds_agrees_with_the_exact_one(monkeypatch):
 def test_wrong_arguments_are_refused(tiny_run, tmp_path):
     with pytest.raises(ValueError, match="unknown variant 'sagan' of the spatial stream; known: plain, loss"):
         named_variants(tiny(), ("sagan",))
-    with pytest.raises(ValueError, match="it names a folder"):
+    with pytest.raises(ValueError, match="it names a file or folder"):
         Variant(name="../x", config=tiny())
     with pytest.raises(ValueError, match="each once"):
         ablate(tiny_run, tmp_path, named_variants(tiny(), ("plain",)), seeds=(1, 1))
+
+
+def test_the_splits_have_folders_of_their_own_and_earlier_trainings_keep_theirs(tmp_path):
+    assert training_folder(tmp_path / "a", split="1", seed=0) == tmp_path / "a" / "seed0"
+    assert training_folder(tmp_path / "a", split="2", seed=0) == tmp_path / "a" / "split2" / "seed0"
+    (tmp_path / "a" / "seed0").mkdir(parents=True)
+    (tmp_path / "a" / "seed0" / "config.json").write_text('{"split": "2"}')
+    assert training_folder(tmp_path / "a", split="2", seed=0) == tmp_path / "a" / "seed0"
+    assert training_folder(tmp_path / "a", split="1", seed=0) == tmp_path / "a" / "split1" / "seed0"
+
+
+def test_a_table_has_a_name_of_its_own():
+    def name(given, split="1", variant="plain"):
+        return _table_name({"name": given, "split": split}, [Variant(name=variant, config=tiny())])
+
+    assert (name(None), name(None, split="2"), name("mine", split="2")) == (
+        "ablation",
+        "ablation-split2",
+        "mine",
+    )
+    for bad in ("../run", "a/b", "", ".lock"):
+        with pytest.raises(ValueError, match=r"--name must be letters, digits, .* got"):
+            name(bad)
+    with pytest.raises(ValueError, match="'lock' is taken by the lock"):
+        name("lock")
+    for variant in ("lock.json", "mine.json", "mine.png"):
+        with pytest.raises(
+            ValueError, match=f"the variant '{variant}' has the name of a file of the ablation"
+        ):
+            name("mine", variant=variant)
