@@ -46,13 +46,13 @@ def list_videos(
         find: finds the videos under a folder, relative to it; folders of frames are videos too.
 
     Raises:
-        StinPipeError: nothing to list, or lists that contradict each other or cannot be read.
-        ValueError: a class that the data set does not have, or a CSV beside split lists.
+        StinPipeError: nothing to list, a CSV beside a data set, or lists that are contradictory or unreadable.
+        ValueError: a class that the data set does not have.
     """
     require_folder(root, "videos folder")
     if list_csv is not None and (splits_dir is not None or dataset != "auto"):
         other = "--splits" if splits_dir is not None else f"--dataset {dataset}"
-        raise ValueError(f"--list {list_csv} and {other} exclude each other; give one of them")
+        raise StinPipeError(f"--list {list_csv} and {other} exclude each other; give one of them")
     if list_csv is not None:
         listing = csv_listing(root, list_csv)
     elif style := _list_style(dataset, splits_dir):

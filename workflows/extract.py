@@ -141,6 +141,8 @@ def extract(output: Output, run_path: Path, videos: Path, **options: Any) -> Non
     from pipeline.lock import run_lock
     from workflows.run_dir import create_run, recorded
 
+    if options["list_csv"] and (options["splits"] or options["dataset"] != "auto"):
+        raise click.UsageError("--list and --splits or --dataset exclude each other; give one of them")
     options["runner"] = choose_runner(output, options["runner"], options["address"])
     with usage_errors():
         listing = list_videos(

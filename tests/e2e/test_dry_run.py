@@ -45,6 +45,10 @@ def test_what_is_left_of_a_run_is_counted(made_videos, extracted_run: Path, tmp_
     assert refused.code == 1 and "planned with other parameters" in refused.json["error"]
     refused = call(*arguments, *SIZE, "--classes", "red-up")
     assert refused.code == 1 and "now there are 1" in refused.json["error"]
+    table = tmp_path / "list.csv"
+    table.write_text("path,label\n")
+    refused = call(*arguments, *SIZE, "--list", table)
+    assert refused.code == 2 and "exclude each other" in refused.json["error"]
 
 
 def test_the_rates_of_a_run_are_used_once_it_has_worked_a_while(extracted_run: Path) -> None:
