@@ -46,7 +46,7 @@ def list_videos(
         find: finds the videos under a folder, relative to it; folders of frames are videos too.
 
     Raises:
-        StinPipeError: nothing to list, a CSV beside a data set, or lists that are contradictory or unreadable.
+        StinPipeError: nothing to list, a CSV beside a data set, or contradictory or unreadable lists.
         ValueError: a class that the data set does not have.
     """
     require_folder(root, "videos folder")
