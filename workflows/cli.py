@@ -5,16 +5,18 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
 from stin.shards.errors import StinPipeError
 from workflows.config_file import place_of_mistake
+from workflows.speech import plain, wishes
 
 PROGRAM = "stin-pipe"
 
@@ -138,6 +140,7 @@ def cli() -> None:
 def main() -> None:
     """Run the command line and leave with its exit code."""
     signal.signal(signal.SIGTERM, _on_sigterm)
+    _open_closed_streams()
     arguments = sys.argv[1:]
     try:
         # Outside of standalone mode click returns the code of its Exit exception.
@@ -151,7 +154,7 @@ def main() -> None:
         code = _say_stopped(arguments, EXIT_TERMINATED)
     except click.exceptions.NoArgsIsHelpError as error:
         code = EXIT_USAGE
-        print(error.format_message(), file=sys.stderr)  # noqa: T201
+        _print(error.format_message(), sys.stderr)
     except click.UsageError as error:
         code = EXIT_USAGE
         where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
@@ -161,12 +164,11 @@ def main() -> None:
         code = EXIT_FAILED
         _report(arguments, error.format_message(), code)
     except Exception as error:  # the last stop: a person gets a line, never a traceback
-        if "--debug" in arguments:
+        if wishes.debug or "--debug" in arguments:
             raise
         code = EXIT_FAILED
         _report(arguments, describe_error(error), code)
-    sys.stdout.flush()
-    sys.exit(code)
+    sys.exit(_ended(code))
 
 
 def _say_stopped(arguments: list[str], code: int) -> int:
@@ -206,11 +208,51 @@ def describe_error(error: Exception) -> str:
 
 def _report(arguments: list[str], message: str, code: int) -> None:
     """Write the error for a person, and as JSON where that was asked for."""
-    print(f"{PROGRAM}: {message}", file=sys.stderr)  # noqa: T201
-    if "--json" in arguments:
-        command = next((name for name in arguments if name in COMMANDS), None)
+    _print(plain(f"{PROGRAM}: {message}"), sys.stderr)
+    if wishes.as_json or "--json" in arguments:
+        command = wishes.command or _named_command(arguments)
         value: dict[str, Any] = {"command": command, "error": message, "exit_code": code}
-        print(json.dumps(value))  # noqa: T201
+        _print(json.dumps(value), sys.stdout)
+
+
+def _named_command(arguments: list[str]) -> str | None:
+    """Return the command that was called, of those that never came to read their options."""
+    place = next((place for place, name in enumerate(arguments) if name in COMMANDS), None)
+    if place is None:
+        return None
+    part = [word for word in arguments[place + 1 : place + 2] if word.isalpha()]
+    return " ".join([arguments[place], *part]) if arguments[place] == "job" else arguments[place]
+
+
+def _print(text: str, stream: TextIO) -> None:
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        _discard(stream)  # nobody is there to be told
+
+
+def _ended(code: int) -> int:
+    """Return the exit code when all that was printed has been written, or could not be."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _discard(sys.stdout)
+        _print(f"{PROGRAM}: standard output cannot be written: {error.strerror}", sys.stderr)
+        return code or EXIT_FAILED
+    return code
+
+
+def _discard(stream: TextIO) -> None:
+    """Send what is still to be written nowhere: Python would fail over it once more at its end."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _open_closed_streams() -> None:
+    """Open what a shell closed with `>&-`: it is None, and the next file would get its number."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - to the end
 
 
 def _on_sigterm(signum: int, frame: FrameType | None) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 import click
 
-from workflows.config_file import read_config
+from workflows.config_file import read_config, table_name
 from workflows.output import Output
+from workflows.speech import wishes
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 EXISTING_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -112,16 +113,32 @@ def failure_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def _open_output(ctx: click.Context, param: click.Parameter, value: bool) -> Output:
+    command = _full_name(ctx)
+    wishes.note(command, as_json=value)
+    return Output(as_json=value, command=command)
+
+
+def _full_name(ctx: click.Context) -> str:
+    return table_name(ctx).replace(".", " ")
+
+
 def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--config`, `--json` and `--debug`; the command gets an `Output` as `output`."""
     function = click.option(
-        "--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."
+        "--debug",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=lambda ctx, param, value: wishes.note(_full_name(ctx), debug=value),
+        help="Show the traceback of an error.",
     )(function)
     function = click.option(
         "--json",
         "output",
         is_flag=True,
-        callback=lambda ctx, param, value: Output(as_json=value, command=ctx.info_name or ""),
+        is_eager=True,  # after --config, before what may be wrong
+        callback=_open_output,
         help="Print one JSON object as the last line of standard output.",
     )(function)
     return click.option(

@@ -12,11 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from workflows.speech import plain
+
 LOG_INTERVAL_S = 10.0
 
 
 class Output:
-    """The voice of one command.
+    """The voice of one command; what it prints is `plain`.
 
     Args:
         as_json: print one JSON object as the last line of standard output, and tables on standard error.
@@ -34,23 +36,23 @@ class Output:
 
     def say(self, line: str) -> None:
         """Tell the person something on the way."""
-        self._errors.print(line)
+        self._errors.print(plain(line))
 
     def warn(self, line: str) -> None:
         """Tell the person something that should not be overlooked."""
-        self._errors.print(Text(f"warning: {line}", style="yellow"))
+        self._errors.print(Text(plain(f"warning: {line}"), style="yellow"))
 
     def show(self, line: str = "") -> None:
         """Print a line of the result."""
-        self._results.print(line)
+        self._results.print(plain(line))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table of the result; the first column is text, the others are numbers."""
-        table = Table(title=Text(title), title_justify="left", title_style="bold")
+        table = Table(title=Text(plain(title)), title_justify="left", title_style="bold")
         for index, column in enumerate(columns):
-            table.add_column(Text(column), justify="left" if index == 0 else "right", overflow="fold")
+            table.add_column(Text(plain(column)), justify="left" if index == 0 else "right", overflow="fold")
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(plain(cell)) for cell in row))
         self._results.print(table)
 
     def result(self, value: Mapping[str, Any]) -> None:
@@ -93,10 +95,10 @@ class _BarMeter(Meter):
     def __init__(self, bar: Progress, label: str, total: int) -> None:
         super().__init__(total)
         self._bar = bar
-        self._task = bar.add_task(label, total=total, detail="")
+        self._task = bar.add_task(plain(label), total=total, detail="")
 
     def update(self, done: int, detail: str = "") -> None:
-        self._bar.update(self._task, completed=done, total=self.total, detail=detail)
+        self._bar.update(self._task, completed=done, total=self.total, detail=plain(detail))
 
 
 class _LineMeter(Meter):

@@ -1,6 +1,7 @@
 """The one line that a person gets for errors which are not ours."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,8 @@ import pytest
 
 from workflows import cli as cli_module
 from workflows.cli import cli, describe_error, main
+from workflows.output import Output
+from workflows.speech import plain
 
 
 def test_a_missing_library_of_the_system_is_named_with_its_package() -> None:
@@ -47,6 +50,63 @@ def test_what_ray_makes_of_sigterm_while_it_starts_is_an_orderly_end(
         signal.signal(signal.SIGTERM, before)
     assert left.value.code == code
     assert ("the same command resumes" in capsys.readouterr().err) == (code == 143)
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "command"),
+    [
+        (["train-spatial", "--run", "."], {"STIN_PIPE_TRAIN_SPATIAL_JSON": "1"}, "train-spatial"),
+        (["train-spatial", "--config", "c.toml"], {}, "train-spatial"),
+        (["job", "slurm", "--json", "--config", "c.toml"], {}, "job slurm"),
+        (["job", "slurm", "--json", "--nodes", "x"], {}, "job slurm"),
+    ],
+)
+def test_json_is_printed_on_failure_wherever_it_was_asked_for(
+    words: list[str], environment: dict[str, str], command: str, tmp_path: Path, call
+) -> None:
+    (tmp_path / "c.toml").write_text('run = "."\n[train-spatial]\njson = true\n[extract]\nvideos = "none"\n')
+    called = call(*words, cwd=tmp_path, env=environment)
+    assert called.code and called.json["exit_code"] == called.code and called.json["command"] == command
+
+
+def test_debug_from_the_environment_shows_the_traceback(tmp_path: Path, call) -> None:
+    called = call("status", "--run", tmp_path, env={"STIN_PIPE_STATUS_DEBUG": "1"})
+    assert called.code == 1 and "Traceback" in called.stderr
+    assert "Traceback" not in call("status", "--run", tmp_path).stderr
+
+
+@pytest.mark.parametrize("words", ["status --run none --json", "doctor --json", "--help"])
+@pytest.mark.parametrize("to", [">/dev/full", ">&-", ">&- 2>&-"])
+def test_a_standard_output_that_cannot_be_written_is_no_traceback(
+    words: str, to: str, tmp_path: Path
+) -> None:
+    program = f"{sys.executable} -c 'from workflows.cli import main; main()'"
+    done = subprocess.run(
+        ["bash", "-c", f"{program} {words} {to}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        cwd=tmp_path,
+    )
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+    assert done.returncode == (0 if to != ">/dev/full" and "none" not in words else 1), done.stderr
+
+
+def test_names_of_files_cannot_speak_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    odd = "a\x1b[31m\x07\tb\x9b\udcffé\nc"
+    said = "a\\x1b[31m\\x07\\x09b\\x9b\\xffé\nc"
+    assert plain(odd) == said and plain("\ud800") == "\\ud800"
+    output = Output(as_json=False, command="x")
+    output.say(odd)
+    output.warn(odd)
+    output.show(odd)
+    output.table(odd, [odd], [[odd]])
+    with output.progress(odd, 2, unit="videos") as meter:
+        meter.update(1, odd)
+    shown = capsys.readouterr()
+    assert f"{said}\nwarning: {said}\n" in shown.err and shown.out.startswith(f"{said}\n")
+    assert not set(shown.out + shown.err) & set("\x1b\x07\t\x9b\udcff")
 
 
 COMPLETED = {
