@@ -206,7 +206,7 @@ def run_ablation(
 
 
 def training_folder(variant_dir: Path, *, split: str, seed: int) -> Path:
-    """Return ``seed<N>`` for split 1, ``split<S>/seed<N>`` for others; earlier trainings stay in their place."""
+    """Return ``seed<N>`` for split 1, ``split<S>/seed<N>`` for others; earlier trainings keep their place."""
     plain = variant_dir / f"seed{seed}"
     try:
         there = json.loads((plain / CONFIG_FILE).read_text())["split"]

@@ -190,7 +190,8 @@ def check_backbone_name(name: str) -> None:
         ValueError: naming the known ones.
     """
     match = re.fullmatch(_RESNET_NAME, name)
-    if not name.startswith("timm:") and (match is None or match[1] not in _BLOCKS or match[2] == "0"):
+    known = match is not None and match[1] in _BLOCKS and int(match[2] or 64) > 0
+    if not known and not name.startswith("timm:"):
         raise ValueError(
             f"unknown backbone {name!r}; known: {', '.join(KNOWN_BACKBONES)}, each also with a first-stage "
             f"width as in resnet18-w32, and timm:NAME where timm is installed"

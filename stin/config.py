@@ -5,6 +5,7 @@ come is in ``train.Runtime``. Recipes (``recipes``) make complete configurations
 flags change.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
@@ -14,6 +15,8 @@ from stin.shards.errors import StinPipeError
 from stin.shards.schema import Manifest
 from stin.streams import SpatialConfig, StreamConfig, StreamName, TemporalConfig
 from stin.transforms import TEST_CROP_SHARE
+
+MIN_CROP_PX, MAX_CROP_PX = 16, 4096
 
 _NO_SINGLE_SETTINGS = ("recipe", "stream", "augment", "optim")
 """Fields that stand for many settings."""
@@ -34,6 +37,14 @@ class AugmentConfig:
     scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
     flip: bool = True
     jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not MIN_CROP_PX <= self.crop_px <= MAX_CROP_PX:
+            raise ValueError(f"crop_px must be in {MIN_CROP_PX}..{MAX_CROP_PX}, got {self.crop_px}")
+        if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
+            raise ValueError(f"scales must be shares in (0, 1], got {self.scales}")
+        if not 0 <= self.jitter <= 1:
+            raise ValueError(f"jitter must be in [0, 1], got {self.jitter}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +83,12 @@ class OptimConfig:
         for name in ("lr", "length", "batch_size", "accumulate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-        for name in ("momentum", "weight_decay", "clip_norm"):
+        for name in ("weight_decay", "clip_norm"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
-        for name in ("ema_decay", "label_smoothing", "warmup"):
+        if not all(0 <= share <= 1 for share in self.milestones):
+            raise ValueError(f"milestones must be shares in [0, 1], got {self.milestones}")
+        for name in ("momentum", "ema_decay", "label_smoothing", "warmup"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
 
@@ -113,6 +126,8 @@ class TrainConfig:
             raise ValueError(f"num_segments must be >= 1, got {self.num_segments}")
         if isinstance(self.stream, SpatialConfig) and not self.stream.is_plain and self.num_segments < 2:
             raise ValueError("differences need num_segments >= 2, got 1")
+        if not -(2**63) <= self.seed < 2**63:
+            raise ValueError(f"seed must be in -2**63..2**63 - 1, got {self.seed}")
         if not 0 <= self.val_share < 0.9:
             raise ValueError(f"val_share must be in [0, 0.9), got {self.val_share}")
         for name in ("val_every_epochs", "log_every_steps"):
@@ -173,11 +188,24 @@ def override(config: TrainConfig, **changes: Any) -> TrainConfig:
     )
 
 
+def require_kinds(owner: Any) -> None:
+    """Refuse a configuration that holds a value of a wrong kind, as one that was read from a file may.
+
+    Raises:
+        ValueError: names the field, what it must be and what it is.
+    """
+    hints = get_type_hints(type(owner))
+    for item in fields(owner):
+        _require_kind(item.name, getattr(owner, item.name), hints[item.name])
+
+
 def _require_kind(name: str, value: Any, hint: Any) -> None:
     """Refuse a value that the field cannot hold, before a comparison or a step stumbles over it."""
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(hint)))}, got {value!r}")
+    literals = [part for part in (hint, *get_args(hint)) if get_origin(part) is Literal]
+    if literals:
+        known = [choice for part in literals for choice in get_args(part)]
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
         return
     kinds: dict[Any, tuple[Any, str]] = {
         bool: (bool, "true or false"),
@@ -189,6 +217,10 @@ def _require_kind(name: str, value: Any, hint: Any) -> None:
     kind, wanted = kinds.get(get_origin(hint) or hint, (object, ""))
     if not isinstance(value, kind) or (isinstance(value, bool) and hint in (int, float)):
         raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    if hint is float and not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+    for element in value if isinstance(value, tuple) else ():
+        _require_kind(f"each of {name}", element, get_args(hint)[0])
 
 
 def fit_to_manifest(config: TrainConfig, manifest: Manifest) -> TrainConfig:
@@ -235,9 +267,15 @@ def stream_to_json(config: StreamConfig) -> dict[str, Any]:
 
 
 def stream_from_json(value: Mapping[str, Any]) -> StreamConfig:
-    """Read back what ``stream_to_json`` made."""
+    """Read back what ``stream_to_json`` made.
+
+    Raises:
+        KeyError, TypeError, ValueError: it made no such thing.
+    """
     kinds = {"spatial": SpatialConfig, "temporal": TemporalConfig}
-    return kinds[value["name"]](**{name: item for name, item in value.items() if name != "name"})
+    found = kinds[value["name"]](**{name: item for name, item in value.items() if name != "name"})
+    require_kinds(found)
+    return found
 
 
 def json_differences(old: Any, new: Any, *, at: str = "") -> list[str]:

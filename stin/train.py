@@ -26,7 +26,7 @@ from stin.shards.reader import ShardReader
 from stin.shards.schema import Manifest
 from stin.training.end import finish_training
 from stin.training.interrupt import Interrupted, StopSignal
-from stin.training.learner import Learner, build_learner
+from stin.training.learner import Learner, build_learner, require_enough_values
 from stin.training.loop import TrainingLoop
 from stin.training.metrics_log import MetricsLog
 from stin.training.pace import Pace
@@ -98,6 +98,12 @@ def train_stream(
                 f"a batch of {job.batch_size} videos is too small for {ranks.count} train workers; "
                 "raise --batch-size, or lower --train-workers"
             )
+        own_samples = job.batch_size // ranks.count
+        require_enough_values(
+            job.config,
+            num_classes=len(manifest.classes),
+            num_samples=own_samples // min(own_samples, job.config.optim.accumulate),
+        )
         found = _open(job, ranks)
         if found.result is not None:
             return _result_of(found.result, job.out_dir)

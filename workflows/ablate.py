@@ -75,8 +75,8 @@ def ablate(output: Output, run_path: Path, **options: Any) -> None:
     """Train the switches of the streams with several seeds and say what each is worth.
 
     Each variant is trained in RUN/ablate/VARIANT/seedN (VARIANT/splitS/seedN for other splits than 1) and
-    compared with its stream's first one, seed by seed. The test list is looked at only when asked for. The same
-    command again resumes; more seeds and variants join what is there.
+    compared with its stream's first one, seed by seed. The test list is looked at only when asked for. The
+    same command again resumes; more seeds and variants join what is there.
     """
     from pipeline.lock import run_lock
     from stin.ablation import run_ablation

@@ -137,6 +137,32 @@ def parameters_without_gradient(config: TrainConfig, *, num_classes: int) -> tup
     return tuple(name for name, parameter in network.named_parameters() if parameter.grad is None)
 
 
+def require_enough_values(config: TrainConfig, *, num_classes: int, num_samples: int) -> None:
+    """Refuse parts of a batch in which a batch norm would see one value a channel.
+
+    Args:
+        config: complete configuration.
+        num_classes: classes of the run.
+        num_samples: samples of the smallest part that the network runs at once.
+
+    Raises:
+        StinPipeError: says what to raise.
+    """
+    if num_samples > 1:
+        return
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
+        network = build_stream(config.stream, num_classes=num_classes).train()
+        for norm in _frozen_norms(network) if _freezes_norms(config) else []:
+            norm.eval()
+        try:
+            network(sample_like(config))
+        except ValueError as error:
+            raise StinPipeError(
+                f"{config.num_segments} segments of {config.augment.crop_px} px of a single video are too "
+                "little for a batch norm; raise --batch-size or --segments, or lower --accumulate or --train-workers"
+            ) from error
+
+
 def training_mode(learner: Learner) -> None:
     """Put the network into training, all but the norms that stay as they were."""
     learner.network.train()

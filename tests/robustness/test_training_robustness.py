@@ -258,6 +258,17 @@ def test_a_result_without_a_digest_goes_on_working_and_one_without_content_is_to
             train(tiny_run, tmp_path, settings)
 
 
+def test_a_batch_too_small_for_its_norms_is_refused_before_the_first_step(tiny_run, tmp_path):
+    alone = config(batch_size=1, num_segments=1, injection=False)
+    for settings in (alone, config(accumulate=4, num_segments=1, injection=False)):
+        with pytest.raises(
+            StinPipeError, match=r"1 segments of 24 px of a single video are too little .* raise"
+        ):
+            train(tiny_run, tmp_path / "one", settings)
+    assert not (tmp_path / "one").exists()
+    train(tiny_run, tmp_path / "three", override(alone, num_segments=3, epochs=1))
+
+
 def test_what_is_not_finite_is_null_in_the_metrics(tmp_path):
     with MetricsLog(tmp_path, num_bytes=0, step=0, tensorboard=False) as log:
         log.write("train", step=1, values={"loss": 0.5, "grad_norm": float("inf")})

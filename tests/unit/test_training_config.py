@@ -1,6 +1,7 @@
 """Recipes are complete, overrides reach every part, and a configuration survives JSON."""
 
 import json
+import re
 from dataclasses import replace
 from itertools import pairwise
 
@@ -94,9 +95,20 @@ def test_override_refuses_settings_that_the_stream_lacks():
         ("flip", 1, "true or false"),
         ("scales", 1.0, "a list"),
         ("schedule", "cosin", "one of 'step', 'cosine'"),
+        ("lr", float("inf"), "finite"),
+        ("crop_px", 0, "in 16..4096"),
+        ("scales", (), r"shares in \(0, 1\]"),
+        ("jitter", 1.5, r"in \[0, 1\]"),
+        ("seed", 10**20, r"in -2\*\*63..2\*\*63 - 1"),
     ):
-        with pytest.raises(ValueError, match=f"{name} must be {wanted}, got {value!r}"):
+        with pytest.raises(ValueError, match=f"{name} must be {wanted}, got {re.escape(repr(value))}"):
             override(resolve_recipe("small", "spatial"), **{name: value})
+    with pytest.raises(ValueError, match="each of milestones must be a number, got 'a'"):
+        override(resolve_recipe("small", "spatial"), milestones=("a",))
+    with pytest.raises(
+        ValueError, match="attention must be one of 'sagan', 'nonlocal', 'cbam', 'none', got 'x'"
+    ):
+        override(resolve_recipe("small", "temporal"), attention="x")
     with pytest.raises(ValueError, match="no setting 'ema_deacy'; near it: ema_decay"):
         override(resolve_recipe("small", "spatial"), ema_deacy=0.9)
     with pytest.raises(ValueError, match=r"no setting 'zz'; known: accumulate, .*weight_decay"):
@@ -178,6 +190,8 @@ def test_averaged_weights_follow_their_recursion():
         ({"length": 0}, "length must be > 0, got 0"),
         ({"ema_decay": 1.0}, r"ema_decay must be in \[0, 1\), got 1.0"),
         ({"clip_norm": -1.0}, "clip_norm must be >= 0, got -1.0"),
+        ({"momentum": 2.0}, r"momentum must be in \[0, 1\), got 2.0"),
+        ({"milestones": (0.5, 3.0)}, r"milestones must be shares in \[0, 1\], got \(0.5, 3.0\)"),
     ],
 )
 def test_optimiser_settings_outside_their_range_are_refused(changes, message):
