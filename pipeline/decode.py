@@ -12,22 +12,24 @@ import re
 import select
 import stat
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from pipeline.ffmpeg import start_decoder
+from pipeline.ffmpeg import MAX_PIXELS, sound_end_s, start_decoder
+from pipeline.messages import DecodeNotes, Listener
 from stin.shards.errors import StinPipeError
 
 STALL_S = 60.0
+WHOLE = 0.95
+"""A file that ends before this share of its announced length was cut off."""
+
+MIN_MISSING = 3
+
 _PIPE_BYTES = 1 << 20
-_MAX_MESSAGES = 8
-_MESSAGE_CHARS = 200
 
 _ENDED_IN_ORDER = 255
 """What ffmpeg returns when it was asked by a signal to end."""
@@ -49,40 +51,6 @@ def _remade(reason: str, message: str, retry: bool) -> DecodeError:
     return DecodeError(reason, message, retry=retry)
 
 
-@dataclass(kw_only=True)
-class DecodeNotes:
-    """What decoding had to say; complete once the frames are used up.
-
-    Attributes:
-        announced: frames that the header promises (duration x rate), None when it says nothing.
-        decoded: frames that came out.
-        fps: average rate of the file, 0 when unknown.
-        messages: first errors and warnings of the decoder, without addresses.
-        num_errors: how many error messages there were in all.
-    """
-
-    announced: int | None = None
-    decoded: int = 0
-    fps: float = 0.0
-    messages: list[str] = field(default_factory=list)
-    num_errors: int = 0
-
-    @property
-    def damaged(self) -> bool:
-        """Whether the decoder reported errors."""
-        return self.num_errors > 0
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the notes as plain values for the ledger."""
-        return {
-            "announced": self.announced,
-            "decoded": self.decoded,
-            "damaged": self.damaged,
-            "num_errors": self.num_errors,
-            "messages": list(self.messages),
-        }
-
-
 def decode_frames(
     path: Path,
     notes: DecodeNotes,
@@ -101,7 +69,8 @@ def decode_frames(
         fps: resample to this rate; None keeps every frame, also of variable frame rates.
         start_s, end_s: part of the file to decode, in seconds.
         deadline: value of `time.monotonic()` after which the video is given up.
-        stall_s: longest wait for the next frame.
+        stall_s: longest wait for the next frame; only the deadline counts before a part begins, and at less
+            than a frame a second.
 
     Yields:
         Frames (H, W, 3) uint8 RGB, all of one size.
@@ -112,11 +81,17 @@ def decode_frames(
     _require_readable(path)
     process = start_decoder(path, fps=fps, start_s=start_s, end_s=end_s)
     assert process.stdout is not None and process.stderr is not None
-    listener = threading.Thread(target=_listen, args=(process.stderr, notes), daemon=True)
+    listener = Listener(process.stderr, notes, fps=fps, start_s=start_s, end_s=end_s)
     listener.start()
+    in_part = start_s is not None or end_s is not None
     try:
         pipe = _FramePipe(process.stdout, path=path, deadline=deadline, stall_s=stall_s)
+        is_slow = fps is not None and fps < 1
+        pipe.may_be_silent = bool(start_s) or is_slow
         while (frame := pipe.read_frame()) is not None:
+            if notes.decoded == 0 and start_s:
+                notes.forget_messages()
+                pipe.may_be_silent = is_slow
             notes.decoded += 1
             yield frame
         code = _exit_code(process, path, stall_s)
@@ -128,19 +103,36 @@ def decode_frames(
                 f"{path}: ffmpeg was {how} after {notes.decoded} frames (out of memory?)",
                 retry=True,
             )
-        if notes.decoded == 0 and notes.num_errors == 0 and (start_s is not None or end_s is not None):
+        if notes.decoded == 0 and code == 0 and in_part:
             part = f"{start_s or 0:g} s to {'the end' if end_s is None else f'{end_s:g} s'}"
             raise DecodeError(
                 "empty_part", f"{path}: the part from {part} holds no frame; is it beyond the end?"
             )
         if notes.decoded == 0:
             raise _no_frames(path, notes, code)
+        if fps is None and not in_part and _is_short(path, notes, listener, deadline):
+            notes.short = True
+            notes.add_message(
+                f"it ends after {listener.end_s:.2f} s of the {listener.duration_s:.2f} s that it announces"
+            )
     finally:
         process.kill()
         process.wait()
         listener.join(timeout=stall_s)
         process.stdout.close()
         process.stderr.close()
+
+
+def _is_short(path: Path, notes: DecodeNotes, listener: Listener, deadline: float) -> bool:
+    """Whether a whole file ends long before its header says; in doubt it does not.
+
+    Frames alone do not tell (their rate may vary), nor the time of the last one (the sound may be longer).
+    """
+    announced, duration_s = notes.announced or 0, listener.duration_s
+    few = announced - notes.decoded >= MIN_MISSING and notes.decoded < WHOLE * announced
+    if listener.guessed or not few or not 0 < listener.end_s < WHOLE * duration_s:
+        return False
+    return sound_end_s(path, timeout_s=min(STALL_S, deadline - time.monotonic())) < WHOLE * duration_s
 
 
 def _exit_code(process: subprocess.Popen[bytes], path: Path, stall_s: float) -> int:
@@ -155,6 +147,9 @@ def _exit_code(process: subprocess.Popen[bytes], path: Path, stall_s: float) -> 
 
 class _FramePipe:
     """Reads PPM frames from ffmpeg's output under a time limit."""
+
+    may_be_silent = False
+    """Whether silence is work, so that only the deadline counts, if there is one."""
 
     def __init__(self, pipe: IO[bytes], *, path: Path, deadline: float, stall_s: float) -> None:
         self._descriptor = pipe.fileno()
@@ -196,10 +191,11 @@ class _FramePipe:
 
     def _wait(self) -> None:
         """Wait for more output, at most to the stall limit and the deadline."""
-        limit = min(self._stall_s, self._deadline - time.monotonic())
+        left = self._deadline - time.monotonic()
+        limit = left if self.may_be_silent and left < math.inf else min(self._stall_s, left)
         if limit > 0 and select.select([self._descriptor], [], [], limit)[0]:
             return
-        if limit < self._stall_s:
+        if limit == left:
             raise DecodeError(
                 "timeout",
                 f"{self._path}: not finished within the time limit a video; raise --timeout for a long one",
@@ -217,31 +213,13 @@ def _enlarge_pipe(descriptor: int) -> None:
         return  # not Linux, or over the user's quota of pipe memory: smaller reads, same frames
 
 
-def _listen(stderr: IO[bytes], notes: DecodeNotes) -> None:
-    """Drain ffmpeg's messages (it would block on a full pipe) and keep what matters."""
-    duration_s = 0.0
-    for raw in stderr:
-        line = raw.decode("utf-8", "replace").strip()
-        if match := re.search(r"Duration: (\d+):(\d+):(\d+\.\d+)", line):
-            duration_s = int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
-        elif "Stream #0:" in line and " Video:" in line and not notes.fps:
-            if rate := re.search(r"([\d.]+)(k?) fps", line):
-                notes.fps = float(rate[1]) * (1000 if rate[2] else 1)
-            if notes.fps and duration_s:
-                notes.announced = round(duration_s * notes.fps)
-        elif "input file" in line:
-            continue  # repeats the message before it, with the whole path
-        elif match := re.search(r"\[(error|fatal|panic|warning)\] ?(.*)", line):
-            serious = match[1] != "warning"
-            notes.num_errors += serious
-            text = re.sub(r"\s*@ 0x[0-9a-f]+", "", line)
-            if len(notes.messages) < _MAX_MESSAGES and text[:_MESSAGE_CHARS] not in notes.messages:
-                notes.messages.append(text[:_MESSAGE_CHARS])
-
-
 def _no_frames(path: Path, notes: DecodeNotes, code: int) -> DecodeError:
     """Say in a person's words why nothing came out."""
     said = " ".join(notes.messages)
+    if "exceeds specified max pixel count" in said:
+        return DecodeError(
+            "too_large", f"{path}: pictures of more than {MAX_PIXELS} pixels; scale the video down"
+        )
     if "matches no streams" in said or "does not contain any stream" in said:
         return DecodeError("no_video", f"{path}: the file holds no video stream (sound alone?)")
     if "whitelist" in said or "Not detecting" in said:

@@ -95,7 +95,7 @@ def estimate_by_probe(root: Path, videos: Sequence[ListedVideo], params: Extract
         num_bytes = sum(len(encode_image(image, codec=params.codec)) for image in images)
         seconds_a_frame += (decoded - started) / len(some) + (time.monotonic() - decoded) / len(solved)
         bytes_a_frame += num_bytes / len(solved)
-        whole = len(some) if len(some) < PROBE_FRAMES else _announced_frames(video, notes, params)
+        whole = 0 if len(some) < PROBE_FRAMES else (notes.announced or 0) // params.stride
         all_frames += max(whole, len(some))
         asked.append(video)
     if not asked:
@@ -109,17 +109,6 @@ def estimate_by_probe(root: Path, videos: Sequence[ListedVideo], params: Extract
         source="probe",
         num_measured=len(asked),
     )
-
-
-def _announced_frames(video: ListedVideo, notes: DecodeNotes, params: ExtractParams) -> int:
-    """Return how many frames would be stored of a video by its header; 0 when it does not say."""
-    frames = float(notes.announced or 0)
-    if notes.fps and (video.start_s is not None or video.end_s is not None):
-        end_s = frames / notes.fps if video.end_s is None else video.end_s
-        frames = (end_s - (video.start_s or 0.0)) * notes.fps
-    if params.fps and notes.fps:
-        frames *= params.fps / notes.fps
-    return round(frames / params.stride)
 
 
 def _spread_by_size(root: Path, videos: Sequence[ListedVideo]) -> list[ListedVideo]:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -27,6 +28,9 @@ GPU_CHUNKS = 4
 """A GPU needs more pairs a launch to be full: 128 of a video at 340x256, with those of others beside it."""
 
 MAX_ASPECT = 8.0
+
+MAX_REPEATS = 20_000
+"""So often at most --fps repeats one picture; a gap in the times of a small file would fill the disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,9 +148,25 @@ def prepared_frames(
         end_s=video.end_s,
         deadline=deadline,
     )
+    if params.fps is not None:
+        frames = _without_gaps(frames, name=video.path, fps=params.fps)
     for index, frame in enumerate(frames):
         if index % params.stride == 0:
             yield prepare_frame(frame, params, name=video.path)
+
+
+def _without_gaps(frames: Iterator[np.ndarray], *, name: str, fps: float) -> Iterator[np.ndarray]:
+    repeats, last = 0, None
+    for frame in frames:
+        repeats = repeats + 1 if last is not None and np.array_equal(frame, last) else 0
+        if repeats > MAX_REPEATS:
+            raise DecodeError(
+                "gap",
+                f"{name}: --fps {fps:g} repeats one picture {MAX_REPEATS} times; is a gap in its times? "
+                "Cut it, or extract it without --fps",
+            )
+        last = frame
+        yield frame
 
 
 def prepare_frame(frame: np.ndarray, params: ExtractParams, *, name: str) -> PreparedFrame:
@@ -174,10 +194,17 @@ def file_sha256(path: Path) -> str:
         DecodeError: the file vanished while it was worked on.
     """
     try:
-        with path.open("rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
+        state = path.stat()
+        return _digest(path, state.st_size, state.st_mtime_ns)
     except OSError as error:
         raise DecodeError("missing", f"{path}: the file went away while it was read", retry=True) from error
+
+
+@lru_cache(maxsize=16)
+def _digest(path: Path, _num_bytes: int, _mtime_ns: int) -> str:
+    """Read a file once for all parts of it that a worker takes in a row."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _write_frames(

@@ -1,5 +1,6 @@
 """Find the ffmpeg program (the system's, else the one inside imageio-ffmpeg) and start it as a decoder."""
 
+import math
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 
 import ffmpeg
 
+from pipeline.messages import heard_end_s
 from stin.shards.errors import StinPipeError
 
 PROGRAM_VARIABLE = "STIN_PIPE_FFMPEG"
@@ -21,7 +23,19 @@ CONTAINERS = "avi,mov,mp4,matroska,webm,mpeg,mpegts,mpegvideo,flv,ogg,asf,3gp,m4
 
 MAX_PIXELS = 1 << 26
 
+LEAD_S = 30.0
+"""How far before a part reading begins, so that what its first frames refer to has been decoded."""
+
+_LAST_S = 1e9
+
 _INPUT = "file:input"
+
+_OPENING: dict[str, Any] = {
+    "threads": 1,
+    "protocol_whitelist": "file",
+    "format_whitelist": CONTAINERS,
+    "max_pixels": MAX_PIXELS,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +128,28 @@ def start_decoder(
     Ctrl-C, or a batch system that preempts a job, signals ffmpeg too, which would end in order and leave a
     shorter video that looks whole. Its worker decides: it kills ffmpeg, or reads to the end.
     """
-    command = _decode_command(path, fps=fps, start_s=start_s, end_s=end_s)
+    return _start(_decode_command(path, fps=fps, start_s=start_s, end_s=end_s))
+
+
+def sound_end_s(path: Path, *, timeout_s: float) -> float:
+    """Return where the sound of a file ends, by reading it: 0 without sound, infinite when nobody knows."""
+    output = {"map": "0:a?", "vn": None, "c": "copy", "f": "null"}
+    process = _start(_compiled(ffmpeg.output(ffmpeg.input(_INPUT, **_OPENING), "pipe:1", **output), path))
+    try:
+        _, said = process.communicate(timeout=max(0.0, timeout_s))
+    except subprocess.TimeoutExpired:
+        return math.inf
+    finally:
+        process.kill()
+        process.wait()
+    messages = said.decode("utf-8", "replace")
+    if process.returncode != 0:
+        return 0.0 if "not contain any stream" in messages else math.inf
+    end_s = heard_end_s(messages)
+    return math.inf if end_s is None else end_s
+
+
+def _start(command: list[str]) -> subprocess.Popen[bytes]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         return subprocess.Popen(  # ffmpeg-python compiles the command; its own run() would hide stderr
@@ -124,33 +159,53 @@ def start_decoder(
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _compiled(output: Any, path: Path, *more: str) -> list[str]:
+    quiet = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info")
+    command = output.global_args(*quiet, *more).compile(cmd=find_ffmpeg().path)
+    # ffmpeg-python cannot take a name that is not UTF-8, so the name comes in last.
+    return [f"file:{path.absolute()}" if part == _INPUT else part for part in command]
+
+
 def _decode_command(
     path: Path, *, fps: float | None, start_s: float | None, end_s: float | None
 ) -> list[str]:
-    program = find_ffmpeg()
-    before: dict[str, Any] = {
-        "threads": 1,
-        "protocol_whitelist": "file",
-        "format_whitelist": CONTAINERS,
-        "max_pixels": MAX_PIXELS,
-    }
-    if start_s is not None:
-        before["ss"] = start_s
-    if end_s is not None:
-        before["t"] = end_s - (start_s or 0.0)
-    stream = ffmpeg.input(_INPUT, **before)
     after: dict[str, Any] = {
         "map": "0:V:0",
         "f": "image2pipe",
         "c:v": "ppm",
         "pix_fmt": "rgb24",
         "threads": 1,
+        **find_ffmpeg().frame_timing_options,
     }
-    if fps is None:
-        after |= program.frame_timing_options
-    else:
-        after["filter:v"] = f"fps={fps:g}"
-    quiet = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info")
-    command = ffmpeg.output(stream, "pipe:1", **after).global_args(*quiet).compile(cmd=program.path)
-    # ffmpeg-python cannot take a name that is not UTF-8, so the name comes in last.
-    return [f"file:{path.absolute()}" if part == _INPUT else part for part in command]
+    if filters := _filters(fps, start_s, end_s):
+        after["filter:v"] = filters
+    if start_s is None or start_s <= LEAD_S or not _has_index(path):
+        return _compiled(ffmpeg.output(ffmpeg.input(_INPUT, **_OPENING), "pipe:1", **after), path)
+    stream = ffmpeg.input(_INPUT, **_OPENING, ss=_seconds(start_s - LEAD_S))
+    # Else ffmpeg moves the times where seeking was not exact.
+    return _compiled(ffmpeg.output(stream, "pipe:1", **after), path, "-copyts", "-start_at_zero")
+
+
+def _filters(fps: float | None, start_s: float | None, end_s: float | None) -> str:
+    """Cut out start_s <= t < end_s exactly, at whatever time base, then resample."""
+    ends = [f"start={_seconds(start_s)}"] if start_s is not None else []
+    ends += [f"end={_seconds(end_s)}"] if end_s is not None else []
+    filters = ["settb=1/1000000", f"trim={':'.join(ends)}"] if ends else []
+    return ",".join([*filters, f"fps={fps:g}"] if fps is not None else filters)
+
+
+def _seconds(value: float) -> str:
+    """Write seconds without an exponent, which ffmpeg does not read, and within its range."""
+    return f"{min(value, _LAST_S):.6f}"
+
+
+def _has_index(path: Path) -> bool:
+    """Whether the container (mp4, Matroska, AVI) leads to a key frame at a known time.
+
+    In others (MPEG streams, say) ffmpeg guesses a place, and a part is found by reading from the beginning.
+    """
+    with path.open("rb") as handle:
+        head = handle.read(12)
+    is_mp4 = head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+    is_avi = head[:4] == b"RIFF" and head[8:] == b"AVI "
+    return is_mp4 or is_avi or head[:4] == b"\x1aE\xdf\xa3"

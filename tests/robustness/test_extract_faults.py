@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -216,6 +217,25 @@ def test_a_file_that_goes_while_it_is_read_fails_alone(made_videos, tmp_path: Pa
         ("done", "", False),
     ]
     assert "went away while it was read" in outcomes[0].message
+
+
+@pytest.mark.parametrize(("partial", "state"), [("keep", "done"), ("refuse", "failed")])
+def test_a_video_cut_off_between_two_packets_is_damaged(
+    partial, state: str, made_videos, tmp_path: Path
+) -> None:
+    from pipeline.extract import extract_video
+    from pipeline.listed import ListedVideo
+    from stin.shards.writer import ShardWriter
+
+    content = (made_videos.videos / "red-up" / "v_red-up_00.avi").read_bytes()
+    fourth = [match.start() for match in re.finditer(b"00dc", content)][3]
+    (tmp_path / "a.avi").write_bytes(content[:fourth])
+    params = ExtractParams(size=(48, 32), short_side=None, bound_px=2.5, flow_backend="cpu", partial=partial)
+    video = ListedVideo(id="a/a.avi", path="a.avi", label=0, class_name="a", splits={})
+    with ShardWriter(tmp_path / "00000.h5", attributes={}) as writer:
+        outcome = extract_video(video, root=tmp_path, params=params, writer=writer, timeout_s=60)
+    assert (outcome.state, outcome.notes["damaged"]) == (state, True)
+    assert outcome.reason == ("damaged" if partial == "refuse" else "")
 
 
 JUMPING_CLOCK = """

@@ -1,0 +1,134 @@
+"""What ffmpeg says while it decodes: the header's promises, the errors, and how far it came.
+
+It prints the titles and tags of a file too. They must pass neither for a header nor for an error, so every
+pattern is held to the beginning of a line, where ffmpeg itself writes.
+"""
+
+import re
+import threading
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+_MAX_MESSAGES = 8
+_MESSAGE_CHARS = 200
+_LINE_CHARS = 2000
+
+_DURATION = re.compile(r"\[info\] {1,4}Duration: (\d{1,9}):(\d\d):(\d\d\.\d+)")
+_VIDEO = re.compile(
+    r"\[info\] {1,6}Stream #0:\d+(?:\[0x[0-9a-f]+\])?(?:\([^)]*\))?: Video: "
+    r".*?, (\d{1,9}(?:\.\d+)?)(k?) fps\b"
+)
+_END = re.compile(r"\[info\] (?:frame= *\d+|L?size=).*?\btime=(\d{1,9}):(\d\d):(\d\d\.\d+)")
+_COMPLAINT = re.compile(r"(?:\[[^\]]{1,200} @ 0x[0-9a-f]+\] ?)*\[(error|fatal|panic|warning)\]")
+_DAMAGE = ("corrupt input packet", "corrupt decoded frame")
+"""Warnings that say as much as an error."""
+
+
+@dataclass(kw_only=True)
+class DecodeNotes:
+    """What decoding had to say; complete once the frames are used up.
+
+    Attributes:
+        announced: frames that the header promises of what was asked for (duration x rate), None when it says
+            nothing.
+        decoded: frames that came out.
+        fps: average rate of the file, 0 when unknown.
+        messages: first errors and warnings of the decoder, without addresses.
+        num_errors: how many messages told of damage in all.
+        short: whether the file ends long before its header says.
+    """
+
+    announced: int | None = None
+    decoded: int = 0
+    fps: float = 0.0
+    messages: list[str] = field(default_factory=list)
+    num_errors: int = 0
+    short: bool = False
+
+    @property
+    def damaged(self) -> bool:
+        """Whether the decoder reported errors, or the file was cut off."""
+        return self.num_errors > 0 or self.short
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the notes as plain values for the ledger."""
+        return {
+            "announced": self.announced,
+            "decoded": self.decoded,
+            "damaged": self.damaged,
+            "num_errors": self.num_errors,
+            "messages": list(self.messages),
+        }
+
+    def add_message(self, text: str) -> None:
+        """Keep a message, unless there are enough or it was said before."""
+        if len(self.messages) < _MAX_MESSAGES and text[:_MESSAGE_CHARS] not in self.messages:
+            self.messages.append(text[:_MESSAGE_CHARS])
+
+    def forget_messages(self) -> None:
+        """Drop what was said of the file before the part that was asked for."""
+        self.messages.clear()
+        self.num_errors = 0
+
+
+class Listener(threading.Thread):
+    """Drains ffmpeg's messages (it would block on a full pipe) and keeps what matters.
+
+    Attributes:
+        duration_s: length of the file by its header, 0 when it does not say.
+        guessed: whether that length is a guess from the bit rate.
+        end_s: where the last frame ended, 0 as long as that is unknown.
+    """
+
+    def __init__(
+        self,
+        stderr: IO[bytes],
+        notes: DecodeNotes,
+        *,
+        fps: float | None,
+        start_s: float | None,
+        end_s: float | None,
+    ) -> None:
+        super().__init__(daemon=True)
+        self.duration_s = self.end_s = 0.0
+        self.guessed = False
+        self._stderr, self._notes = stderr, notes
+        self._fps, self._part = fps, (start_s or 0.0, end_s)
+
+    def run(self) -> None:
+        """Listen until ffmpeg closes its end."""
+        for raw in self._stderr:
+            self._hear(raw[:_LINE_CHARS].decode("utf-8", "replace").rstrip())
+
+    def _hear(self, line: str) -> None:
+        notes = self._notes
+        if match := _COMPLAINT.match(line):
+            if "input file" in line or "dts to muxer" in line:
+                return  # repeats the message before it, with the whole path; or is about the output's times
+            self.guessed |= "Estimating duration from bitrate" in line
+            notes.num_errors += match[1] != "warning" or any(text in line for text in _DAMAGE)
+            notes.add_message(re.sub(r"\s*@ 0x[0-9a-f]+", "", line))
+        elif (match := _DURATION.match(line)) and not self.duration_s:
+            self.duration_s = _in_seconds(match)
+        elif (match := _VIDEO.match(line)) and not notes.fps:
+            notes.fps = float(match[1]) * (1000 if match[2] else 1)
+            self._announce()
+        elif match := _END.match(line):
+            self.end_s = _in_seconds(match)
+
+    def _announce(self) -> None:
+        """Tell how many frames the header promises of the part that was asked for, at the rate asked for."""
+        if self._notes.fps and self.duration_s:
+            start_s, end_s = self._part
+            length_s = min(self.duration_s, end_s or self.duration_s) - start_s
+            self._notes.announced = round(max(0.0, length_s) * (self._fps or self._notes.fps))
+
+
+def heard_end_s(messages: str) -> float | None:
+    """Return the time that ffmpeg's last report names, None without one."""
+    ends = [_in_seconds(match) for line in messages.splitlines() if (match := _END.match(line))]
+    return ends[-1] if ends else None
+
+
+def _in_seconds(match: re.Match[str]) -> float:
+    return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
