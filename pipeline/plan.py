@@ -5,7 +5,6 @@ The number of workers never enters, so that a resumed run may use any.
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,8 +13,8 @@ from typing import Any, Literal, cast
 
 from pipeline.listed import ListedVideo, Listing
 from stin.shards.errors import StinPipeError
-from stin.shards.publish import canonical_json, publish_json
-from stin.shards.schema import FORMAT_VERSION, FlowCoding, ImageCodec
+from stin.shards.publish import canonical_json, publish_checked_json
+from stin.shards.schema import FORMAT_VERSION, FlowCoding, ImageCodec, load_json
 
 ALGORITHM_VERSION = 1
 """Raise by hand when the same parameters give other bytes than before."""
@@ -120,7 +119,7 @@ class Plan:
 
     def save(self, path: Path) -> None:
         """Publish the plan; it never changes afterwards."""
-        publish_json(path, asdict(self))
+        publish_checked_json(path, asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> "Plan":
@@ -129,14 +128,9 @@ class Plan:
         Raises:
             StinPipeError: it is damaged or of another format version.
         """
+        next_step = "restore it, or start a new run directory"
+        value = load_json(path, kind="plan", next_step=next_step)
         try:
-            value = cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
-            version = value["format_version"]
-            if version != FORMAT_VERSION:
-                raise StinPipeError(
-                    f"{path}: plan of format version {version}, but this program reads {FORMAT_VERSION}; "
-                    "use the program version that made the run, or a new run directory"
-                )
             params = value.pop("params")
             params["size"] = None if params["size"] is None else tuple(params["size"])
             shards = tuple(
@@ -152,10 +146,8 @@ class Plan:
                 split_names=tuple(value.pop("split_names")),
                 **value,
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StinPipeError(
-                f"{path}: damaged plan ({error}); restore it, or start a new run directory"
-            ) from error
+        except (AttributeError, ValueError, KeyError, TypeError) as error:
+            raise StinPipeError(f"{path}: damaged plan ({error}); {next_step}") from error
 
 
 def make_plan(

@@ -115,7 +115,7 @@ class Mark:
         Raises:
             StinPipeError: the file is damaged or of another format version.
         """
-        value = _load_json(path, kind="mark", next_step="run extract again to rebuild its shard")
+        value = load_json(path, kind="mark", next_step="run extract again to rebuild its shard")
         try:
             outcomes = tuple(_outcome(item) for item in value.pop("outcomes"))
             return cls(outcomes=outcomes, **value)
@@ -202,7 +202,7 @@ class Manifest:
         """
         if not path.exists():
             raise StinPipeError(f"{path} does not exist: run `stin-pipe extract` on this run first")
-        value = _load_json(path, kind="manifest", next_step="run extract again to rebuild it")
+        value = load_json(path, kind="manifest", next_step="run extract again to rebuild it")
         try:
             videos = [ManifestVideo(**item) for item in value.pop("videos")]
             failed = tuple(FailedVideo(**item) for item in value.pop("failed"))
@@ -245,7 +245,12 @@ def _outcome(item: dict[str, Any]) -> VideoOutcome:
     return VideoOutcome(meta=None if meta is None else VideoMeta(**meta), **item)
 
 
-def _load_json(path: Path, *, kind: str, next_step: str) -> dict[str, Any]:
+def load_json(path: Path, *, kind: str, next_step: str) -> dict[str, Any]:
+    """Read an object that `publish_checked_json` wrote.
+
+    Raises:
+        StinPipeError: it cannot be read, is of another format version, or differs from its checksum.
+    """
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:

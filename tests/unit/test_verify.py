@@ -86,3 +86,9 @@ def test_a_mark_of_another_shape_is_damaged(extract_dir: Path, outcomes: Any) ->
     path = extract_dir / "shards" / "00000.json"
     change(path, lambda mark: mark.update(outcomes=outcomes), sign=True)
     assert problems(extract_dir)[0].startswith(str(path))
+
+
+def test_a_changed_plan_is_refused(extract_dir: Path) -> None:
+    change(extract_dir / "plan.json", lambda plan: plan["shards"][0]["videos"][0].update(label=2), sign=False)
+    with pytest.raises(StinPipeError, match="plan differs from its checksum; restore it"):
+        read_ledger(extract_dir)
