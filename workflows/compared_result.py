@@ -1,10 +1,11 @@
 """One of the results that `compare` puts side by side, read from a run or a score file."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from workflows.stored_results import read_metrics
 
 if TYPE_CHECKING:
     from stin.results.side_by_side import Contender
@@ -57,12 +58,9 @@ def read_subject(path: Path, name: str, split: str) -> Subject:
     again = f"`stin-pipe fuse-eval --run {run.path} --split {split}`"
     if not (folder / "metrics.json").exists():
         raise StinPipeError(f"{run.path}: split {split} of this run is not evaluated; run {again} first")
-    try:
-        metrics = json.loads((folder / "metrics.json").read_text())
-    except (OSError, ValueError) as error:
-        raise StinPipeError(
-            f"{folder / 'metrics.json'}: cannot be read ({error}); run {again} again"
-        ) from error
+    metrics = read_metrics(folder)
+    if not metrics:
+        raise StinPipeError(f"{folder / 'metrics.json'}: is damaged; run {again} again")
     shares = metrics["protocol"]["aux"]  # streams that files gave are not in it
     for stream in _of_another_evaluation(folder, metrics):
         raise StinPipeError(

@@ -155,7 +155,7 @@ def _evaluate_locked(
     )
     from workflows.split_result import judge_split, prediction_lines, recordings_of
 
-    out_dir = run.fusion(split)
+    out_dir, counts = run.fusion(split), training_counts(run, split)
     tuning = None
     if settings.tune:
         held = score_held_out(output, run, manifest, split, settings)
@@ -163,7 +163,6 @@ def _evaluate_locked(
     weights = settings.given_weights if tuning is None else tuning.weights
     streams = score_test_list(output, run, manifest, split, settings)
     fused = fuse(*(item.scores for item in streams), weights=weights, when=settings.when)
-    counts = training_counts(run, split)
     result = judge_split(
         split,
         [item.scores for item in streams],
@@ -198,13 +197,13 @@ def _evaluate_locked(
 
 def _say_replaced(output: Output, run: "RunDir", result: "SplitResult") -> None:
     """Tell when results that were made in another way give way to these."""
-    from workflows.fusion_choice import earlier_metrics
+    from workflows.stored_results import read_metrics
 
     def way(metrics: Mapping[str, Any]) -> dict[str, Any]:
         chosen = {"weights": metrics["fusion_weights"], "fusion": metrics["fusion"]}
         return {name: value for name, value in metrics["protocol"].items() if name != "weights_from"} | chosen
 
-    if earlier := earlier_metrics(run, result.split):
+    if earlier := read_metrics(run.fusion(result.split)):
         before, now = way(earlier), way(result.metrics)
         if changed := [name for name in now if before.get(name) != now[name]]:
             output.warn(

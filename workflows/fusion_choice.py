@@ -1,6 +1,5 @@
 """How predict fuses the two streams: as it is told, else as fuse-eval fused them in this run."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from stin.fusion import TSN_WEIGHTS, FusionPoint, check_weights
 from workflows.run_dir import RunDir
 from workflows.score_streams import STREAMS
+from workflows.stored_results import read_metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ def choose_fusion(run_path: Path | None, split: str, given: Sequence[float] | No
     if given is not None:
         check_weights(given, names=STREAMS)
         return FusionChoice(weights=(given[0], given[1]), source="as given")
-    found = {} if run_path is None else earlier_metrics(RunDir(path=run_path), split)
+    found = {} if run_path is None else read_metrics(RunDir(path=run_path).fusion(split))
     if found.get("streams") != list(STREAMS) or found["protocol"].get("files"):
         return FusionChoice(weights=TSN_WEIGHTS, source="TSN's")
     first, second = found["fusion_weights"]
@@ -56,11 +56,3 @@ def choose_fusion(run_path: Path | None, split: str, given: Sequence[float] | No
         aux=found["protocol"]["aux"],
         source="as fuse-eval did in this run",
     )
-
-
-def earlier_metrics(run: RunDir, split: str) -> dict[str, Any]:
-    """Return what the last fuse-eval of a split wrote, nothing where there is none."""
-    try:
-        return json.loads((run.fusion(split) / "metrics.json").read_text())
-    except (OSError, ValueError):
-        return {}  # not evaluated, or of a write that was cut off: everything works without

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from stin.config import config_from_json
 from stin.device import Amp, choose_device, resolve_amp
@@ -19,6 +19,7 @@ from stin.shards.errors import StinPipeError
 from stin.shards.schema import Manifest, ManifestVideo
 from workflows.output import Output
 from workflows.run_dir import RunDir
+from workflows.stored_results import read_result
 
 STREAMS = ("spatial", "temporal")
 
@@ -160,13 +161,22 @@ def held_out_videos(output: Output, run: RunDir, manifest: Manifest, split: str)
 
 
 def training_counts(run: RunDir, split: str) -> dict[str, dict[str, int]]:
-    """Return ``train`` and ``held_out``: stream -> number of videos, for the trainings that say so."""
+    """Return ``train`` and ``held_out``: stream -> number of videos, for the trainings that say so.
+
+    Raises:
+        StinPipeError: the result of a training is damaged.
+    """
     found: dict[str, dict[str, int]] = {"train": {}, "held_out": {}}
     for stream in STREAMS:
-        path = run.training(stream, split) / "result.json"
-        if not path.exists():
+        folder = run.training(stream, split)
+        if not (folder / "result.json").exists():
             continue
-        value: dict[str, Any] = json.loads(path.read_text())
+        value = read_result(folder)
+        if not value:
+            raise StinPipeError(
+                f"{folder / 'result.json'}: is damaged; delete it and give `stin-pipe train-{stream} --run "
+                f"{run.path} --split {split}` again, which writes it anew from the last checkpoint"
+            )
         found["train"][stream] = value["num_train"]
         found["held_out"][stream] = value["num_held_out"]
     return found

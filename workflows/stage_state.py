@@ -1,8 +1,9 @@
 """How far each stage of a run is, read from its files while it goes on and after."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from workflows.stored_results import is_number, read_lines, read_metrics, read_result
 
 if TYPE_CHECKING:
     from workflows.run_dir import RunDir
@@ -54,29 +55,19 @@ def training_state(path: Path) -> dict[str, Any]:
     name = f"{path.parent.name}/{path.name}"
     finished = path / "result.json"
     if finished.exists():
-        result = _record(finished.read_text(encoding="utf-8", errors="replace"))
-        if not {"steps", "last_val_top1"} <= result.keys():
+        result = read_result(path)
+        if not result:
             return {
                 "stage": name,
                 "state": f"damaged: {finished} cannot be read; delete {path} to train anew",
             }
         return {"stage": name, "state": "done", "steps": result["steps"], "val_top1": result["last_val_top1"]}
     step, loss = 0, None
-    metrics = path / "metrics.jsonl"
-    if metrics.exists():
-        for line in metrics.read_text(encoding="utf-8").splitlines():
-            record = _record(line)
-            step = int(record.get("step", step))
-            loss = record.get("loss", loss) if record.get("kind") == "train" else loss
+    for record in read_lines(path / "metrics.jsonl"):
+        step = int(record["step"]) if is_number(record.get("step")) else step
+        if record.get("kind") == "train" and is_number(record.get("loss")):
+            loss = record["loss"]
     return {"stage": name, "state": "unfinished", "steps": step, "loss": loss}
-
-
-def _record(line: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except ValueError:  # the last line of a training that is writing it at this instant
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def evaluation_state(path: Path) -> dict[str, Any]:
@@ -88,8 +79,8 @@ def evaluation_state(path: Path) -> dict[str, Any]:
         scoring = ", ".join(sorted(item.stem for item in path.glob("*.journal")))
         under_way = f", {scoring} begun" if scoring else ""
         return {"stage": name, "state": f"unfinished ({scored} scored{under_way}); fuse-eval goes on there"}
-    value = _record(metrics.read_text(encoding="utf-8", errors="replace"))
-    if "fused" not in value:
+    value = read_metrics(path)
+    if not value:
         return {"stage": name, "state": f"damaged: {metrics} cannot be read; run fuse-eval again"}
     report = str(path / "report.html")
     return {"stage": name, "state": "done", "fused_top1": value["fused"]["top1"], "report": report}

@@ -335,6 +335,20 @@ def test_scores_of_two_evaluations_are_not_compared_as_one(run: Path, tmp_path: 
         compare_results([run, other], split="1")
 
 
+def test_damaged_results_are_told_with_what_to_do(run: Path, tmp_path: Path) -> None:
+    """JSON that parses, but is not what was written."""
+    evaluate(run)
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    for text in ("[]", '{"fused": 3}', "{}"):
+        (other / "fuse-eval" / "split1" / "metrics.json").write_text(text)
+        with pytest.raises(StinPipeError, match=r"metrics\.json: is damaged; run `stin-pipe fuse-eval"):
+            compare_results([run, other], split="1")
+        evaluate(other)
+    (other / "train-temporal" / "split1" / "result.json").write_text("{}")
+    with pytest.raises(StinPipeError, match=r"result\.json: is damaged; delete it and give .*train-temporal"):
+        evaluate(other)
+
+
 def test_a_run_that_is_not_evaluated_says_what_to_do(trained: Path, call) -> None:
     called = call("compare", trained, trained / "..")
     assert called.code == 1 and "is not evaluated" in called.stderr

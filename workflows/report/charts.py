@@ -1,11 +1,12 @@
 """Charts as geometry: lines, marks and ticks in the units of an SVG box, drawn by the template."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from workflows.stored_results import is_number, read_lines
 
 if TYPE_CHECKING:
     from stin.results.calibration import Calibration
@@ -52,16 +53,13 @@ Series = Sequence[tuple[float, float]]
 
 def training_charts(folder: Path, stream: str) -> list[Chart]:
     """Return the loss and the held-out top-1 of a training folder; none where it has no record."""
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        return []
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    records = read_lines(folder / "metrics.jsonl")
     charts = []
     for kind, key, title in (("train", "loss", "training loss"), ("val", "top1", "top-1 held out")):
         series = [
             (float(record["step"]), float(record[key]))
             for record in records
-            if record.get("kind") == kind and math.isfinite(record.get(key, math.nan))
+            if record.get("kind") == kind and is_number(record.get("step")) and is_number(record.get(key))
         ]
         if len(series) >= 2:
             charts.append(_training_chart(series, stream, title, share=kind == "val"))

@@ -1,0 +1,86 @@
+"""Results read back: whole ones as they are, damaged ones as if they were not there."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from workflows.fusion_choice import choose_fusion
+from workflows.report.charts import training_charts
+from workflows.stage_state import evaluation_state, training_state
+from workflows.stored_results import read_lines, read_metrics, read_result
+
+METRICS = {
+    "fused": {"top1": 0.5},
+    "protocol": {"aux": {"spatial": 0.5, "temporal": 0.0}},
+    "streams": ["spatial", "temporal"],
+    "fusion_weights": [1.0, 2.0],
+    "fusion": "after_softmax",
+}
+RESULT = {"steps": 3, "last_val_top1": None, "num_train": 4, "num_held_out": 0}
+DAMAGED = ["", "{", "[]", "3", "{}", "\xff", "[" * 5000]
+
+
+def evaluated(run: Path, text: str) -> Path:
+    folder = run / "fuse-eval" / "split1"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").write_text(text, encoding="latin-1")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *DAMAGED,
+        *(
+            json.dumps(METRICS | changes)
+            for changes in (
+                {"fused": 3},
+                {"fused": {"top1": "much"}},
+                {"protocol": []},
+                {"protocol": {"aux": {"spatial": None}}},
+                {"fusion_weights": [1.0]},
+                {"fusion_weights": 2},
+                {"streams": "spatial"},
+                {"fusion": None},
+            )
+        ),
+    ],
+)
+def test_damaged_metrics_are_none(text: str, tmp_path: Path) -> None:
+    folder = evaluated(tmp_path, text)
+    assert read_metrics(folder) == {}
+    assert evaluation_state(folder)["state"].startswith("damaged: ")
+    assert choose_fusion(tmp_path, "1", None).source == "TSN's"
+
+
+def test_whole_metrics_are_used(tmp_path: Path) -> None:
+    folder = evaluated(tmp_path, json.dumps(METRICS))
+    assert read_metrics(folder) == METRICS and evaluation_state(folder)["fused_top1"] == 0.5
+    chosen = choose_fusion(tmp_path, "1", None)
+    assert (chosen.weights, chosen.when) == ((1.0, 2.0), "after_softmax")
+    assert read_metrics(tmp_path) == {}
+
+
+@pytest.mark.parametrize("text", [*DAMAGED, json.dumps(RESULT | {"num_train": None})])
+def test_damaged_results_of_a_training_are_none(text: str, tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text(text, encoding="latin-1")
+    assert read_result(tmp_path) == {}
+    assert training_state(tmp_path)["state"].startswith("damaged: ")
+    (tmp_path / "result.json").write_text(json.dumps(RESULT))
+    assert read_result(tmp_path) == RESULT and training_state(tmp_path)["state"] == "done"
+
+
+def test_lines_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
+    lines = [
+        *(json.dumps({"kind": "train", "step": step, "loss": 1.0 / step}) for step in (1, 2, 3)),
+        *("[1]", "\xff", '{"kind": "train", "step": 4, "loss": NaN}', '{"kind": "train", "loss": "low"}'),
+        '{"kind": "train", "step": 5, "lo',
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines), encoding="latin-1")
+    assert len(read_lines(tmp_path / "metrics.jsonl")) == 5
+    (chart,) = training_charts(tmp_path, "spatial")
+    assert "from 1 at step 1 to 0.333 at step 3" in chart.text
+    state = training_state(tmp_path)
+    assert (state["steps"], state["loss"]) == (4, 1.0 / 3)
+    assert training_charts(tmp_path / "none", "spatial") == []
