@@ -58,16 +58,18 @@ def decode_frames(
     fps: float | None = None,
     start_s: float | None = None,
     end_s: float | None = None,
+    square_pixels: bool = False,
     deadline: float = math.inf,
     stall_s: float = STALL_S,
 ) -> Iterator[np.ndarray]:
-    """Yield every frame of the first video stream, as displayed (rotation applied).
+    """Yield every frame of the first video stream, rotated as it is shown.
 
     Args:
         path: the file; never a URL.
         notes: filled while frames are read.
         fps: resample to this rate; None keeps every frame, also of variable frame rates.
-        start_s, end_s: part of the file to decode, in seconds.
+        start_s, end_s: the part to decode: frames of start_s <= t < end_s, seconds from the beginning.
+        square_pixels: stretch pictures whose pixels are not square to the shape in which they are shown.
         deadline: value of `time.monotonic()` after which the video is given up.
         stall_s: longest wait for the next frame; only the deadline counts before a part begins, and at less
             than a frame a second.
@@ -79,7 +81,7 @@ def decode_frames(
         DecodeError: the file is missing, unreadable, not a video, decoding hangs, or ffmpeg is killed.
     """
     _require_readable(path)
-    process = start_decoder(path, fps=fps, start_s=start_s, end_s=end_s)
+    process = start_decoder(path, fps=fps, start_s=start_s, end_s=end_s, square_pixels=square_pixels)
     assert process.stdout is not None and process.stderr is not None
     listener = Listener(process.stderr, notes, fps=fps, start_s=start_s, end_s=end_s)
     listener.start()

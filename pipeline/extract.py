@@ -146,6 +146,7 @@ def prepared_frames(
         fps=params.fps,
         start_s=video.start_s,
         end_s=video.end_s,
+        square_pixels=params.size is None,
         deadline=deadline,
     )
     if params.fps is not None:
@@ -162,8 +163,8 @@ def _without_gaps(frames: Iterator[np.ndarray], *, name: str, fps: float) -> Ite
         if repeats > MAX_REPEATS:
             raise DecodeError(
                 "gap",
-                f"{name}: --fps {fps:g} repeats one picture {MAX_REPEATS} times; is a gap in its times? "
-                "Cut it, or extract it without --fps",
+                f"{name}: --fps {fps:g} repeats one picture {MAX_REPEATS} times; is there a gap in "
+                "its times? Cut it, or extract it without --fps",
             )
         last = frame
         yield frame

@@ -28,6 +28,9 @@ LEAD_S = 30.0
 
 _LAST_S = 1e9
 
+_SQUARE_PIXELS = "scale=w='if(between(sar,1/8,8),round(iw*sar),iw)':h=ih"
+"""Gives the shape in which a video is shown; a pixel of an absurd shape is a lie."""
+
 _INPUT = "file:input"
 
 _OPENING: dict[str, Any] = {
@@ -119,7 +122,7 @@ def missing_decoders() -> tuple[str, ...]:
 
 
 def start_decoder(
-    path: Path, *, fps: float | None, start_s: float | None, end_s: float | None
+    path: Path, *, fps: float | None, start_s: float | None, end_s: float | None, square_pixels: bool
 ) -> subprocess.Popen[bytes]:
     """Start ffmpeg so that it writes a video as PPM images to its standard output.
 
@@ -128,7 +131,10 @@ def start_decoder(
     Ctrl-C, or a batch system that preempts a job, signals ffmpeg too, which would end in order and leave a
     shorter video that looks whole. Its worker decides: it kills ffmpeg, or reads to the end.
     """
-    return _start(_decode_command(path, fps=fps, start_s=start_s, end_s=end_s))
+    filters = _filters(fps, start_s, end_s)
+    if square_pixels:
+        filters.append(_SQUARE_PIXELS)
+    return _start(_decode_command(path, ",".join(filters), start_s or 0.0))
 
 
 def sound_end_s(path: Path, *, timeout_s: float) -> float:
@@ -166,9 +172,7 @@ def _compiled(output: Any, path: Path, *more: str) -> list[str]:
     return [f"file:{path.absolute()}" if part == _INPUT else part for part in command]
 
 
-def _decode_command(
-    path: Path, *, fps: float | None, start_s: float | None, end_s: float | None
-) -> list[str]:
+def _decode_command(path: Path, filters: str, start_s: float) -> list[str]:
     after: dict[str, Any] = {
         "map": "0:V:0",
         "f": "image2pipe",
@@ -177,21 +181,21 @@ def _decode_command(
         "threads": 1,
         **find_ffmpeg().frame_timing_options,
     }
-    if filters := _filters(fps, start_s, end_s):
+    if filters:
         after["filter:v"] = filters
-    if start_s is None or start_s <= LEAD_S or not _has_index(path):
+    if start_s <= LEAD_S or not _has_index(path):
         return _compiled(ffmpeg.output(ffmpeg.input(_INPUT, **_OPENING), "pipe:1", **after), path)
     stream = ffmpeg.input(_INPUT, **_OPENING, ss=_seconds(start_s - LEAD_S))
     # Else ffmpeg moves the times where seeking was not exact.
     return _compiled(ffmpeg.output(stream, "pipe:1", **after), path, "-copyts", "-start_at_zero")
 
 
-def _filters(fps: float | None, start_s: float | None, end_s: float | None) -> str:
+def _filters(fps: float | None, start_s: float | None, end_s: float | None) -> list[str]:
     """Cut out start_s <= t < end_s exactly, at whatever time base, then resample."""
     ends = [f"start={_seconds(start_s)}"] if start_s is not None else []
     ends += [f"end={_seconds(end_s)}"] if end_s is not None else []
     filters = ["settb=1/1000000", f"trim={':'.join(ends)}"] if ends else []
-    return ",".join([*filters, f"fps={fps:g}"] if fps is not None else filters)
+    return [*filters, f"fps={fps:g}"] if fps is not None else filters
 
 
 def _seconds(value: float) -> str:

@@ -1,4 +1,4 @@
-"""Parts and rates of a video: exactly the frames that lie in them, in every container."""
+"""Parts, rates and shapes of a video: exactly the frames that lie in a part, in every container."""
 
 import subprocess
 import time
@@ -132,7 +132,9 @@ def test_a_gap_in_the_times_is_not_filled_without_end(tmp_path: Path, monkeypatc
     video = ListedVideo(id="a/gap", path="gap.mkv", label=0, class_name="a", splits={})
     params = ExtractParams(size=(32, 32), short_side=None, bound_px=2.0, flow_backend="cpu", fps=25.0)
     frames = prepared_frames(video, tmp_path, params, DecodeNotes(), deadline=time.monotonic() + 60)
-    with pytest.raises(DecodeError, match="repeats one picture 50 times; is a gap in its times") as caught:
+    with pytest.raises(
+        DecodeError, match="repeats one picture 50 times; is there a gap in its times"
+    ) as caught:
         list(frames)
     assert caught.value.reason == "gap"
 
@@ -155,3 +157,28 @@ def test_the_way_to_a_part_may_be_long(tmp_path: Path, monkeypatch) -> None:
         assert caught.value.reason == "stalled"
     finally:
         find_ffmpeg.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("pixel", "short_side", "shape"),
+    [("1", 48, (48, 64)), ("4/3", 48, (48, 85)), ("1/2", 32, (48, 32)), ("1/1000", 48, (48, 64))],
+)
+def test_pixels_that_are_not_square(
+    pixel: str, short_side: int, shape: tuple[int, int], tmp_path: Path
+) -> None:
+    """With the aspect kept a picture has the shape in which it is shown; a given size is kept to."""
+    make(tmp_path / "a.mkv", "-c:v", "ffv1", "-vf", f"setsar={pixel}", "-frames:v", "2")
+    video = ListedVideo(id="a/a", path="a.mkv", label=0, class_name="a", splits={})
+    kept = ExtractParams(size=None, short_side=short_side, bound_px=2.0, flow_backend="cpu")
+    forced = ExtractParams(size=(64, 48), short_side=None, bound_px=2.0, flow_backend="cpu")
+    plain = [frame.tobytes() for frame in decode_frames(tmp_path / "a.mkv", DecodeNotes())]
+    for params, expected in [(kept, shape), (forced, (48, 64))]:
+        found = [
+            frame.rgb
+            for frame in prepared_frames(
+                video, tmp_path, params, DecodeNotes(), deadline=time.monotonic() + 60
+            )
+        ]
+        assert [frame.shape[:2] for frame in found] == [expected] * 2
+        if expected == (48, 64):
+            assert [frame.tobytes() for frame in found] == plain
