@@ -122,11 +122,13 @@ def _expected(item: click.Parameter, key: str, value: Any) -> str:
 
     if isinstance(item.type, Numbers):
         return _wrong_element(value, (int, float), f"write numbers: {key} = [1, 1.5]")
-    if item.multiple or isinstance(item.type, Names):
-        if not item.multiple and isinstance(value, str):
+    several = item.multiple or item.nargs == -1  # an option that repeats, an argument of many
+    if several or isinstance(item.type, Names):
+        if not several and isinstance(value, str):
             return ""
         wanted = f'write a list: {key} = ["...", "..."]'
-        return wanted if not isinstance(value, list) else _wrong_element(value, (str, int, float), wanted)
+        kinds = (str,) if isinstance(item.type, click.Path) else (str, int, float)
+        return wanted if not isinstance(value, list) else _wrong_element(value, kinds, wanted)
     if isinstance(value, (list, dict)):
         return f'write one value, no list or table: {key} = "..."'
     if isinstance(item, click.Option) and item.is_flag:

@@ -78,6 +78,7 @@ def mean_of_splits(
             for stream in streams
         ],
     )
+    weights = [item.metrics["fusion_weights"] for item in results]
     rows = published(manifest.dataset, "mean of 3 splits") if len(results) == 3 else ()
     value = {
         "split": "all",
@@ -87,7 +88,8 @@ def mean_of_splits(
         **mean,
         "spread": spread,
         "spread_is": "sample standard deviation between splits, null for one split",
-        "fusion_weights": results[0].metrics["fusion_weights"],
+        "fusion_weights": weights[0] if all(item == weights[0] for item in weights) else None,
+        "fusion_weights_by_split": {item.split: given for item, given in zip(results, weights, strict=True)},
         "streams": results[0].metrics["streams"],
         "literature": [row.to_json() for row in rows],
         "report": str(run.path / "fuse-eval" / "report.html"),

@@ -7,32 +7,12 @@ import click
 
 RESERVED_NAMES = frozenset(
     (
-        *(
-            "split",
-            "splits",
-            "num_videos",
-            "num_listed",
-            "streams",
-            "fusion_weights",
-            "fusion",
-            "protocol",
-            "intervals",
-            "interval_method",
-        ),
-        *(
-            "num_recordings",
-            "comparisons",
-            "calibration",
-            "classes",
-            "confusions",
-            "agreement",
-            "tuning",
-            "data",
-            "literature",
-            "how_made",
-        ),
-        *("report", "score_files", "spread", "spread_is", "command", "error", "exit_code"),
-        *("class", "count", "mistaken_for", "id", "truth", "fused"),
+        *("split", "splits", "num_videos", "num_listed", "streams", "fusion_weights"),
+        *("fusion_weights_by_split", "fusion", "protocol", "intervals", "interval_method"),
+        *("num_recordings", "comparisons", "calibration", "classes", "confusions", "agreement"),
+        *("tuning", "data", "literature", "how_made", "report", "score_files", "spread"),
+        *("spread_is", "command", "error", "exit_code", "class", "count", "mistaken_for", "id"),
+        *("truth", "fused"),
     )
 )
 """Names that mean something else in the results, so no stream can have them."""

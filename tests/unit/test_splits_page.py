@@ -1,6 +1,7 @@
 """The page of all splits: the numbers of all.json, links to each split's report, hostile names as text."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,6 @@ from workflows.report.splits import render_splits
 @pytest.fixture
 def value(made_report, tmp_path: Path):
     """Two splits of one run, as fuse-eval leaves them."""
-    from dataclasses import replace
-
     made = made_report.make_report(tmp_path, ("a", "b", "c"), models=False)
     other = made_report.make_report(tmp_path / "other", ("a", "b", "c"), models=False, seed=3).result
     other = replace(other, split="2", metrics=other.metrics | {"split": "2"})
@@ -46,6 +45,20 @@ def test_the_page_lies_beside_its_numbers_and_links_to_each_split(value, browser
     assert [row[4] for row in rows[1]] == fused
     spread = f"± {100 * found['spread']['fused']['top1']:.1f}"
     assert spread in browser.run("document.querySelector('tr.fused').textContent")
+
+
+def test_weights_that_differ_between_splits_are_given_by_split(made_report, tmp_path: Path) -> None:
+    """Chosen on held-out videos, each split has its own."""
+    made = made_report.make_report(tmp_path, ("a", "b", "c"), models=False)
+    manifest = Manifest.load(made.run.manifest)
+    (made.run.path / "fuse-eval").mkdir()
+    for weights, common in (([0.4, 0.6], None), ([1.0, 1.5], [1.0, 1.5])):
+        metrics = made.result.metrics | {"fusion_weights": weights}
+        other = replace(made.result, split="2", metrics=metrics)
+        output = Output(as_json=True, command="fuse-eval")
+        found = mean_of_splits(output, made.run, manifest, [made.result, other])
+        assert found["fusion_weights"] == common
+        assert found["fusion_weights_by_split"] == {"1": [1.0, 1.5], "2": weights}
 
 
 def test_names_are_text_and_one_split_has_no_spread(value) -> None:
