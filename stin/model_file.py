@@ -15,13 +15,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
-from stin.config import stream_from_json, stream_to_json
+from stin.backbones import check_backbone_name
+from stin.config import MAX_CROP_PX, MIN_CROP_PX, require_kinds, stream_from_json, stream_to_json
 from stin.shards.errors import StinPipeError
 from stin.shards.publish import publish_bytes
 from stin.streams import Stream, StreamConfig, StreamName, build_stream
 from stin.training.state import is_as_trained
 
 MODEL_FORMAT = 1
+OTHER_MODEL = "give another model, or train the stream again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,14 +98,39 @@ def read_model_info(path: Path) -> ModelInfo:
         )
     try:
         value = json.loads(text)
+        if not isinstance(value, dict):
+            raise ValueError(f"it must be an object, got {type(value).__name__}")
         found = value.pop("format")
         if found != MODEL_FORMAT:
             raise StinPipeError(f"{path}: model format {found}, but this program reads {MODEL_FORMAT}")
-        return ModelInfo(
+        info = ModelInfo(
             **{**value, "stream": stream_from_json(value["stream"]), "classes": tuple(value["classes"])}
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise StinPipeError(f"{path}: damaged model description: {error}") from error
+        _check_info(info)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise StinPipeError(f"{path}: damaged model description: {_said(error)}; {OTHER_MODEL}") from error
+    return info
+
+
+def _check_info(info: ModelInfo) -> None:
+    """Refuse values that no training writes.
+
+    Raises:
+        ValueError: names the value.
+    """
+    require_kinds(info)
+    check_backbone_name(info.stream.backbone)
+    if len(info.classes) < 2 or len(set(info.classes)) < len(info.classes):
+        raise ValueError(f"classes must be two or more different names, got {info.classes[:5]}")
+    if not MIN_CROP_PX <= info.crop_px <= MAX_CROP_PX:
+        raise ValueError(f"crop_px must be in {MIN_CROP_PX}..{MAX_CROP_PX}, got {info.crop_px}")
+    if info.num_segments < 1:
+        raise ValueError(f"num_segments must be >= 1, got {info.num_segments}")
+    if not info.bound_px > 0:
+        raise ValueError(f"bound_px must be > 0, got {info.bound_px}")
+    for name in ("training", "extraction"):
+        if not isinstance(getattr(info, name), dict):
+            raise ValueError(f"{name} must be an object, got {getattr(info, name)!r}")
 
 
 def load_model(path: Path, *, device: torch.device | str = "cpu") -> TrainedModel:
@@ -119,15 +146,38 @@ def load_model(path: Path, *, device: torch.device | str = "cpu") -> TrainedMode
     info = read_model_info(path)
     content = path.read_bytes()
     device = torch.device(device)
-    with torch.random.fork_rng(devices=[]):
-        network = build_stream(info.stream, num_classes=len(info.classes))
     try:
         weights = load(content)
-        network.load_state_dict(weights)
-    except (RuntimeError, SafetensorError) as error:
-        raise StinPipeError(f"{path}: the weights do not fit their description: {error}") from error
+        _check_fit(weights, info)
+    except (RuntimeError, ValueError, SafetensorError) as error:
+        raise StinPipeError(
+            f"{path}: the weights do not fit their description: {error}; {OTHER_MODEL}"
+        ) from error
+    with torch.random.fork_rng(devices=[]):
+        network = build_stream(info.stream, num_classes=len(info.classes))
+    network.load_state_dict(weights)
     for name, value in weights.items():
         if not torch.isfinite(value).all():
             raise StinPipeError(f"{path}: the weights {name} are not finite; train anew with a lower --lr")
     network.eval().requires_grad_(False).to(device)
     return TrainedModel(network=network, info=info, digest=hashlib.sha256(content).hexdigest(), device=device)
+
+
+def _check_fit(weights: Mapping[str, torch.Tensor], info: ModelInfo) -> None:
+    """Compare names and shapes with a network that has no memory: a description may ask for any amount of it.
+
+    Raises:
+        ValueError: names the first weights that differ.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        wanted = build_stream(info.stream, num_classes=len(info.classes)).state_dict()
+    for name in sorted({*weights, *wanted}):
+        there, expected = (
+            tuple(tensors[name].shape) if name in tensors else "absent" for tensors in (weights, wanted)
+        )
+        if there != expected:
+            raise ValueError(f"{name} is {there}, wanted {expected}")
+
+
+def _said(error: Exception) -> str:
+    return f"it has no {error}" if isinstance(error, KeyError) else str(error)

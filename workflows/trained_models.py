@@ -1,6 +1,7 @@
 """The trained streams that a command works with: from a run, or from model files."""
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,9 +51,11 @@ def load_models(run_path: Path | None, options: dict[str, Any]) -> dict[str, "Tr
 
 
 def common_params(models: dict[str, "TrainedModel"]) -> "ExtractParams":
-    """Return how frames and flow are to be made, which the models must agree on."""
-    from pipeline.flow import TVL1Params, resolve_backend
-    from pipeline.plan import IMPORTED, MIXED, ExtractParams
+    """Return how frames and flow are to be made, which the models must agree on.
+
+    Raises:
+        StinPipeError: they do not agree, or what they say is damaged.
+    """
     from stin.shards.errors import StinPipeError
 
     infos = [model.info for model in models.values()]
@@ -66,10 +69,38 @@ def common_params(models: dict[str, "TrainedModel"]) -> "ExtractParams":
     value = made[0]
     if not value:
         raise StinPipeError("the model file does not say how its frames were extracted; train with stin-pipe")
-    backend = value["flow_backend"]
-    if backend in ("cuda", MIXED):  # trained where there was a GPU; the back ends have one meaning
-        backend = resolve_backend("auto")
-    if backend == IMPORTED:  # the flow images of TSN's tools are TV-L1 too
-        backend, value = resolve_backend("auto"), {**value, "flow": asdict(TVL1Params())}
-    size = None if value["size"] is None else tuple(value["size"])
-    return ExtractParams(**{**value, "size": size, "flow_backend": backend, "partial": "keep"})
+    try:
+        return _params_here(value)
+    except (KeyError, TypeError, ValueError) as error:
+        said = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise StinPipeError(
+            f"the {' and the '.join(models)} model says wrongly how its frames were extracted: {said}; give "
+            "another model, or train the stream again"
+        ) from error
+
+
+def _params_here(value: Mapping[str, Any]) -> "ExtractParams":
+    """Return the parameters that a model file holds, with a flow back end of this machine.
+
+    Raises:
+        KeyError, TypeError, ValueError: the values are those of no extraction.
+    """
+    from pipeline.flow import TVL1Params, resolve_backend
+    from pipeline.plan import IMPORTED, MIXED, ExtractParams
+
+    size = None
+    if value["size"] is not None:
+        width, height = value["size"]
+        size = (width, height)
+    for whole in (*(size or ()), value.get("short_side") or 0, value.get("stride", 1)):
+        if not isinstance(whole, int):
+            raise ValueError(f"sides and stride must be whole numbers, got {whole!r}")
+    params = ExtractParams(**{**value, "size": size, "partial": "keep"})
+    if params.codec not in ("jpeg", "png"):
+        raise ValueError(f"codec must be jpeg or png, got {params.codec!r}")
+    if params.flow_backend == IMPORTED:  # the flow images of TSN's tools are TV-L1 too
+        params = replace(params, flow=asdict(TVL1Params()))
+    TVL1Params(**params.flow)
+    # Trained where there was a GPU, or by another tool: the back ends have one meaning.
+    backend = "auto" if params.flow_backend in ("cuda", MIXED, IMPORTED) else params.flow_backend
+    return replace(params, flow_backend=resolve_backend(backend))

@@ -159,7 +159,8 @@ def require_enough_values(config: TrainConfig, *, num_classes: int, num_samples:
         except ValueError as error:
             raise StinPipeError(
                 f"{config.num_segments} segments of {config.augment.crop_px} px of a single video are too "
-                "little for a batch norm; raise --batch-size or --segments, or lower --accumulate or --train-workers"
+                "little for a batch norm; raise --batch-size or --segments, or lower --accumulate or "
+                "--train-workers"
             ) from error
 
 

@@ -1,0 +1,100 @@
+"""Model files that say or hold what no training writes are refused by name."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from stin.model_file import ModelInfo, TrainedModel, load_model, save_model
+from stin.shards.errors import StinPipeError
+from stin.streams import SpatialConfig, build_stream
+from workflows.trained_models import common_params
+
+SPATIAL = SpatialConfig(backbone="resnet18-w8", difference_channels=8)
+
+
+def info(config):
+    return ModelInfo(
+        stream=config, classes=("a", "b", "c"), num_segments=3, crop_px=32, flip=False, bound_px=5.0
+    )
+
+
+def test_a_model_that_is_not_finite_is_refused(tmp_path):
+    weights = dict(build_stream(SPATIAL, num_classes=3).state_dict())
+    weights["head.bias"] = torch.tensor([0.0, float("nan"), 0.0])
+    save_model(tmp_path / "m.safetensors", weights=weights, info=info(SPATIAL))
+    with pytest.raises(StinPipeError, match=r"m\.safetensors: the weights head\.bias are not finite; train"):
+        load_model(tmp_path / "m.safetensors")
+
+
+EXTRACTION = {"size": [48, 32], "short_side": None, "bound_px": 4.0, "flow_backend": "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop_px": 0}, "crop_px must be in 16..4096, got 0"),
+        ({"crop_px": "x"}, "crop_px must be a whole number, got 'x'"),
+        ({"num_segments": 0}, "num_segments must be >= 1, got 0"),
+        ({"bound_px": 0}, "bound_px must be > 0, got 0"),
+        ({"classes": ["a"]}, "classes must be two or more different names"),
+        ({"classes": ["a", "a", "a"]}, "classes must be two or more different names"),
+        ({"classes": [0, 1, 2]}, "each of classes must be text, got 0"),
+        ({"extraction": [1]}, "extraction must be an object"),
+        ({"stream": {"name": "spatial", "backbone": 5}}, "backbone must be text, got 5"),
+        ({"stream": {"name": "spatial", "backbone": "nope"}}, "unknown backbone 'nope'"),
+        ({"stream": {"name": "sound"}}, "it has no 'sound'"),
+        ({"surprise": 1}, "surprise"),
+        (None, "it must be an object, got NoneType"),
+    ],
+)
+def test_descriptions_that_no_training_writes_are_refused(tmp_path, changes, message):
+    path = tmp_path / "m.safetensors"
+    stream = build_stream(SPATIAL, num_classes=3)
+    save_model(path, weights=stream.state_dict(), info=info(SPATIAL))
+    with safe_open(path, framework="pt") as opened:
+        value = json.loads(opened.metadata()["stin_model"])
+    text = json.dumps(None if changes is None else {**value, **changes})
+    save_file(stream.state_dict(), path, metadata={"stin_model": text})
+    with pytest.raises(
+        StinPipeError, match=rf"m\.safetensors: damaged model description: .*{message}.*; give"
+    ):
+        load_model(path)
+
+
+def test_a_description_larger_than_its_weights_takes_no_memory(tmp_path):
+    huge = replace(SPATIAL, difference_channels=10**7)
+    path = tmp_path / "m.safetensors"
+    save_model(path, weights=build_stream(SPATIAL, num_classes=3).state_dict(), info=info(huge))
+    with pytest.raises(
+        StinPipeError, match=r"do not fit their description: \S+ is \(.*\), wanted \(.*10000000"
+    ):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, ""),
+        ({"size": "ab"}, "whole numbers, got 'a'"),
+        ({"size": [0, 0]}, "sides must be 16 to 4096 px"),
+        ({"flow_backend": "nope"}, "backend must be auto, .* got 'nope'"),
+        ({"codec": "zzz"}, "codec must be jpeg or png, got 'zzz'"),
+        ({"bogus": 1}, "bogus"),
+        ({"flow": {"bogus": 1}}, "bogus"),
+        ({"flow": 3}, "flow"),
+    ],
+)
+def test_how_frames_were_made_is_checked_before_any_video(changes, message):
+    about = replace(info(SPATIAL), extraction={**EXTRACTION, **changes})
+    model = TrainedModel(
+        network=build_stream(SPATIAL, num_classes=3), info=about, digest="", device=torch.device("cpu")
+    )
+    if not changes:
+        assert common_params({"spatial": model}).size == (48, 32)
+        return
+    with pytest.raises(StinPipeError, match=f"spatial model says wrongly how .*{message}.*; give another"):
+        common_params({"spatial": model})
