@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from workflows.options import DIRECTORY, common_options, run_option
+from workflows.options import DIRECTORY, FiniteRange, common_options, run_option
 from workflows.output import Output
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ Example:
 )
 @click.option(
     "--bound",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     help="Motion that grey 255 stands for, pixels a frame [default: that of the run].",
 )
 @click.option("--workers", type=click.IntRange(min=1), help="Processes [default: all CPUs].")

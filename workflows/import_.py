@@ -14,6 +14,7 @@ from workflows.extract_work import make_shards
 from workflows.grace import Grace
 from workflows.options import (
     EXISTING_DIRECTORY,
+    FiniteRange,
     Names,
     common_options,
     failure_options,
@@ -53,10 +54,10 @@ Examples:
 @click.option("--flow-y-name", default="flow_y_%05d", help="Names of images of flow downwards.")
 @click.option(
     "--bound",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     help="Motion in pixels a frame that grey 255 stands for [default: what an export says, else 20].",
 )
-@click.option("--fps", type=click.FloatRange(min=0, min_open=True, max=1000), help="Rate of the frames.")
+@click.option("--fps", type=FiniteRange(min=0, min_open=True, max=1000), help="Rate of the frames.")
 @click.option(
     "--codec",
     type=click.Choice(["jpeg", "png"]),

@@ -4,6 +4,7 @@ A value comes from the first of: flag, environment (`STIN_PIPE_<COMMAND>_<OPTION
 `--config FILE.toml` (see `config_file`), recipe, default.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,17 @@ class Size(click.ParamType):
         if not times or not width.isdigit() or not height.isdigit():
             self.fail(f"expected WIDTHxHEIGHT such as 340x256, got {value!r}", param, ctx)
         return int(width), int(height)
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range; nan and inf, which compare as no number does, are none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read the number, and refuse one that is not finite."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"expected a finite number, got {value!r}", param, ctx)
+        return number
 
 
 class Names(click.ParamType):
@@ -96,14 +108,14 @@ def failure_options(function: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.option(
             "--timeout",
-            type=click.FloatRange(min=0, min_open=True),
+            type=FiniteRange(min=0, min_open=True),
             default=3600.0,
             help="Seconds after which a video is given up.",
         ),
         click.option("--retry-failed", is_flag=True, help="Try failed videos again."),
         click.option(
             "--max-failure-rate",
-            type=click.FloatRange(0, 1),
+            type=FiniteRange(0, 1),
             default=0.05,
             help="Share of failed videos above which the exit code is 3.",
         ),

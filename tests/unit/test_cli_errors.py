@@ -109,6 +109,16 @@ def test_names_of_files_cannot_speak_to_the_terminal(capsys: pytest.CaptureFixtu
     assert not set(shown.out + shown.err) & set("\x1b\x07\t\x9b\udcff")
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
+@pytest.mark.parametrize(
+    "words",
+    ["extract --timeout", "extract --max-failure-rate", "import --timeout", "import --fps", "import --bound"],
+)
+def test_numbers_that_are_not_finite_are_refused(words: str, value: str) -> None:
+    with pytest.raises(click.BadParameter, match=r"expected a finite number|is not in the range"):
+        cli.main([*words.split(), value], standalone_mode=False)
+
+
 COMPLETED = {
     "stin-pipe ex": {"extract", "export"},
     "stin-pipe fuse-eval --tune": {"--tune-fusion"},
