@@ -16,7 +16,7 @@ from stin.shards.errors import StinPipeError
 from stin.shards.publish import canonical_json, publish_checked_json
 from stin.shards.schema import FORMAT_VERSION, FlowCoding, ImageCodec, load_json
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 """Raise by hand when the same parameters give other bytes than before."""
 
 MAX_VIDEOS_PER_SHARD = 16
