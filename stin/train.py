@@ -9,6 +9,7 @@ Several processes may train together (``ranks``): each runs this same loop on it
 first of them writes.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -34,6 +35,7 @@ from stin.training.plan import TrainingPlan, notify_of_lists, plan_training
 from stin.training.ranks import Ranks, joined_ranks
 from stin.training.report import OnProgress, TrainNotice, TrainProgress, TrainResult, TrainStart
 from stin.training.state import (
+    INIT_DIGEST,
     MODEL_FILE,
     RESULT_FILE,
     LoopState,
@@ -178,6 +180,9 @@ def _open(job: TrainingPlan, ranks: Ranks) -> TrainingFolder:
         "split": job.split,
         "training_list": list_digest(job.lists.train),
     }
+    init = Path(job.config.init)
+    if job.config.init and init.is_file():  # it may be gone once the training has begun
+        identity[INIT_DIGEST] = hashlib.sha256(init.read_bytes()).hexdigest()
     found = ranks.together(lambda: open_training(job.out_dir, identity=identity, claim=ranks.is_first))
     seen = ranks.all_values(found.checkpoint.step if found.checkpoint else 0)
     if len(set(seen)) > 1:

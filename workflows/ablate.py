@@ -222,7 +222,7 @@ def _base(stream: str, dataset: str, options: dict[str, Any]) -> "TrainConfig":
     return override(
         override(recipe, **settings),
         **{key: options[key] for key in ("backbone", "epochs", "batch_size", "val_share")},
-        init=str(options["init"]) if options["init"] else None,
+        init=str(options["init"].absolute()) if options["init"] else None,
         flip=False if options["no_flip"] else None,
     )
 

@@ -112,7 +112,7 @@ def training_config(stream: str, dataset: str, options: dict[str, Any]) -> "Trai
         return override(
             override(recipe, **options["settings"]),
             **changes,
-            init=str(options["init"]) if options["init"] else None,
+            init=str(options["init"].absolute()) if options["init"] else None,
             flip=False if options["no_flip"] else None,
             injection=False if options["plain"] else None,
         )

@@ -100,7 +100,7 @@ def train_on_ray(
             use_gpu=use_gpu,
             storage=folder.path,
             task=_Task(
-                config=config,
+                config=replace(config, init=str(Path(config.init).absolute()) if config.init else ""),
                 manifest=manifest,
                 extract_dir=Path(extract_dir).absolute(),
                 out_dir=out_dir,

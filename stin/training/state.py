@@ -19,6 +19,8 @@ from stin.shards.publish import publish_json
 CONFIG_FILE = "config.json"
 RESULT_FILE = "result.json"
 CHECKPOINT_FOLDER = "checkpoints"
+INIT_DIGEST = "init_sha256"
+"""Key of the digest of the weights that a training starts from."""
 MODEL_FILE = "model.safetensors"
 BEST_FILE = "best.safetensors"
 
@@ -38,6 +40,7 @@ _FLAGS = {
     "config.stream.backbone": "--backbone",
     "config.stream.difference": "--plain",
     "config.val_share": "--val-share",
+    INIT_DIGEST: "--init, sha256",
     "split": "--split",
     "training_list": "the training list (videos were added, lost or extracted anew since)",
 }
@@ -91,19 +94,7 @@ def open_training(folder: Path, *, identity: Mapping[str, Any], claim: bool = Tr
         if claim:
             publish_json(path, wanted)
     else:
-        try:
-            found = json.loads(path.read_text())
-        except ValueError as error:
-            raise StinPipeError(f"{path}: damaged ({error}); delete {folder} to train anew") from error
-        if differences := json_differences(found, wanted):
-            if any(line.startswith("config.val_share: ") for line in differences):
-                # Another share leaves another list to train on: told once, by what the person gave.
-                differences = [line for line in differences if not line.startswith("training_list: ")]
-            raise StinPipeError(
-                f"{folder} holds a training with another configuration "
-                f"({'; '.join(_in_flags(line) for line in differences)}); give the same settings to resume "
-                f"it (the earlier ones are in {path}), or delete that folder to train anew"
-            )
+        _require_same(folder, wanted)
     result_path, model_path = folder / RESULT_FILE, folder / MODEL_FILE
     if not (result_path.exists() and model_path.exists()):
         return TrainingFolder(checkpoint=load_latest(folder / CHECKPOINT_FOLDER), result=None)
@@ -121,6 +112,40 @@ def open_training(folder: Path, *, identity: Mapping[str, Any], claim: bool = Tr
         raise StinPipeError(f"{told}, and no checkpoint is left; delete {folder} to train anew")
     notices = (f"{told}; it is written again from the last checkpoint", *checkpoint.notices)
     return TrainingFolder(checkpoint=replace(checkpoint, notices=notices), result=None)
+
+
+def _require_same(folder: Path, wanted: dict[str, Any]) -> None:
+    """Refuse a folder whose training has another identity.
+
+    Raises:
+        StinPipeError: with the differences; or if the folder's configuration is damaged.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        found = json.loads(path.read_text())
+        differences = json_differences(*(_by_content(item, found, wanted) for item in (found, wanted)))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StinPipeError(f"{path}: damaged ({error}); delete {folder} to train anew") from error
+    if not differences:
+        return
+    if any(line.startswith("config.val_share: ") for line in differences):
+        # Another share leaves another list to train on: told once, by what the person gave.
+        differences = [line for line in differences if not line.startswith("training_list: ")]
+    raise StinPipeError(
+        f"{folder} holds a training with another configuration "
+        f"({'; '.join(_in_flags(line) for line in differences)}); give the same settings to resume "
+        f"it (the earlier ones are in {path}), or delete that folder to train anew"
+    )
+
+
+def _by_content(item: Mapping[str, Any], *both: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the identity with the weights to start from told by their content, or else by their whole path:
+    versions that did not keep the digest kept the path as it was typed."""
+    init = item["config"].get("init", "")
+    if all(other.get(INIT_DIGEST) for other in both):
+        return {**item, "config": {**item["config"], "init": ""}}
+    place = str(Path(init).resolve()) if init else ""
+    return {**item, "config": {**item["config"], "init": place}, INIT_DIGEST: ""}
 
 
 def is_as_trained(path: Path, content: bytes) -> bool:

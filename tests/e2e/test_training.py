@@ -3,6 +3,7 @@ memory."""
 
 import json
 import os
+import shutil
 import signal
 import threading
 from dataclasses import replace
@@ -200,6 +201,33 @@ def test_init_from_a_finished_model_starts_from_its_weights(trained, tiny_run, t
     # All norms of the backbone but the first stay as they were, statistics included.
     assert torch.equal(new["backbone.layer1.0.bn1.running_mean"], old["backbone.layer1.0.bn1.running_mean"])
     assert not torch.equal(new["backbone.bn1.running_mean"], old["backbone.bn1.running_mean"])
+
+
+def test_weights_to_start_from_are_known_by_their_content(trained, tiny_run, tmp_path, monkeypatch):
+    folder, _ = trained
+    given, out = tmp_path / "given.safetensors", tmp_path / "out"
+    shutil.copy(folder / "temporal" / "model.safetensors", given)
+    monkeypatch.chdir(tmp_path)
+
+    def start(path):
+        return train(tiny_run, out, config("temporal", epochs=1, init=str(path)))
+
+    start("given.safetensors")
+    assert start(given).was_complete
+    assert start(shutil.copy(given, tmp_path / "copy.safetensors")).was_complete
+    given.rename(tmp_path / "kept")
+    assert start(given).was_complete  # gone: its path is all that is known
+    shutil.copy(folder / "temporal" / "best.safetensors", given)
+    given.write_bytes(given.read_bytes() + b" ")
+    with pytest.raises(StinPipeError, match=r"another configuration \(--init, sha256: '\w+' -> '\w+'\)"):
+        start(given)
+
+    stored = json.loads((out / "config.json").read_text())
+    assert stored.pop("init_sha256")  # as earlier versions wrote it
+    (out / "config.json").write_text(json.dumps(stored))
+    assert start(given).was_complete
+    with pytest.raises(StinPipeError, match=r"another configuration \(--init: '.*given.*' -> '.*kept'\)"):
+        start(tmp_path / "kept")
 
 
 @pytest.mark.parametrize("stream", ["spatial", "temporal"])
