@@ -23,6 +23,8 @@ _COMPLAINT = re.compile(r"(?:\[[^\]]{1,200} @ 0x[0-9a-f]+\] ?)*\[(error|fatal|pa
 _DAMAGE = ("corrupt input packet", "corrupt decoded frame")
 """Warnings that say as much as an error."""
 
+_GUESS = ("Estimating duration from bitrate", "DTS discontinuity", "timestamp discontinuity")
+
 
 @dataclass(kw_only=True)
 class DecodeNotes:
@@ -76,7 +78,7 @@ class Listener(threading.Thread):
 
     Attributes:
         duration_s: length of the file by its header, 0 when it does not say.
-        guessed: whether that length is a guess from the bit rate.
+        guessed: whether that length is a guess from the bit rate, or from times that jump.
         end_s: where the last frame ended, 0 as long as that is unknown.
     """
 
@@ -105,7 +107,7 @@ class Listener(threading.Thread):
         if match := _COMPLAINT.match(line):
             if "input file" in line or "dts to muxer" in line:
                 return  # repeats the message before it, with the whole path; or is about the output's times
-            self.guessed |= "Estimating duration from bitrate" in line
+            self.guessed |= any(text in line for text in _GUESS)
             notes.num_errors += match[1] != "warning" or any(text in line for text in _DAMAGE)
             notes.add_message(re.sub(r"\s*@ 0x[0-9a-f]+", "", line))
         elif (match := _DURATION.match(line)) and not self.duration_s:

@@ -129,6 +129,19 @@ def test_a_whole_file_is_not_damaged(name: str, options: tuple[str, ...], tmp_pa
     assert notes.decoded and not notes.damaged, notes
 
 
+def test_a_clock_that_jumps_makes_no_file_short(tmp_path: Path) -> None:
+    """Two recordings in one file, whose times differ by 100 s: 98 s are announced that nobody recorded."""
+    parts = [
+        make(tmp_path / f"{late}.mpg", "-c:v", "mpeg2video", "-output_ts_offset", late)
+        for late in ("0", "100")
+    ]
+    path = tmp_path / "both.mpg"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    notes = notes_of(path)
+    assert notes.decoded == 100 < (notes.announced or 0) and not notes.damaged
+    assert notes_of(path, start_s=3.0, end_s=3.4).decoded == 10
+
+
 def test_lost_packets_of_a_stream_are_damage(tmp_path: Path) -> None:
     """A tenth of a transport stream is missing in the middle."""
     path = make(tmp_path / "a.ts", "-c:v", "mpeg2video")
