@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from pipeline.ffmpeg import MAX_PIXELS, sound_end_s, start_decoder
+from pipeline.ffmpeg import MAX_PIXELS, end_beside_pictures_s, start_decoder
 from pipeline.messages import DecodeNotes, Listener
 from stin.shards.errors import StinPipeError
 
@@ -134,7 +134,8 @@ def _is_short(path: Path, notes: DecodeNotes, listener: Listener, deadline: floa
     few = announced - notes.decoded >= MIN_MISSING and notes.decoded < WHOLE * announced
     if listener.guessed or not few or not 0 < listener.end_s < WHOLE * duration_s:
         return False
-    return sound_end_s(path, timeout_s=min(STALL_S, deadline - time.monotonic())) < WHOLE * duration_s
+    others_end_s = end_beside_pictures_s(path, timeout_s=min(STALL_S, deadline - time.monotonic()))
+    return others_end_s < WHOLE * duration_s
 
 
 def _exit_code(process: subprocess.Popen[bytes], path: Path, stall_s: float) -> int:

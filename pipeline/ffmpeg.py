@@ -137,9 +137,9 @@ def start_decoder(
     return _start(_decode_command(path, ",".join(filters), start_s or 0.0))
 
 
-def sound_end_s(path: Path, *, timeout_s: float) -> float:
-    """Return where the sound of a file ends, by reading it: 0 without sound, infinite when nobody knows."""
-    output = {"map": "0:a?", "vn": None, "c": "copy", "f": "null"}
+def end_beside_pictures_s(path: Path, *, timeout_s: float) -> float:
+    """Return where sound, subtitles and data end, by reading them: 0 without any, infinite when unknown."""
+    output = {"map": ["0:a?", "0:s?", "0:d?"], "vn": None, "c": "copy", "f": "null"}
     process = _start(_compiled(ffmpeg.output(ffmpeg.input(_INPUT, **_OPENING), "pipe:1", **output), path))
     try:
         _, said = process.communicate(timeout=max(0.0, timeout_s))

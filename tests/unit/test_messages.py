@@ -129,6 +129,13 @@ def test_a_whole_file_is_not_damaged(name: str, options: tuple[str, ...], tmp_pa
     assert notes.decoded and not notes.damaged, notes
 
 
+def test_subtitles_may_be_longer(tmp_path: Path) -> None:
+    (tmp_path / "a.srt").write_text("1\n00:00:08,000 --> 00:00:09,000\nlast words\n")
+    path = make(tmp_path / "a.mkv", "-i", str(tmp_path / "a.srt"), "-c:v", "mpeg4", "-c:s", "srt")
+    notes = notes_of(path)
+    assert notes.announced == 225 and notes.decoded == 50 and not notes.damaged
+
+
 def test_a_clock_that_jumps_makes_no_file_short(tmp_path: Path) -> None:
     """Two recordings in one file, whose times differ by 100 s: 98 s are announced that nobody recorded."""
     parts = [
