@@ -1,8 +1,11 @@
 """The run directory: where each stage keeps its files, and `run.json`, which says how they were made."""
 
+import fcntl
 import json
+import os
 import platform
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +23,7 @@ RECORDED_PACKAGES = (
     *("opencv-contrib-python", "opencv-contrib-python-headless"),
 )
 _MAX_COMMANDS = 200
+_TRIES, _WAIT_S = 600, 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +122,7 @@ def recorded(run: RunDir, command: str, config: Mapping[str, Any]) -> Iterator[N
         "config": json.loads(json.dumps(config, default=str)),
         "versions": _versions(),
         "host": platform.node(),
+        "process_id": os.getpid(),
         "started": _now(),
         "finished": None,
         "outcome": "running",
@@ -135,11 +140,28 @@ def recorded(run: RunDir, command: str, config: Mapping[str, Any]) -> Iterator[N
 
 
 def _append(run: RunDir, entry: dict[str, Any]) -> None:
-    """Add the entry, or replace the one with the same start."""
-    value = read_run_json(run.path)
-    same = (entry["command"], entry["started"], entry["argv"])
-    others = [old for old in value["commands"] if (old["command"], old["started"], old["argv"]) != same]
-    publish_json(run.path / "run.json", value | {"commands": [*others, entry][-_MAX_COMMANDS:]})
+    """Add the entry, or replace the one of the same start; stages of other processes may do so as well."""
+    parts = ("command", "started", "argv", "host", "process_id")
+    same = [entry[part] for part in parts]
+    with _turn(run.path / ".run.json.lock"):
+        value = read_run_json(run.path)
+        others = [old for old in value["commands"] if [old.get(part) for part in parts] != same]
+        publish_json(run.path / "run.json", value | {"commands": [*others, entry][-_MAX_COMMANDS:]})
+
+
+@contextmanager
+def _turn(path: Path) -> Iterator[None]:
+    """Wait for one's turn with the help of a lock file, but not for ever: what it guards is a record."""
+    with path.open("ab") as file:
+        for _ in range(_TRIES):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(_WAIT_S)
+            except OSError:  # a file system without locks
+                break
+        yield
 
 
 def _checked(path: Path) -> RunDir:
@@ -161,4 +183,4 @@ def _versions() -> dict[str, str]:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+    return datetime.now(UTC).isoformat(timespec="microseconds")
