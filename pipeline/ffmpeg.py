@@ -139,8 +139,9 @@ def start_decoder(
 
 def end_beside_pictures_s(path: Path, *, timeout_s: float) -> float:
     """Return where sound, subtitles and data end, by reading them: 0 without any, infinite when unknown."""
-    output = {"map": ["0:a?", "0:s?", "0:d?"], "vn": None, "c": "copy", "f": "null"}
-    process = _start(_compiled(ffmpeg.output(ffmpeg.input(_INPUT, **_OPENING), "pipe:1", **output), path))
+    stream = ffmpeg.input(_INPUT, **_OPENING, vn=None)
+    output = ffmpeg.output(stream, "pipe:1", map="0?", c="copy", f="null")
+    process = _start(_compiled(output, path))
     try:
         _, said = process.communicate(timeout=max(0.0, timeout_s))
     except subprocess.TimeoutExpired:
