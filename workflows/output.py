@@ -1,6 +1,7 @@
 """What a person sees and what a program reads: results on standard output, all else on standard error."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,7 +62,7 @@ class Output:
             self.kept = dict(value)
         elif self.as_json:
             sys.stdout.flush()
-            print(json.dumps({"command": self.command, **value}), flush=True)  # noqa: T201
+            print(json.dumps(_finite({"command": self.command, **value}), allow_nan=False), flush=True)  # noqa: T201
 
     @contextmanager
     def progress(self, label: str, total: int, *, unit: str) -> Iterator["Meter"]:
@@ -121,6 +122,15 @@ class _LineMeter(Meter):
             left = f", {duration(seconds)} left"
         detail = f", {detail}" if detail else ""
         self._output.say(f"{self._label}: {done}/{self.total} {self._unit}{detail}{left}")
+
+
+def _finite(value: Any) -> Any:
+    """Return JSON values with null for numbers that are not finite, for which JSON has no text."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def duration(seconds: float) -> str:

@@ -119,6 +119,13 @@ def test_numbers_that_are_not_finite_are_refused(words: str, value: str) -> None
         cli.main([*words.split(), value], standalone_mode=False)
 
 
+def test_the_last_line_is_json_whatever_the_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"loss": float("nan"), "list": [1.5, float("inf"), (2, -float("inf"))], "text": "NaN"}
+    Output(as_json=True, command="x").result(value)
+    said = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert said == {"command": "x", "loss": None, "list": [1.5, None, [2, None]], "text": "NaN"}
+
+
 COMPLETED = {
     "stin-pipe ex": {"extract", "export"},
     "stin-pipe fuse-eval --tune": {"--tune-fusion"},
