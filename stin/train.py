@@ -92,19 +92,13 @@ def train_stream(
         if device.type == "cuda":
             torch.cuda.set_device(device)
             torch.backends.cudnn.benchmark = True  # all batches have one size, so trying kernels pays
-        job = plan_training(
-            config, manifest=manifest, out_dir=Path(out_dir), split=split, extraction=extraction or {}
-        )
-        if job.batch_size < ranks.count:
-            raise StinPipeError(
-                f"a batch of {job.batch_size} videos is too small for {ranks.count} train workers; "
-                "raise --batch-size, or lower --train-workers"
+        job = ranks.together(
+            lambda: _plan(
+                plan_training(
+                    config, manifest=manifest, out_dir=Path(out_dir), split=split, extraction=extraction or {}
+                ),
+                ranks,
             )
-        own_samples = job.batch_size // ranks.count
-        require_enough_values(
-            job.config,
-            num_classes=len(manifest.classes),
-            num_samples=own_samples // min(own_samples, job.config.optim.accumulate),
         )
         found = _open(job, ranks)
         if found.result is not None:
@@ -172,6 +166,22 @@ def _result_of(stored: Mapping[str, Any], out_dir: Path) -> TrainResult:
         raise StinPipeError(
             f"{out_dir / RESULT_FILE}: damaged ({error}); delete it to finish the training again"
         ) from error
+
+
+def _plan(job: TrainingPlan, ranks: Ranks) -> TrainingPlan:
+    """Return the plan if its batches suffice for these processes and for the network."""
+    if job.batch_size < ranks.count:
+        raise StinPipeError(
+            f"a batch of {job.batch_size} videos is too small for {ranks.count} train workers; "
+            "raise --batch-size, or lower --train-workers"
+        )
+    own_samples = job.batch_size // ranks.count
+    require_enough_values(
+        job.config,
+        num_classes=len(job.info.classes),
+        num_samples=own_samples // min(own_samples, job.config.optim.accumulate),
+    )
+    return job
 
 
 def _open(job: TrainingPlan, ranks: Ranks) -> TrainingFolder:

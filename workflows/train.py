@@ -1,7 +1,9 @@
 """`stin-pipe train-spatial` and `stin-pipe train-temporal`: shards to trained streams."""
 
+import os
 import signal
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +55,40 @@ def train_temporal(output: Output, run_path: Path, **options: Any) -> None:
 
 
 def _train(stream: str, output: Output, run_path: Path, options: dict[str, Any]) -> None:
+    from stin.training.ranks import is_first_process
+
+    if is_first_process():  # or the only one
+        _train_here(stream, output, run_path, options)
+        return
+    with _silent_json():
+        _train_here(stream, output, run_path, options)
+
+
+@contextmanager
+def _silent_json() -> Iterator[None]:
+    """Tell of errors on standard error alone, and not of those that the first process tells for all.
+
+    torchrun joins the outputs of its processes, and a program reads one JSON object of them.
+    """
+    from stin.shards.errors import StinPipeError
+    from stin.training.ranks import IN_ALL_PROCESSES
+    from workflows.cli import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USAGE, Terminated
+
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as stop:
+        code = EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
+        raise click.exceptions.Exit(code) from stop
+    except (StinPipeError, click.ClickException) as error:
+        cause = error.__cause__ if isinstance(error, click.UsageError) else error
+        if IN_ALL_PROCESSES not in getattr(cause, "__notes__", ()):
+            message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+            click.echo(f"process {os.environ.get('RANK')}: {message}", err=True)
+        code = EXIT_USAGE if isinstance(error, click.UsageError) else EXIT_FAILED
+        raise click.exceptions.Exit(code) from error
+
+
+def _train_here(stream: str, output: Output, run_path: Path, options: dict[str, Any]) -> None:
     from stin.shards.schema import Manifest
     from stin.training.ranks import is_first_process
     from workflows.run_dir import open_run, recorded

@@ -52,6 +52,8 @@ class TrainingLoop:
         """Take the steps that are left."""
         job, state, ranks = self.job, self.state, self.learner.ranks
         config = job.config
+        if state.to_validate:
+            self._validate()
         clips = TrainingClips(
             [ClipShape.of(video) for video in job.lists.train],
             self.reader,
@@ -135,15 +137,21 @@ class TrainingLoop:
     def _validate(self) -> None:
         job, state = self.job, self.state
         held_out = [ClipShape.of(video) for video in job.lists.held_out]
-        found = validate(
-            self.learner, held_out, self.reader, batch_size=job.batch_size, num_workers=self.num_workers
-        )
+        state.to_validate = True
+        try:
+            found = validate(
+                self.learner, held_out, self.reader, batch_size=job.batch_size, num_workers=self.num_workers
+            )
+        except Exception:  # such as a damaged video, which is not the steps' fault
+            self._save()
+            raise
         if not math.isfinite(found.loss):
             advice = " or train on with --amp off" if self.learner.scaler.is_enabled() else ""
             raise StinPipeError(
                 f"step {state.step}: the loss on the held-out videos is {found.loss}, which must be finite. "
                 f"The last checkpoint is kept; lower --lr{advice}"
             )
+        state.to_validate = False
         state.last_top1 = found.top1
         if self.log is not None:
             self.log.write("val", step=state.step, values=found.metrics())

@@ -22,6 +22,9 @@ BACKEND_CPU = "gloo"
 BACKEND_GPU = "cpu:gloo,cuda:nccl"
 """Gradients travel between GPUs by NCCL; the few numbers that ranks tell each other need no GPU."""
 
+IN_ALL_PROCESSES = "all processes of this training end with this error"
+"""Note on an error that the first process tells for all."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
@@ -83,11 +86,13 @@ class Ranks:
         if self.count > 1 and not self.largest(int(error is not None)):
             return
         messages = self.all_values(None if error is None else str(error))
-        if error is not None:
-            raise error
         told = [(rank, text) for rank, text in enumerate(messages) if text is not None]
-        if told:
-            raise StinPipeError(f"{told[0][1]} (train worker {told[0][0]})")
+        if error is None and told:
+            error = StinPipeError(f"{told[0][1]} (train worker {told[0][0]})")
+        if error is not None:
+            if self.count > 1:
+                error.add_note(IN_ALL_PROCESSES)
+            raise error
 
     def together(self, action: Callable[[], T]) -> T:
         """Act in all processes; if it fails in one, it fails in all.

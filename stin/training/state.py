@@ -56,6 +56,8 @@ class LoopState:
     """Best top-1 on the held-out part so far; -1 before the first validation."""
     best_step: int = 0
     last_top1: float = -1.0
+    to_validate: bool = False
+    """Whether the validation after this step failed, so that it comes before the next."""
     num_repeated: int = 0
     """Flow fields repeated so far because videos are shorter than a stack."""
     seconds: float = 0.0

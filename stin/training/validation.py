@@ -35,11 +35,14 @@ class ValidationResult:
         }
 
 
-@torch.inference_mode()
 def validate(
     learner: Learner, videos: Sequence[ClipShape], source: ClipSource, *, batch_size: int, num_workers: int
 ) -> ValidationResult:
-    """Score held-out videos with the weights that would be exported now; each process takes its part."""
+    """Score held-out videos with the weights that would be exported now; each process takes its part.
+
+    Raises:
+        StinPipeError: if a video cannot be read, the same in all processes.
+    """
     config = learner.config
     clips = ScoringClips(
         learner.ranks.part(videos),
@@ -50,6 +53,23 @@ def validate(
         num_crops=1,
         flip=False,
     )
+    own = learner.ranks.together(
+        lambda: _count(learner, clips, batch_size=batch_size, num_workers=num_workers)
+    )
+    right_top1, right_main, right_aux, num_aux, loss_sum = learner.ranks.sums(own)
+    return ValidationResult(
+        top1=right_top1 / len(videos),
+        main_top1=right_main / len(videos),
+        aux_top1=right_aux / len(videos) if num_aux else None,
+        loss=loss_sum / len(videos),
+    )
+
+
+@torch.inference_mode()
+def _count(learner: Learner, clips: ScoringClips, *, batch_size: int, num_workers: int) -> list[float]:
+    """Return right answers of the stream, of its main and its auxiliary head, answers of the latter, and the
+    sum of the losses."""
+    config = learner.config
     learner.network.eval()
     weights = dict(learner.final_weights())
     right_top1 = right_main = right_aux = num_aux = 0
@@ -70,12 +90,4 @@ def validate(
         loss_sum += nn.functional.cross_entropy(
             output.logits.float().cpu(), batch.labels, reduction="sum"
         ).item()
-    right_top1, right_main, right_aux, num_aux, loss_sum = learner.ranks.sums(
-        [right_top1, right_main, right_aux, num_aux, loss_sum]
-    )
-    return ValidationResult(
-        top1=right_top1 / len(videos),
-        main_top1=right_main / len(videos),
-        aux_top1=right_aux / len(videos) if num_aux else None,
-        loss=loss_sum / len(videos),
-    )
+    return [right_top1, right_main, right_aux, num_aux, loss_sum]

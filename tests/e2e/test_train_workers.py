@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -199,3 +200,50 @@ def test_a_training_goes_on_with_another_number_of_processes(tiny_run, tmp_path)
     ends(processes)
     train(tiny_run, tmp_path / "other", count=2)
     assert_equal_numbers(metrics(tmp_path / "one"), metrics(tmp_path / "other"))
+
+
+# The command in a process of torchrun's, with a held-out video that the second process cannot read.
+COMMAND = """
+import os, sys
+import stin.training.validation
+from stin.shards.errors import StinPipeError
+from workflows.cli import main
+def damaged(*arguments, **more):
+    raise StinPipeError("00001.h5: sha256 differs")
+if os.environ["RANK"] == "1":
+    stin.training.validation._count = damaged
+main()
+"""
+
+
+def test_an_error_of_all_processes_is_told_once(extracted_run, tmp_path):
+    run = shutil.copytree(extracted_run, tmp_path / "run")
+    given = ["train-spatial", "--run", str(run), "--recipe", "small", "--backbone", "resnet18-w8"]
+    given += ["--epochs", "1", "--segments", "2", "--val-share", "0.4", "--loader-workers", "0", "--json"]
+    port = str(free_port())
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", COMMAND, *given],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={
+                **os.environ,
+                "RANK": rank,
+                "WORLD_SIZE": "2",
+                "LOCAL_RANK": rank,
+                "LOCAL_WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+            },
+        )
+        for rank in "01"
+    ]
+    (first_out, first_err), (second_out, second_err) = (
+        process.communicate(timeout=120) for process in processes
+    )
+    assert [process.returncode for process in processes] == [1, 1]
+    assert json.loads(first_out)["error"] == "00001.h5: sha256 differs (train worker 1)"
+    assert "00001.h5" in first_err
+    assert second_out == "" and "00001.h5" not in second_err and "Traceback" not in second_err

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import stin.training.loop
 import stin.training.step
 from stin.config import override
 from stin.losses import StreamLoss
@@ -267,6 +268,29 @@ def test_a_batch_too_small_for_its_norms_is_refused_before_the_first_step(tiny_r
             train(tiny_run, tmp_path / "one", settings)
     assert not (tmp_path / "one").exists()
     train(tiny_run, tmp_path / "three", override(alone, num_segments=3, epochs=1))
+
+
+def test_a_validation_that_fails_costs_no_step_and_is_made_up_for(tiny_run, tmp_path, monkeypatch):
+    settings = config(epochs=2, val_every_epochs=1)
+    quiet = Runtime(tensorboard=False, device="cpu")  # saves at the end alone, or when something is wrong
+    train(tiny_run, tmp_path / "whole", settings, runtime=quiet)
+
+    honest, calls = stin.training.loop.validate, []
+
+    def damaged_at_first(*arguments, **more):
+        calls.append(1)
+        if len(calls) in (1, 2, 4):  # after the first epoch, again when resumed, and at the end
+            raise StinPipeError("00001.h5: sha256 differs")
+        return honest(*arguments, **more)
+
+    monkeypatch.setattr(stin.training.loop, "validate", damaged_at_first)
+    for last in (2, 2, 4):
+        with pytest.raises(StinPipeError, match="sha256 differs"):
+            train(tiny_run, tmp_path / "out", settings, runtime=quiet)
+        newest = sorted((tmp_path / "out" / "checkpoints").glob("*.pt"))[-1]
+        assert newest.name == f"step-{last:08d}.pt"
+    train(tiny_run, tmp_path / "out", settings, runtime=quiet)
+    assert_same_training(tmp_path / "whole", tmp_path / "out")
 
 
 def test_what_is_not_finite_is_null_in_the_metrics(tmp_path):
