@@ -66,7 +66,8 @@ def predict(
 
     A video that cannot be used is reported and the rest go on; the exit code is then 3 (1 if none could).
     Where less than 0.2 % of the picture moves, or frames are too few for a flow stack, it says so: the
-    temporal stream's answer is then a guess. A video of one frame gets the spatial stream's answer alone.
+    temporal stream's answer is then a guess. A video of one frame gets the spatial stream's answer alone, and
+    no overlay.
 
     An overlay (960x540, no sound) shows the video, its flow in colours, where the temporal stream attends to
     (or where the spatial one sees a change), and five times a second (240 times a video at most) what the
@@ -96,6 +97,8 @@ def predict(
     with output.progress("predict", len(paths), unit="videos") as meter:
         for path in paths:
             try:
+                if path.is_dir():
+                    raise UnusableVideo("empty", f"no video files in the folder {path}")
                 with usage_errors():
                     prediction = predict_video(
                         path,
@@ -114,6 +117,8 @@ def predict(
                 results.append({"video": str(path), "error": str(error)})
                 continue
             _show(output, prediction, fusion)
+            if path in overlays and prediction.overlay is None:
+                output.warn(f"{path}: no overlay is written of a single frame, in which nothing moves")
             results.append({key: value for key, value in vars(prediction).items() if value is not None})
     code = 0 if not failed else (1 if failed == len(results) else 3)
     output.result({"predictions": results, "failed": failed, "exit_code": code})
@@ -125,24 +130,19 @@ def _overlay_paths(out: Path, videos: Sequence[Path]) -> dict[Path, Path]:
     """Return where each video's overlay goes."""
     from workflows.overlay import overlay_paths
 
-    found = list(dict.fromkeys(_expand(videos)))
+    found = [path for path in dict.fromkeys(_expand(videos)) if not path.is_dir()]
     several = len(found) > 1 or videos[0].is_dir()
     with usage_errors():
         return dict(zip(found, overlay_paths(out, found, several=several), strict=True))
 
 
 def _expand(videos: Sequence[Path]) -> Iterator[Path]:
+    """Yield the files, in place of a folder the videos in it; an empty folder as it is."""
     from pipeline.video_files import scan
-    from stin.shards.errors import StinPipeError
 
     for path in videos:
-        if path.is_dir():
-            files = scan(path)
-            if not files:
-                raise StinPipeError(f"{path}: no video files in this folder")
-            yield from (path / file for file in files)
-        else:
-            yield path
+        files = scan(path) if path.is_dir() else []
+        yield from [path / file for file in files] or [path]
 
 
 def _show(output: Output, prediction: "Prediction", fusion: "FusionChoice") -> None:

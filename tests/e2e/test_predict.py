@@ -175,6 +175,13 @@ def test_a_single_frame_gets_the_answer_that_its_picture_gets(models, moving, pa
     found = predictions(models, capsys, one, many)
     assert found["one.avi"]["spatial"] == found["many.avi"]["spatial"]
     assert single_frame(one, params, 60).shape == (1, 64, 96, 3)
+    # It has no overlay, which is told.
+    told = cli.main(
+        ["predict", *models, *QUICK, str(one), "--overlay", str(tmp_path / "shown.mp4")],
+        standalone_mode=False,
+    )
+    assert not told and not (tmp_path / "shown.mp4").exists()
+    assert "one.avi: no overlay is written of a single frame" in capsys.readouterr().err.replace("\n", "")
     # Without a spatial model there is nothing to say.
     alone = predictions(models[2:], capsys, one, code=1)
     assert alone["one.avi"]["error"].startswith("too_short: ")
@@ -194,3 +201,11 @@ def test_a_folder_goes_on_past_a_broken_file(models, moving, tmp_path, capsys):
     shutil.copy(moving, folder / "b_good.avi")
     found = predictions(models, capsys, folder, code=3)
     assert "error" in found["a_broken.mp4"] and len(found["b_good.avi"]["fused"]) == 3
+
+
+def test_an_empty_folder_is_reported_and_the_rest_go_on(models, moving, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    found = predictions(models, capsys, tmp_path / "empty", moving, "--overlay", tmp_path / "shown", code=3)
+    assert found["empty"]["error"] == f"empty: no video files in the folder {tmp_path / 'empty'}"
+    assert len(found[moving.name]["fused"]) == 3
+    assert [path.name for path in (tmp_path / "shown").iterdir()] == [f"{moving.stem}.overlay.mp4"]
