@@ -222,7 +222,13 @@ def require_same_params(plan: Plan, params: ExtractParams, *, path: Path) -> Non
         f"{name}: {_show(old.get(name))} in the run, {_show(new.get(name))} now"
         for name in {**old, **new}
         if name != "flow" and old.get(name) != new.get(name)
-    ] or ["the version of the extraction algorithm"]
+    ]
+    if not differences:
+        raise StinPipeError(
+            f"{path}: the run was made by a stin-pipe that extracts otherwise in some cases (parts of videos, "
+            "--fps, pixels that are not square); it can be trained and evaluated as it is; to add videos use "
+            "the version that made it, or another --run"
+        )
     raise StinPipeError(
         f"{path}: the run was planned with other parameters ({'; '.join(differences)}); "
         "give the same ones to resume, or another --run"

@@ -100,6 +100,14 @@ def test_impossible_parameters_are_refused(change: dict, message: str) -> None:
         replace(PARAMS, **change)
 
 
+def test_a_run_of_an_earlier_algorithm_is_refused_in_its_own_words(tmp_path: Path, monkeypatch) -> None:
+    videos, run = folder_of(tmp_path / "v", 3), tmp_path / "extract"
+    prepare(run, videos)
+    monkeypatch.setattr("pipeline.plan.ALGORITHM_VERSION", 99)
+    with pytest.raises(StinPipeError, match="can be trained and evaluated as it is.*or another --run"):
+        prepare(run, videos)
+
+
 def test_the_same_command_resumes_and_other_parameters_are_refused(tmp_path: Path) -> None:
     videos, run = folder_of(tmp_path / "v", 3), tmp_path / "extract"
     assert len(prepare(run, videos).tasks) == 6
