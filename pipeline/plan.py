@@ -225,7 +225,7 @@ def require_same_params(plan: Plan, params: ExtractParams, *, path: Path) -> Non
     ]
     if not differences:
         raise StinPipeError(
-            f"{path}: the run was made by a stin-pipe that extracts otherwise in some cases (parts of videos, "
+            f"{path}: the run was made by a stin-pipe that extracts some videos otherwise (parts, "
             "--fps, pixels that are not square); it can be trained and evaluated as it is; to add videos use "
             "the version that made it, or another --run"
         )

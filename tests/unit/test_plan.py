@@ -104,7 +104,7 @@ def test_a_run_of_an_earlier_algorithm_is_refused_in_its_own_words(tmp_path: Pat
     videos, run = folder_of(tmp_path / "v", 3), tmp_path / "extract"
     prepare(run, videos)
     monkeypatch.setattr("pipeline.plan.ALGORITHM_VERSION", 99)
-    with pytest.raises(StinPipeError, match="can be trained and evaluated as it is.*or another --run"):
+    with pytest.raises(StinPipeError, match=r"can be trained and evaluated as it is.*or another --run"):
         prepare(run, videos)
 
 
