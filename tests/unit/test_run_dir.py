@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from stin.shards.errors import StinPipeError
 from workflows.run_dir import create_run, recorded
 
 RECORD_FORTY = """
@@ -30,6 +31,18 @@ def test_stages_of_several_processes_are_all_recorded(tmp_path: Path) -> None:
     assert len(entries) == 80 and {entry["outcome"] for entry in entries} == {"done"}
     assert len({entry["process_id"] for entry in entries}) == 2
     assert sorted(entry["config"]["number"] for entry in entries) == sorted([*range(40), *range(40)])
+
+
+def test_a_run_that_was_killed_at_its_very_start_is_taken_up(tmp_path: Path) -> None:
+    for name in (".run.json.lock", ".run.json.77-0a1b2c3d.tmp"):
+        (tmp_path / name).touch()
+    with recorded(create_run(tmp_path), "extract", {}):
+        pass
+    assert (tmp_path / "run.json").exists()
+    (tmp_path / "run.json").unlink()
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(StinPipeError, match=r"holds other things and no run\.json"):
+        create_run(tmp_path)
 
 
 def test_an_entry_is_replaced_by_its_end_and_says_why(tmp_path: Path) -> None:
