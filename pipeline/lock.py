@@ -1,7 +1,8 @@
 """One extract at a time in a run, one training in a folder: a lock file that names its holder.
 
 Network file systems refuse or fake `flock`, so the lock is a file made exclusively; a holder on this host
-is checked by process id, start time and boot id.
+is checked by process id, start time and boot id. A batch system may run a job again on another host after the
+first one died; it runs a job once at a time, so an earlier run of the same job holds nothing any more.
 """
 
 import json
@@ -15,15 +16,26 @@ from pathlib import Path
 from stin.shards.errors import StinPipeError
 from stin.shards.publish import temporary_name
 
+BATCH_JOB = "STIN_PIPE_BATCH_JOB"
+"""Environment variable that names the batch job; jobs of Slurm name themselves."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """The process that holds a lock."""
+    """The process that holds a lock.
+
+    Attributes:
+        start_ticks: when it started, in ticks since boot.
+        job: the batch job that it belongs to, empty outside of one.
+        attempt: which run of that job.
+    """
 
     host: str
     process_id: int
     start_ticks: int
     boot_id: str
+    job: str = ""
+    attempt: str = ""
 
 
 @contextmanager
@@ -74,6 +86,8 @@ def read_holder(path: Path) -> Holder | None:
 def is_alive(holder: Holder) -> bool | None:
     """Tell whether the holder still runs; None when it is on another host and nobody here can know."""
     own = _own_identity()
+    if own.job and holder.job == own.job and holder.attempt != own.attempt:
+        return False
     if holder.host != own.host:
         return None
     if holder.boot_id != own.boot_id:
@@ -116,12 +130,25 @@ def _set_aside(path: Path, stale: Holder) -> None:
 
 
 def _own_identity() -> Holder:
+    job, attempt = _batch_run()
     return Holder(
         host=socket.gethostname(),
         process_id=os.getpid(),
         start_ticks=_start_ticks(os.getpid()) or 0,
         boot_id=_boot_id(),
+        job=job,
+        attempt=attempt,
     )
+
+
+def _batch_run() -> tuple[str, str]:
+    """Return the batch job that this process belongs to and which run of it this is."""
+    if name := os.environ.get(BATCH_JOB):
+        return name, socket.gethostname()  # each run has pods of its own
+    if number := os.environ.get("SLURM_JOB_ID"):
+        cluster = os.environ.get("SLURM_CLUSTER_NAME", "")
+        return f"slurm {cluster} {number}", os.environ.get("SLURM_RESTART_COUNT", "0")
+    return "", ""
 
 
 def _boot_id() -> str:

@@ -193,6 +193,9 @@ def test_the_manifest_asks_for_what_was_said_and_ends(pods: KubernetesJob) -> No
     assert spec["activeDeadlineSeconds"] == 604800
     command = "stin-pipe run --config /etc/stin-pipe/run.toml --run '/data/my runs' --split all"
     assert spec["entrypoint"].endswith(command)
+    assert (
+        "STIN_PIPE_BATCH_JOB=default/mine " in spec["entrypoint"]
+    )
     (workers,) = spec["rayClusterSpec"]["workerGroupSpecs"]
     assert workers["replicas"] == 3
     for group in (spec["rayClusterSpec"]["headGroupSpec"], workers):

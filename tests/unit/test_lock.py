@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.lock import Holder, is_alive, read_holder, run_lock
+from pipeline.lock import BATCH_JOB, Holder, is_alive, read_holder, run_lock
 from stin.shards.errors import StinPipeError
 
 
@@ -57,6 +57,45 @@ def test_a_holder_on_another_host_needs_the_persons_word(tmp_path: Path) -> None
         run_lock(path).__enter__()
     with run_lock(path, break_lock=True):
         pass
+
+
+@pytest.mark.parametrize("kind", ["slurm", "named"])
+def test_the_next_run_of_a_batch_job_takes_over_from_the_one_that_died_elsewhere(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lock.json"
+
+    def attempt(number: int, job: str = "7") -> None:
+        monkeypatch.setattr("socket.gethostname", lambda: f"node{number}")
+        if kind == "slurm":
+            monkeypatch.setenv("SLURM_JOB_ID", job)
+            monkeypatch.setenv("SLURM_RESTART_COUNT", str(number))
+        else:
+            monkeypatch.setenv(BATCH_JOB, job)
+
+    attempt(0)
+    with run_lock(path):
+        left_behind = path.read_text()
+    path.write_text(left_behind)  # as a host that lost its power leaves it
+    attempt(1, job="8")
+    with pytest.raises(StinPipeError, match="host node0; if it no longer runs there"):
+        run_lock(path).__enter__()
+    attempt(1)
+    with run_lock(path):
+        assert "node1" in path.read_text()
+    assert not path.exists()
+
+
+def test_two_processes_of_one_run_of_a_job_exclude_each_other(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "lock.json"
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr("socket.gethostname", lambda: "node0")
+    with run_lock(path):
+        left_behind = path.read_text()
+    path.write_text(left_behind)
+    monkeypatch.setattr("socket.gethostname", lambda: "node1")
+    with pytest.raises(StinPipeError, match="host node0"):
+        run_lock(path).__enter__()
 
 
 def test_a_reused_process_id_or_a_reboot_is_a_dead_holder(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path, PurePosixPath
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from pipeline.lock import BATCH_JOB
+
 CONFIG_PATH = "/etc/stin-pipe/run.toml"
 USER = 10001
 """The user of our images."""
@@ -61,7 +63,8 @@ class KubernetesJob:
     def entrypoint(self) -> str:
         """The command of the job; extraction uses the cluster in which the job runs."""
         return (
-            "env STIN_PIPE_EXTRACT_RUNNER=ray STIN_PIPE_EXTRACT_ADDRESS=auto "
+            f"env {BATCH_JOB}={self.namespace}/{self.name} "
+            "STIN_PIPE_EXTRACT_RUNNER=ray STIN_PIPE_EXTRACT_ADDRESS=auto "
             f"stin-pipe run --config {CONFIG_PATH} --run {shlex.quote(self.run)} --split {self.splits}"
         )
 
