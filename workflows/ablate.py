@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from workflows.options import FILE, Names, common_options, run_option, usage_errors
+from workflows.options import FILE, FiniteRange, Names, common_options, run_option, usage_errors
 from workflows.output import Meter, Output
 from workflows.training_options import require_one_source, settings_option
 
@@ -63,7 +63,7 @@ The first variant of a stream is what its others are compared with.
 @click.option("--no-flip", is_flag=True, help="Never mirror; for data whose label is left or right.")
 @click.option(
     "--val-share",
-    type=click.FloatRange(0, 0.9),
+    type=FiniteRange(0, 0.9),
     help="Part of the training list held out to judge on  [default: 0.2]",
 )
 @settings_option

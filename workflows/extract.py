@@ -14,6 +14,7 @@ from workflows.grace import Grace
 from workflows.options import (
     EXISTING_DIRECTORY,
     FILE,
+    FiniteRange,
     Names,
     Size,
     common_options,
@@ -71,12 +72,10 @@ Examples:
 )
 @click.option(
     "--bound",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     help="Largest motion stored, pixels a frame [default: 20 at 256 rows, in proportion].",
 )
-@click.option(
-    "--fps", type=click.FloatRange(min=0, min_open=True, max=1000), help="Resample to this frame rate."
-)
+@click.option("--fps", type=FiniteRange(min=0, min_open=True, max=1000), help="Resample to this frame rate.")
 @click.option("--stride", type=click.IntRange(min=1), default=1, help="Keep every N-th frame.")
 @click.option(
     "--codec",
@@ -104,7 +103,7 @@ Examples:
 )
 @click.option(
     "--gpus-per-worker",
-    type=click.FloatRange(min=0, min_open=True, max=1),
+    type=FiniteRange(min=0, min_open=True, max=1),
     default=0.25,
     help="Share of a GPU that a slot asks Ray for when flow runs on cuda.",
 )
@@ -125,7 +124,7 @@ Examples:
 )
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=0.0,
     help="Seconds after SIGTERM in which the shards in hand may still be finished, for batch systems.",
 )

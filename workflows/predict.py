@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from workflows.one_video import UnusableVideo
-from workflows.options import FILE, Numbers, common_options, run_option, usage_errors
+from workflows.options import FILE, FiniteRange, Numbers, common_options, run_option, usage_errors
 from workflows.output import Output
 from workflows.trained_models import common_params, load_models
 
@@ -47,9 +47,7 @@ Examples:
     help="Spatial, temporal  [default: as fuse-eval did in the run, else 1,1.5]",
 )
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), default=3600.0, help="Seconds a video."
-)
+@click.option("--timeout", type=FiniteRange(min=0, min_open=True), default=3600.0, help="Seconds a video.")
 @click.option(
     "--overlay",
     "overlay_out",

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from workflows.options import FILE, common_options, run_option
+from workflows.options import FILE, FiniteRange, common_options, run_option
 
 
 class Setting(click.ParamType):
@@ -105,19 +105,17 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--lr",
-            type=click.FloatRange(min=0, min_open=True),
+            type=FiniteRange(min=0, min_open=True),
             help="Largest learning rate  [default: the recipe's]",
         ),
         click.option(
             "--segments", "num_segments", type=click.IntRange(min=1), help="Clips of one video a step, K."
         ),
-        click.option(
-            "--aux-weight", type=click.FloatRange(min=0), help="Weight of the auxiliary loss; 0 is off."
-        ),
+        click.option("--aux-weight", type=FiniteRange(min=0), help="Weight of the auxiliary loss; 0 is off."),
         click.option("--plain", is_flag=True, help="Without injection: a plain two-stream network's stream."),
         click.option("--no-flip", is_flag=True, help="Never mirror; for data whose label is left or right."),
         click.option(
-            "--val-share", type=click.FloatRange(0, 0.9), help="Part of the training list held out to watch."
+            "--val-share", type=FiniteRange(0, 0.9), help="Part of the training list held out to watch."
         ),
         click.option(
             "--accumulate",
