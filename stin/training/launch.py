@@ -225,6 +225,7 @@ def _connect(ray: Any, address: str | None, num_workers: WorkerCount) -> None:
     else:
         # Here a worker more than there are cores is slow, but no reason to wait for ever.
         options |= {
+            "address": "local",  # not a cluster of somebody else's that runs on this machine
             "include_dashboard": False,
             "configure_logging": False,
             "num_cpus": max(num_workers.most, os.cpu_count() or 1),

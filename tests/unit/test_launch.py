@@ -11,7 +11,7 @@ from stin.shards.errors import StinPipeError
 from stin.shards.schema import Manifest
 from stin.train import Runtime
 from stin.training.interrupt import Interrupted, StopSignal
-from stin.training.launch import WorkerCount, train_on_ray
+from stin.training.launch import WorkerCount, _connect, train_on_ray
 from stin.training.launch_files import EventReader, EventWriter, LaunchFolder
 from stin.training.report import TrainNotice, TrainProgress, TrainResult, TrainStart
 
@@ -170,3 +170,14 @@ def test_wrong_options_are_refused(call, tiny_run, tmp_path, given, message):
     called = call("train-spatial", "--run", run, *given)
     assert called.code == 2
     assert message in called.stderr
+
+
+@pytest.mark.parametrize(("address", "expected"), [(None, "local"), ("10.0.0.1:6379", "10.0.0.1:6379")])
+def test_without_an_address_ray_starts_here_even_where_another_one_runs(address, expected):
+    class Ray:
+        def init(self, **options):
+            self.options = options
+
+    ray = Ray()
+    _connect(ray, address, WorkerCount(least=2, most=2))
+    assert ray.options["address"] == expected
