@@ -41,6 +41,11 @@ def csv_listing(root: Path, list_csv: Path) -> Listing:
     for row in rows:
         path = inside(root, row.path, source=list_csv)
         file = find(path)
+        if file is None and not _is_utf8(row.path):
+            raise StinPipeError(
+                f"{row.place}: {display_name(row.path)} is not there, and the name is not UTF-8; save the "
+                "list as UTF-8 (in a spreadsheet: CSV UTF-8)"
+            )
         if file is None:
             absent.append(f"{display_name(row.class_name)}/{_short(row, path)}")
         else:
@@ -100,7 +105,10 @@ def read_csv(path: Path) -> list[CsvRow]:
         if not {"path", "label"} <= columns:
             found = ", ".join(sorted(columns)) or "none"
             wanted = "path,label[,split,start_s,end_s]"
-            raise StinPipeError(f"{path}: the first line must name the columns {wanted}; found: {found}")
+            hint = "; separate them with commas" if ";" in found or "\t" in found else ""
+            raise StinPipeError(
+                f"{path}: the first line must name the columns {wanted}; found: {found}{hint}"
+            )
         if unknown := sorted(columns - {"path", "label", "split", "start_s", "end_s"}):
             raise StinPipeError(
                 f"{path}: unknown column {unknown[0]!r}; known: path,label,split,start_s,end_s"
@@ -120,6 +128,14 @@ def read_csv(path: Path) -> list[CsvRow]:
         except csv.Error as error:
             raise StinPipeError(f"{path}:{table.line_num}: not CSV: {error}") from error
     return rows
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes that are not UTF-8 are carried as surrogates
+        return False
+    return True
 
 
 def _short(row: CsvRow, path: PurePosixPath) -> str:

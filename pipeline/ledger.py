@@ -3,7 +3,6 @@
 `failures.jsonl` and `manifest.json` are views of the ledger, replaced whole.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from pipeline.listed import ListedVideo
 from pipeline.plan import Plan, PlannedShard
 from stin.shards.errors import StinPipeError
-from stin.shards.publish import publish_bytes
+from stin.shards.publish import json_text, publish_bytes
 from stin.shards.schema import FailedVideo, Manifest, ManifestVideo, Mark, VideoOutcome
 
 
@@ -110,7 +109,7 @@ def write_views(extract_dir: Path, ledger: Ledger) -> Manifest:
     """Replace `manifest.json` and `failures.jsonl` by what the ledger says."""
     manifest = manifest_of(ledger)
     lines = [
-        json.dumps(
+        json_text(
             {
                 "id": entry.video.id,
                 "path": entry.video.path,

@@ -5,7 +5,7 @@ do failed ones that are tried again; nothing that is done is touched.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -68,6 +68,7 @@ def decide(
     require_same_params(ledger.plans[0], params, path=extract_dir / "plan.json")
     listing = _as_planned(ledger, listing)
     listed = {video.id: video for video in listing.videos}
+    _require_one_source(ledger, listed, listing, extract_dir / "plan.json")
     _require_same_splits(ledger, listed, listing)
     failed = [entry.video for entry in ledger.failed if retry_failed and entry.video.id in listed]
     return Decision(
@@ -160,6 +161,19 @@ def _require_same_data(plan: Plan, listing: Listing, path: Path) -> None:
             f"{path}: the run was planned with {len(plan.classes)} classes, now there are "
             f"{len(listing.classes)} ({what}); labels would change: use another --run"
         )
+
+
+def _require_one_source(
+    ledger: Ledger, listed: Mapping[str, ListedVideo], listing: Listing, path: Path
+) -> None:
+    """Refuse another data set whose classes happen to have the same names."""
+    planned = [entry.video for entry in ledger.entries.values()]
+    if any(video.id in listed or os.path.lexists(listing.root / video.path) for video in planned):
+        return
+    raise StinPipeError(
+        f"{path}: none of the run's {len(planned)} videos is in {listing.root} (first: {planned[0].path}); "
+        "give the folder of the run, or another --run for other videos"
+    )
 
 
 def _as_planned(ledger: Ledger, listing: Listing) -> Listing:

@@ -154,7 +154,7 @@ def extract(output: Output, run_path: Path, videos: Path, **options: Any) -> Non
             limit=options["limit"],
         )
     params = _params(listing.dataset, options)
-    say_listing(output, listing, params, with_disk=not options["dry_run"])  # which measures it
+    say_listing(output, listing, params)
     if options["dry_run"]:
         dry_run(output, run_path / "extract", listing, params, options)
         return

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from stin.shards.schema import Manifest
 
 
-def say_listing(
-    output: Output, listing: "Listing", params: "ExtractParams", *, with_disk: bool = True
-) -> None:
-    """Say what was found and how it will be stored, and the disk that the sizes of the files tell."""
-    from pipeline.plan import IMPORTED, estimate_bytes
+MAX_NAMED = 5
+
+
+def say_listing(output: Output, listing: "Listing", params: "ExtractParams") -> None:
+    """Say what was found and how it will be stored."""
+    from pipeline.plan import IMPORTED
 
     sides = Counter(side for video in listing.videos for side in [video.splits.get(listing.split_names[0])])
     output.say(
@@ -34,8 +35,20 @@ def say_listing(
     shape = "x".join(map(str, params.size)) if params.size else f"short side {params.short_side}"
     how = f"frames {shape}, flow by {params.flow_backend}"
     how = "frames as they are, flow imported" if params.flow_backend == IMPORTED else how
-    need = f", about {size(estimate_bytes(listing, params))} of disk by the sizes of the files"
-    output.say(f"{how}, bound {params.bound_px:g} px{need if with_disk else ''}")
+    output.say(f"{how}, bound {params.bound_px:g} px")
+    _say_lone_classes(output, listing)
+
+
+def _say_lone_classes(output: Output, listing: "Listing") -> None:
+    """Warn of classes that a split cannot train, or cannot judge."""
+    for split in listing.split_names:
+        there = {(video.splits.get(split), video.label) for video in listing.videos}
+        for side, what in (("train", "cannot be learnt"), ("test", "cannot be judged")):
+            lone = [name for label, name in enumerate(listing.classes) if (side, label) not in there]
+            if lone:
+                more = f" and {len(lone) - MAX_NAMED} more" if len(lone) > MAX_NAMED else ""
+                named = ", ".join(lone[:MAX_NAMED])
+                output.warn(f"split {split}: no {side} video of {named}{more}, which {what} so")
 
 
 def say_work(output: Output, work: "Work") -> None:
@@ -62,10 +75,10 @@ def say_result(
     output: Output, extract_dir: Path, manifest: "Manifest", result: dict[str, Any], seconds: float
 ) -> None:
     """Say the counts, the first failures and whether the disk is nearly full."""
-    rate = f", {result['pairs_per_s']:g} pairs/s" if result["pairs_per_s"] else ""
+    rate = f", {result['pairs_per_s']:g} fields/s" if result["pairs_per_s"] else ""
     output.show(
-        f"{result['done']} videos extracted, {result['failed']} failed: {result['frames']} frames, "
-        f"{result['flow_pairs']} flow fields in {result['shards']} shards ({duration(seconds)}{rate})"
+        f"{result['done']} videos extracted ({result['frames']} frames, {result['flow_pairs']} flow fields), "
+        f"{result['failed']} failed; {result['shards']} shards ({duration(seconds)}{rate})"
     )
     if result["damaged"]:
         output.show(

@@ -88,7 +88,8 @@ def make_shards(
     if too_many:
         output.warn(
             f"{num_counted} of {num_done + num_counted} videos failed, more than --max-failure-rate "
-            f"{max_failure_rate:g} allows; see {extract_dir / 'failures.jsonl'}"
+            f"{max_failure_rate:g} allows (hence exit code 3); the others can be trained on; see "
+            f"{extract_dir / 'failures.jsonl'}"
         )
     code = 3 if too_many else 0
     output.result({**result, "exit_code": code})

@@ -49,11 +49,17 @@ def publish_bytes(path: Path, content: bytes) -> None:
 
 def publish_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON to `path` as one atomic step."""
+    publish_bytes(path, json_text(value, indent=1).encode() + b"\n")
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """Return JSON with names as people write them, which can be encoded whatever they are."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
     try:
-        content = json.dumps(value, indent=1, ensure_ascii=False).encode()
+        text.encode()
     except UnicodeEncodeError:  # a file name that is not UTF-8 carries surrogates, which JSON can only escape
-        content = json.dumps(value, indent=1).encode()
-    publish_bytes(path, content + b"\n")
+        return json.dumps(value, indent=indent)
+    return text
 
 
 def publish_checked_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -9,8 +9,11 @@ import pytest
 from pipeline.hash_split import hash_side, hash_split
 from pipeline.listed import group_key
 from pipeline.listing import list_videos
+from pipeline.plan import ExtractParams
 from pipeline.video_files import VIDEO_SUFFIXES, scan
 from stin.shards.errors import StinPipeError
+from workflows.extract_report import say_listing
+from workflows.output import Output
 
 
 def touch(root: Path, *names: str) -> None:
@@ -319,3 +322,32 @@ def test_official_lists_and_clips(shared_data: Path) -> None:
         "brush_hair",
         {"1": "train", "2": "train", "3": "test"},
     )
+
+
+def test_a_csv_in_another_encoding_is_named_by_line(tmp_path: Path) -> None:
+    (tmp_path / "carré.mp4").write_bytes(b"x")
+    for encoding, is_refused in (("utf-8", False), ("latin-1", True)):
+        (tmp_path / "list.csv").write_text("path,label\ncarré.mp4,a\n", encoding=encoding)
+        if is_refused:
+            with pytest.raises(StinPipeError, match=r"list\.csv:2: carr\\xe9\.mp4 is not there.*save the"):
+                list_videos(tmp_path, list_csv=tmp_path / "list.csv")
+        else:
+            assert len(list_videos(tmp_path, list_csv=tmp_path / "list.csv").videos) == 1
+    (tmp_path / "list.csv").write_text("path;label\ncarré.mp4;a\n")
+    with pytest.raises(StinPipeError, match="found: path;label; separate them with commas"):
+        list_videos(tmp_path, list_csv=tmp_path / "list.csv")
+
+
+def test_a_class_that_cannot_be_judged_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        "path,label,split",
+        *(f"{name}{side}.mp4,{name},{side}" for name in "ab" for side in ("train", "test")),
+    ]
+    for row in [*rows, "c.mp4,c,train"]:
+        (tmp_path / row.split(",")[0]).write_bytes(b"x")
+    params = ExtractParams(size=None, short_side=32, bound_px=5.0, flow_backend="cpu")
+    for more, told in ((["c.mp4,c,train"], True), ([], False)):
+        (tmp_path / "list.csv").write_text("\n".join([*rows, *more]))
+        listing = list_videos(tmp_path, list_csv=tmp_path / "list.csv")
+        say_listing(Output(as_json=False, command="extract"), listing, params)
+        assert ("split 1: no test video of c, which cannot be judged so" in capsys.readouterr().err) == told

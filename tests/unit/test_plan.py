@@ -120,6 +120,17 @@ def test_the_same_command_resumes_and_other_parameters_are_refused(tmp_path: Pat
         prepare(run, videos)
 
 
+def test_another_folder_with_classes_of_the_same_names_is_refused(tmp_path: Path) -> None:
+    run = tmp_path / "extract"
+    prepare(run, folder_of(tmp_path / "v", 3))
+    other = tmp_path / "other"
+    for name in ("a", "b"):
+        (other / name).mkdir(parents=True)
+        (other / name / "else.mp4").write_bytes(b"x")
+    with pytest.raises(StinPipeError, match=r"none of the run's 6 videos is in .*other \(first: a/000"):
+        prepare(run, other)
+
+
 def test_added_removed_and_retried_videos(tmp_path: Path) -> None:
     videos, run = folder_of(tmp_path / "v", 3), tmp_path / "extract"
     prepare(run, videos)
