@@ -113,7 +113,8 @@ def check_weights(weights: Sequence[float], *, names: Sequence[str]) -> None:
         count = {2: "two"}.get(len(names), str(len(names)))
         raise ValueError(
             f"fusion weights must be {count} numbers >= 0, not {'both' if len(names) == 2 else 'all'} 0 "
-            f"({', '.join(names)}) and each up to {MAX_WEIGHT:g}, got {tuple(weights)}"
+            f"({', '.join(names)}) and each up to {MAX_WEIGHT:g}, "
+            f"got {', '.join(f'{weight:g}' for weight in weights)}"
         )
 
 

@@ -89,8 +89,8 @@ def read_model_info(path: Path) -> ModelInfo:
             text = (opened.metadata() or {}).get("stin_model")
     except (SafetensorError, OSError) as error:
         raise StinPipeError(
-            f"{path}: not a readable safetensors file: {error}; if a training wrote it, delete it and "
-            "give the train command again"
+            f"{path}: no model file ({error}); a training writes RUN/train-STREAM/splitN/model.safetensors: "
+            "give one of these, or the train command again if this one is damaged"
         ) from error
     if text is None:
         raise StinPipeError(

@@ -71,7 +71,9 @@ def _name_environment(command: click.Command, name: str) -> None:
     for variable in os.environ:
         of_part = variable.startswith(tuple(_prefix(f"{name} {part}") for part in parts))
         if variable.startswith(prefix) and variable not in known and not of_part:
-            raise click.UsageError(f"environment variable {variable} is no option of {name}")
+            near = get_close_matches(variable, known, n=1, cutoff=0.8)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise click.UsageError(f"environment variable {variable} is no option of {name}{hint}")
 
 
 def _prefix(name: str) -> str:

@@ -6,6 +6,7 @@ keys above all tables: `run` is `--run` of every command, `split` that of those 
 
 import math
 import tomllib
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,9 @@ def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -
     for place, key, value in _values(tables, name, path, ctx, param):
         option = key.replace("_", "-")
         if option not in options:
-            known = ", ".join(sorted(options))
-            raise click.BadParameter(
-                f"{path}: {place} has no option {key!r}; known: {known}", ctx=ctx, param=param
-            )
+            near = [name.replace("-", "_") for name in get_close_matches(option, options, n=1)]
+            known = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(options))}"
+            raise click.BadParameter(f"{path}: {place} has no option {key!r}; {known}", ctx=ctx, param=param)
         item = options[option]
         if expected := _expected(item, key, value):
             raise click.BadParameter(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stin.fusion import accuracy, fuse, label_ranks, softmax
+from stin.fusion import accuracy, check_weights, fuse, label_ranks, softmax
 from stin.scores import Scores
 from stin.shards.errors import StinPipeError
 
@@ -124,6 +124,8 @@ def test_long_lists_of_misfits_are_shortened():
 def test_bad_weights_are_refused(weights):
     with pytest.raises(ValueError, match="fusion weights must be two numbers >= 0"):
         fuse(SPATIAL, TEMPORAL, weights=weights)
+    with pytest.raises(ValueError, match=r"got 1, 2\.5, 3$"):
+        check_weights((1.0, 2.5, 3.0), names=("spatial", "temporal"))
 
 
 @pytest.mark.parametrize("share", [1e39, float("nan")])
