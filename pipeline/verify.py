@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.ledger import Ledger, manifest_of
 from pipeline.plan import Plan, PlannedShard
 from pipeline.shard_task import shard_digest
-from stin.shards.errors import ShardError, StinPipeError
+from stin.shards.errors import REBUILD, ShardError, StinPipeError
 from stin.shards.reader import ShardFile, content_digest
 from stin.shards.schema import Manifest, Mark, VideoMeta
 
@@ -54,26 +54,25 @@ def verify_manifest(extract_dir: Path, ledger: Ledger) -> tuple[str, ...]:
 def _check(extract_dir: Path, plan: Plan, planned: PlannedShard) -> ShardCheck:
     path = extract_dir / "shards" / f"{planned.name}.h5"
     mark = Mark.load(path.with_suffix(".json"))
-    advice = f"delete {path.with_suffix('.json').name} and run extract again to rebuild this shard"
     problems: list[str] = []
     done = [outcome for outcome in mark.outcomes if outcome.meta]
     if mark.digest != shard_digest(list(mark.outcomes)):
-        problems.append(f"{path.with_suffix('.json')}: the mark differs from its own digest; {advice}")
+        problems.append(f"{path.with_suffix('.json')}: the mark differs from its own digest; {REBUILD}")
     try:
         shard = ShardFile(path)
     except StinPipeError as error:
         return ShardCheck(shard=planned.name, num_videos=0, num_bytes=0, problems=(*problems, str(error)))
     try:
         if shard.attributes.get("fingerprint") != plan.fingerprint:
-            problems.append(f"{path}: made with other parameters than the plan's; {advice}")
+            problems.append(f"{path}: made with other parameters than the plan's; {REBUILD}")
         if shard.group_names() != sorted(outcome.group for outcome in done):
-            problems.append(f"{path}: the videos in the file are not those of its mark; {advice}")
+            problems.append(f"{path}: the videos in the file are not those of its mark; {REBUILD}")
         for planned_video, outcome in zip(planned.videos, mark.outcomes, strict=True):
             if not outcome.meta:
                 continue
             try:
                 found = _video_problems(shard, outcome.group, outcome.meta, label=planned_video.label)
-                problems += [f"{path}: video {outcome.id}: {problem}; {advice}" for problem in found]
+                problems += [f"{path}: video {outcome.id}: {problem}; {REBUILD}" for problem in found]
             except ShardError as error:
                 problems.append(str(error))
     except ShardError as error:

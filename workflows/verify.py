@@ -54,12 +54,12 @@ def verify(output: Output, run_path: Path, repair: bool) -> None:
     num_pending = len([shard for shard in ledger.pending if shard.name not in ledger.broken])
     output.show(
         f"{num_shards} shards, {num_videos} videos, {size(num_bytes)} read; "
-        f"{len(problems)} problems, {num_pending} shards not extracted yet"
+        f"{len(problems)} problem{'s' * (len(problems) != 1)}, {num_pending} shards not extracted yet"
     )
     if damaged and repair:
         output.show(
-            f"{len(damaged)} marks of damaged shards deleted; now give the same extract command again (it "
-            "makes these shards anew), then verify once more"
+            f"marks of damaged shards deleted: {len(damaged)}; exit code 1 as these are still to be made; "
+            "now give the same extract command again (it makes these shards anew), then verify once more"
         )
     elif damaged:
         output.show("--repair deletes the marks of these shards, so that extract makes them again")

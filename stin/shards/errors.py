@@ -7,3 +7,7 @@ class StinPipeError(Exception):
 
 class ShardError(StinPipeError):
     """A shard cannot be read, or what it holds differs from its checksums."""
+
+
+REBUILD = "`stin-pipe verify --run RUN --repair`, then the same extract again, makes this shard anew"
+"""What a person does about a damaged shard."""

@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from stin.shards.codec import Window, decode_field, decode_rgb
-from stin.shards.errors import ShardError, StinPipeError
+from stin.shards.errors import REBUILD, ShardError, StinPipeError
 from stin.shards.places import PlaceTable
 from stin.shards.publish import canonical_json
 from stin.shards.schema import FORMAT_VERSION, FlowCoding, Manifest, Stream, attributes_crc
@@ -280,5 +280,4 @@ def _as_shard_error(path: Path, where: str):
 
 
 def _damage(path: Path, where: str, error: Exception) -> str:
-    mark = path.with_suffix(".json").name
-    return f"{path}: {where}: {error}; delete {mark} and run extract again to rebuild this shard"
+    return f"{path}: {where}: damaged or not readable ({error}); {REBUILD}"

@@ -120,6 +120,7 @@ def test_a_broken_shard_is_found_and_rebuilt_alone(
     assert len(called.json["problems"]) == 1 and "00003" in called.json["problems"][0]
     repaired = call("verify", "--run", run, "--repair", "--json")
     assert "now give the same extract command again" in repaired.stderr.splitlines()[-1]
+    assert "1 problem, 0 shards" in repaired.stderr and "exit code 1 as" in repaired.stderr
     assert repaired.json["damaged_shards"] == ["00003"] and not path.with_suffix(".json").exists()
     others = {item: item.stat().st_mtime_ns for item in path.parent.glob("*.h5") if item != path}
     assert call(*extract_arguments(run, made_videos, "--runner", "local")).code == 0

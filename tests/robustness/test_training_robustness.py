@@ -324,7 +324,7 @@ def test_a_damaged_shard_stops_training_by_name_and_a_mended_one_resumes(
         broken[place] ^= 0xFF
     shard.write_bytes(broken)
     runtime = Runtime(tensorboard=False, device="cpu", loader_workers=loader_workers)
-    with pytest.raises(StinPipeError, match=r"00001\.h5.*delete 00001\.json and run extract again") as caught:
+    with pytest.raises(StinPipeError, match=r"00001\.h5: .*damaged.*verify --run RUN --repair") as caught:
         train(tmp_path / "run", tmp_path / "out", runtime=runtime)
     assert "Traceback" not in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
