@@ -61,6 +61,16 @@ def folder_names(video_ids: Sequence[str]) -> dict[str, str]:
     return folders
 
 
+def renamed_folders(video_ids: Sequence[str]) -> dict[str, str]:
+    """Return the ids whose folder has another name than `class/video` without its extension."""
+    renamed = {}
+    for video_id, folder in folder_names(video_ids).items():
+        class_name, _, name = video_id.rpartition("/")
+        if folder != f"{class_name}/{_without_suffix(name)}":
+            renamed[video_id] = folder
+    return renamed
+
+
 def export_tasks(extract_dir: Path, manifest: Manifest, out: Path, bound_px: float) -> list[ExportTask]:
     """Return what is still to be written, a task a shard; removes what a killed export left."""
     folders = folder_names(list(manifest.videos))

@@ -21,6 +21,8 @@ ListStyle = Literal["ucf101", "hmdb51", "frames"]
 _UCF_LIST = re.compile(r"(train|test)list0*(\d+)\.txt", re.IGNORECASE)
 _HMDB_LIST = re.compile(r"(.+)_test_split(\d+)\.txt", re.IGNORECASE)
 _FRAME_LIST = re.compile(r"(?!.*flow)(?:.*_)?(train|val|test)_split_?(\d+)(?:_\w+)?\.txt", re.IGNORECASE)
+_Sides = dict[tuple[str, str, str], dict[str, Subset]]
+"""(class, folder of another name, file) -> side in each split."""
 _HMDB_SUBSETS: dict[str, Subset | None] = {"0": None, "1": "train", "2": "test"}
 
 
@@ -31,6 +33,8 @@ class ListEntry:
     class_name: str
     file_name: str
     splits: dict[str, Subset]
+    folder: str = ""
+    """Folder that holds it, where the list says one that is not the class's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +74,7 @@ def _read_ucf(folder: Path) -> SplitLists:
     if not lists:
         raise StinPipeError(f"{folder}: no trainlistNN.txt or testlistNN.txt (UCF style)")
     classes = _read_class_index(folder / "classInd.txt")
-    sides: dict[tuple[str, str], dict[str, Subset]] = {}
+    sides: _Sides = {}
     for path in lists:
         match = _UCF_LIST.fullmatch(path.name)
         assert match is not None
@@ -82,7 +86,7 @@ def _read_ucf(folder: Path) -> SplitLists:
                 raise StinPipeError(f"{place}: expected Class/video, got {line!r}")
             if classes and class_name not in classes:
                 raise StinPipeError(f"{place}: class {class_name!r} is not in {folder / 'classInd.txt'}")
-            _assign(sides.setdefault((class_name, file_name), {}), str(int(match[2])), subset, place)
+            _assign(sides.setdefault((class_name, "", file_name), {}), str(int(match[2])), subset, place)
     return _collect("ucf101", classes, sides)
 
 
@@ -105,7 +109,7 @@ def _read_hmdb(folder: Path) -> SplitLists:
     lists = sorted(path for path in folder.iterdir() if _HMDB_LIST.fullmatch(path.name))
     if not lists:
         raise StinPipeError(f"{folder}: no <class>_test_splitN.txt (HMDB style)")
-    sides: dict[tuple[str, str], dict[str, Subset]] = {}
+    sides: _Sides = {}
     classes = set()
     for path in lists:
         match = _HMDB_LIST.fullmatch(path.name)
@@ -117,7 +121,7 @@ def _read_hmdb(folder: Path) -> SplitLists:
                 raise StinPipeError(
                     f"{place}: expected `name 0`, `name 1` (train) or `name 2` (test), got {line!r}"
                 )
-            known = sides.setdefault((match[1], file_name.strip()), {})
+            known = sides.setdefault((match[1], "", file_name.strip()), {})
             subset = _HMDB_SUBSETS[code]
             if subset is not None:
                 _assign(known, match[2], subset, place)
@@ -145,9 +149,10 @@ def _read_frame_lists(folder: Path) -> SplitLists:
             names[label] = str(label)  # its videos lie in several folders: only the number is sure
     if len(set(names.values())) < len(names):
         raise StinPipeError(f"{folder}: two labels have one class folder; name them in {folder}/classInd.txt")
-    sides: dict[tuple[str, str], dict[str, Subset]] = {}
+    sides: _Sides = {}
     for place, video, label, split, subset in rows:
-        _assign(sides.setdefault((names[label], video.name), {}), split, subset, place)
+        holder = "" if video.parent.name == names[label] else video.parent.name
+        _assign(sides.setdefault((names[label], holder, video.name), {}), split, subset, place)
     return _collect("frames", tuple(names[label] for label in sorted(names)), sides)
 
 
@@ -157,12 +162,10 @@ def _assign(known: dict[str, Subset], split: str, subset: Subset, place: str) ->
     known[split] = subset
 
 
-def _collect(
-    style: ListStyle, classes: tuple[str, ...], sides: dict[tuple[str, str], dict[str, Subset]]
-) -> SplitLists:
+def _collect(style: ListStyle, classes: tuple[str, ...], sides: _Sides) -> SplitLists:
     entries = tuple(
-        ListEntry(class_name=class_name, file_name=file_name, splits=splits)
-        for (class_name, file_name), splits in sides.items()
+        ListEntry(class_name=class_name, file_name=file_name, splits=splits, folder=folder)
+        for (class_name, folder, file_name), splits in sides.items()
     )
     names = {split for entry in entries for split in entry.splits}
     return SplitLists(

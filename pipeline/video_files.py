@@ -107,16 +107,19 @@ class FileFinder:
 
     def __call__(self, entry: ListEntry) -> PurePosixPath | None:
         """Return the file that `entry` means, None when the folder lacks it."""
-        exact = PurePosixPath(entry.class_name, entry.file_name)
-        if exact in self._files:
-            return exact
+        places = [place for place in (entry.folder, entry.class_name) if place]
+        for exact in (PurePosixPath(place, entry.file_name) for place in places):
+            if exact in self._files:
+                return exact
         same = self._by_name.get(plain(PurePosixPath(entry.file_name).stem), [])
         same = same or self._by_name.get(plain(entry.file_name), [])
-        in_class = [file for file in same if plain(file.parent.name) == plain(entry.class_name)]
-        candidates = in_class or [file for file in same if len(file.parts) == 1]
+        by_place = [[file for file in same if plain(file.parent.name) == plain(place)] for place in places]
+        candidates = next(filter(None, by_place), [file for file in same if len(file.parts) == 1])
         if len(candidates) > 1:
             names = " and ".join(str(file) for file in candidates)
-            raise StinPipeError(f"{exact}: the list could mean {names}; keep one of them")
+            raise StinPipeError(
+                f"{places[0]}/{entry.file_name}: the list could mean {names}; keep one of them"
+            )
         return candidates[0] if candidates else None
 
 

@@ -43,7 +43,13 @@ def export(
     Frames keep the bytes of the shards; flow becomes `q = round(255 (v + bound) / (2 bound))`, x and y apart.
     Lists hold `path total_frames label`. The same command again resumes.
     """
-    from pipeline.export_frames import export_tasks, num_workers_here, run_export, write_lists
+    from pipeline.export_frames import (
+        export_tasks,
+        num_workers_here,
+        renamed_folders,
+        run_export,
+        write_lists,
+    )
     from pipeline.lock import run_lock
     from stin.shards.schema import Manifest
     from workflows.run_dir import open_run
@@ -71,6 +77,12 @@ def export(
         output.show(problem)
     output.show(f"{num_videos} videos in {out}, flow bound {bound_px:g} px a frame (grey 0 to 255 is -+ it)")
     output.show(f"lists in {out / 'lists'}; their paths are relative to {out / 'rawframes'}")
+    if renamed := renamed_folders(list(manifest.videos)):
+        first = ", ".join(f"{name} -> {folder}" for name, folder in list(renamed.items())[:3])
+        output.show(
+            f"{len(renamed)} folders have other names than their videos (only letters, digits and -_.+@; "
+            f"none twice): {first}{', ...' if len(renamed) > 3 else ''}; classInd.txt has the classes' own"
+        )
     if manifest.num_pending:
         output.warn(f"{manifest.num_pending} videos are not extracted yet; export again when they are")
     code = 1 if problems else 0
@@ -79,6 +91,7 @@ def export(
         "frames_written": num_frames,
         "bound_px": bound_px,
         "lists": [path.name for path in lists],
+        "renamed": renamed,
         "problems": problems,
     }
     output.result({**result, "exit_code": code})

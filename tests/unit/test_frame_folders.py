@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.export_frames import folder_names
+from pipeline.export_frames import folder_names, renamed_folders
 from pipeline.frame_folders import FrameNames, numbered_images, scan_frame_folders
 from pipeline.import_frames import import_video
 from pipeline.listed import ListedVideo
@@ -282,3 +282,30 @@ def test_recoding_stays_within_half_a_step_and_is_exact_both_ways_at_one_bound()
     assert np.array_equal(there, wanted)
     assert np.array_equal(recode_field(there, old=theirs, new=theirs), there)
     assert np.abs(recode_field(there, old=theirs, new=ours).astype(int) - field).max() <= 1
+
+
+def test_what_export_renames_is_told_and_found_again(tmp_path: Path) -> None:
+    ids = ["tourne à gauche/cercle 11.mp4", "100% carré #1?/a.avi", "day1/long.mov#2-5", "jump/b.mp4"]
+    assert renamed_folders(ids) == {
+        ids[0]: "tourne_à_gauche/cercle_11",
+        ids[1]: "100__carré__1_/a",
+        ids[2]: "day1/long_2-5",
+    }
+    names = ["tourne à gauche", "100% carré #1?", "walk", "jump"]
+    folders = list(folder_names(ids).values())
+    for folder in folders:
+        (tmp_path / "rawframes" / folder).mkdir(parents=True)
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "classInd.txt").write_text("".join(f"{n} {name}\n" for n, name in enumerate(names, 1)))
+    (lists / "rgb_train_split_1.txt").write_text(
+        "".join(f"{folder} 9 {label}\n" for label, folder in enumerate(folders))
+    )
+    listing = list_videos(
+        tmp_path / "rawframes", splits_dir=lists, find=lambda root: scan_frame_folders(root, FrameNames())
+    )
+    assert (listing.num_absent, listing.num_skipped, listing.classes) == (0, 0, tuple(names))
+    found = {video.path: (names[video.label], video.class_name) for video in listing.videos}
+    assert found == dict(zip(folders, zip(names, names, strict=True), strict=True))
+    ids_found = {video.path: video.id for video in listing.videos}
+    assert ids_found == {folder: folder for folder in folders}
