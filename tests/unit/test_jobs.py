@@ -193,9 +193,7 @@ def test_the_manifest_asks_for_what_was_said_and_ends(pods: KubernetesJob) -> No
     assert spec["activeDeadlineSeconds"] == 604800
     command = "stin-pipe run --config /etc/stin-pipe/run.toml --run '/data/my runs' --split all"
     assert spec["entrypoint"].endswith(command)
-    assert (
-        "STIN_PIPE_BATCH_JOB=default/mine " in spec["entrypoint"]
-    )
+    assert "STIN_PIPE_BATCH_JOB=default/mine " in spec["entrypoint"]
     (workers,) = spec["rayClusterSpec"]["workerGroupSpecs"]
     assert workers["replicas"] == 3
     for group in (spec["rayClusterSpec"]["headGroupSpec"], workers):
@@ -216,7 +214,10 @@ def test_the_manifest_asks_for_what_was_said_and_ends(pods: KubernetesJob) -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "Mine_1"}, "--name: 'Mine_1'"),
+        (
+            {"name": "Mine_1"},
+            "--name: 'Mine_1' is not lower-case letters, digits and -, at most 47; without --name it is",
+        ),
         ({"image": 'x"\n- evil'}, "--image: "),
         ({"claim": "a b"}, "--claim: "),
         ({"splits": "1; rm -rf /"}, "--split: "),
