@@ -53,9 +53,11 @@ def keep_matching(listing: Listing, globs: Sequence[str]) -> Listing:
         if any(fnmatchcase(name, glob) for glob in globs for name in (video.path, Path(video.path).name))
     )
     if listing.videos and not kept:
+        literal = next((glob for glob in globs if not set(glob) & set("*?[")), None)
+        hint = f"; write such as {'*' + literal + '*'!r}" if literal else ""
         raise ValueError(
             f"--match {' '.join(map(repr, globs))} fits none of {len(listing.videos)} videos; a glob "
-            f"matches the whole path or name, so write such as {'*' + globs[0].strip('*') + '*'!r}"
+            f"matches the whole path or name, as {listing.videos[0].path!r} has it{hint}"
         )
     return replace(listing, videos=kept, num_skipped=listing.num_skipped + len(listing.videos) - len(kept))
 

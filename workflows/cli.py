@@ -160,7 +160,7 @@ def main() -> None:
     except click.UsageError as error:
         code = EXIT_USAGE
         where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
-        message = error.format_message()
+        message = _usage_message(error, arguments)
         _report(arguments, message + place_of_mistake(error) + where, code)
     except click.ClickException as error:
         code = EXIT_FAILED
@@ -171,6 +171,18 @@ def main() -> None:
         code = EXIT_FAILED
         _report(arguments, describe_error(error), code)
     sys.exit(_ended(code))
+
+
+def _usage_message(error: click.UsageError, arguments: list[str]) -> str:
+    """Return what click says, in plain words, and how to name a file that begins with a dash."""
+    message = error.format_message()
+    for kind, plainly in (("integer", "a whole number"), ("float", "a number")):
+        for name in (f"{kind} range", kind):
+            message = message.replace(f"is not a valid {name}", f"is not {plainly}")
+    if isinstance(error, click.NoSuchOption):
+        files = [word for word in arguments if word.startswith("-") and os.path.lexists(word)]
+        message += f" If it is a file, write ./{files[0]}" if files else ""
+    return message
 
 
 def _say_stopped(arguments: list[str], code: int) -> int:

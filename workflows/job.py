@@ -229,9 +229,7 @@ def _needed(**given: str | None) -> list[str]:
     file = config_path(click.get_current_context())
     lacking = [f"--{name}" for name, value in given.items() if not value]
     if lacking:
-        raise click.UsageError(
-            f"needs {' and '.join([*([] if file else ['--config']), *lacking])}; see --help"
-        )
+        raise click.UsageError(f"needs {' and '.join([*([] if file else ['--config']), *lacking])}")
     return [value for value in given.values() if value]
 
 

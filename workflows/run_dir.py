@@ -80,7 +80,10 @@ def open_run(path: Path) -> RunDir:
     """
     if not path.is_dir():
         state = "is not a folder" if path.exists() else "does not exist"
-        raise StinPipeError(f"--run {path}: {state}; `stin-pipe extract --run {path} --videos DIR` makes it")
+        hint = "" if path.exists() else "; is it misspelled?"
+        raise StinPipeError(
+            f"--run {path}: {state}{hint}; `stin-pipe extract --run {path} --videos DIR` makes a new run"
+        )
     try:
         known = (path / "run.json").exists()
     except OSError as error:

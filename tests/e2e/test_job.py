@@ -105,7 +105,7 @@ def test_what_a_job_needs_is_asked_for_at_once(place: Path, call) -> None:
     for words, message in (
         (("ray",), "needs --config and --address"),
         (("kubernetes",), "needs --config and --image and --claim"),
-        (("kubernetes", "--config", "run.toml", "--image", "i"), "needs --claim;"),
+        (("kubernetes", "--config", "run.toml", "--image", "i"), "needs --claim (see"),
     ):
         called = call("job", *words, "--json", cwd=place)
         assert called.code == 2 and message in called.json["error"], called.stderr

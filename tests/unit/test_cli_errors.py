@@ -152,3 +152,19 @@ def test_bash_completes_commands_options_and_values() -> None:
             check=True,
         )
         assert set(done.stdout.split()) == wanted, line
+
+
+def test_a_file_that_begins_with_a_dash_is_told_how_to_write_it(tmp_path: Path, call) -> None:
+    (tmp_path / "-départ.mp4").write_bytes(b"x")
+    called = call("predict", "--model", "m", "-départ.mp4", cwd=tmp_path)
+    assert called.code == 2 and "If it is a file, write ./-départ.mp4" in called.stderr
+    assert "If it is" not in call("predict", "-dépot.mp4", cwd=tmp_path).stderr
+
+
+def test_numbers_are_asked_for_in_plain_words(call) -> None:
+    assert "'soixante' is not a whole number." in call("extract", "--short-side", "soixante").stderr
+    assert "'much' is not a number." in call("train-spatial", "--lr", "much").stderr
+
+
+def test_a_run_that_is_not_there_may_be_misspelled(tmp_path: Path, call) -> None:
+    assert "does not exist; is it misspelled?" in call("verify", "--run", tmp_path / "nope").stderr

@@ -278,6 +278,8 @@ def test_files_that_match_globs(tmp_path: Path) -> None:
     assert listing.classes == ("a", "b") and listing.num_skipped == 15
     with pytest.raises(ValueError, match=r"--match 'v_a' fits none of 22 videos; .* such as '\*v_a\*'"):
         list_videos(tmp_path, match=("v_a",))
+    with pytest.raises(ValueError, match=r"path or name, as 'a/v_a_g01\.mp4' has it$"):
+        list_videos(tmp_path, match=("*.mp5",))
 
 
 def test_absent_videos_are_named_within_the_kept_classes(tmp_path: Path) -> None:

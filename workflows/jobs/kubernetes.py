@@ -96,7 +96,12 @@ def videos_in_pods(config: Path) -> str:
 
 def _check(job: KubernetesJob) -> None:
     for option, value, pattern, rule in (
-        ("--name", job.name, _NAME, "lower-case letters, digits and -, at most 47"),
+        (
+            "--name",
+            job.name,
+            _NAME,
+            "lower-case letters, digits and -, at most 47; without --name it is the run's name",
+        ),
         ("--namespace", job.namespace, _NAME, "lower-case letters, digits and -"),
         ("--claim", job.claim, _NAME, "the name of a persistent volume claim"),
         ("--image", job.image, _IMAGE, "an image such as registry/stin-pipe:0.1.0"),
