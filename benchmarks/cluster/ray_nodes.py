@@ -10,6 +10,7 @@ and the weights must equal those of an undisturbed local run. Prints one JSON ob
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import shutil
@@ -95,6 +96,8 @@ def main() -> int:
     parser.add_argument("--videos", type=Path, default=data / "videos")
     parser.add_argument("--splits", type=Path, default=data / "lists")
     given = parser.parse_args()
+    if importlib.util.find_spec("aiohttp_cors") is None:
+        parser.error('this Ray has no job server; pip install -e ".[cluster]"')
     work = Path(tempfile.mkdtemp(prefix="stin-ray-"))
     port, jobs = free_port(), free_port()
     environment = os.environ | {
