@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
 from rich.text import Text
 
 from workflows.speech import plain
 
 LOG_INTERVAL_S = 10.0
+WIDE_COLUMNS = 120
+"""Width of a terminal from which on the bar is long."""
 
 
 class Output:
@@ -70,15 +72,25 @@ class Output:
         if not self._errors.is_terminal:
             yield _LineMeter(self, label, total, unit)
             return
+        whole = [Column(no_wrap=True) for _ in range(3)]
         columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[detail]}", markup=False),
+            _Shortened("{task.description}", markup=False, table_column=Column()),
+            BarColumn(bar_width=40 if self._errors.width >= WIDE_COLUMNS else 10, table_column=whole[0]),
+            MofNCompleteColumn(table_column=whole[1]),
+            TimeRemainingColumn(table_column=whole[2]),
+            _Shortened("{task.fields[detail]}", markup=False, table_column=Column()),
         )
         with Progress(*columns, console=self._errors, transient=True) as bar:
             yield _BarMeter(bar, f"{label} ({unit})", total)
+
+
+class _Shortened(TextColumn):
+    """Text that gives way, with an ellipsis, where the line is too short for all columns."""
+
+    def render(self, task: Task) -> Text:
+        text = super().render(task)
+        text.no_wrap, text.overflow = True, "ellipsis"
+        return text
 
 
 class Meter:

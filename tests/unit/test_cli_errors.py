@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -168,3 +169,16 @@ def test_numbers_are_asked_for_in_plain_words(call) -> None:
 
 def test_a_run_that_is_not_there_may_be_misspelled(tmp_path: Path, call) -> None:
     assert "does not exist; is it misspelled?" in call("verify", "--run", tmp_path / "nope").stderr
+
+
+def test_a_narrow_terminal_keeps_bar_count_and_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", "80")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    with Output(as_json=False, command="x").progress("train-spatial", 400, unit="steps") as meter:
+        meter.update(90, "epoch 9/40, loss 2.153, 59.8 videos/s, held-out top-1 1.000, 502.0 MiB")
+    shown = re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]", "", capsys.readouterr().err)
+    line = [line.rstrip() for line in re.split(r"[\r\n]+", shown) if "90/400" in line][-1]
+    assert re.search(r"[━╺╸]{10} +90/400 +\S+:\S+:\S+ epoch 9/40, loss.*…$", line) and len(line) <= 80, line
