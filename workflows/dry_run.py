@@ -16,7 +16,10 @@ def dry_run(
 ) -> None:
     """Show the plan of a new run, or what is left of one, with an estimate; nothing is written."""
     from pipeline.plan import estimate_bytes, make_plan
+    from workflows.run_dir import require_no_other_things
 
+    if extract_dir.parent.is_dir():
+        require_no_other_things(extract_dir.parent)
     left, num_done = _left(extract_dir, listing, params, retry_failed=options["retry_failed"])
     plan = make_plan(listing, params)
     estimate = _estimate(extract_dir, listing, params, left) if left else None

@@ -84,6 +84,10 @@ def predict(
             segments=options["segments"], crops=int(options["crops"]), device=options["device"]
         ).protocol()
     params = common_params(models)
+    if run_path and len(models) == 1:
+        (there,) = models
+        lacking = "temporal" if there == "spatial" else "spatial"
+        output.warn(f"the {lacking} stream of split {options['split']} is not trained: {there} answers alone")
     results: list[dict[str, Any]] = []
     failed = 0
     overlays = {}

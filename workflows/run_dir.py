@@ -63,13 +63,22 @@ def create_run(path: Path) -> RunDir:
         raise StinPipeError(f"--run {path}: is not a folder") from error
     except OSError as error:
         raise StinPipeError(f"--run {path}: cannot be made: {error.strerror}") from error
+    require_no_other_things(path)
+    return _checked(path)
+
+
+def require_no_other_things(path: Path) -> None:
+    """Refuse the folder of something else for a run.
+
+    Raises:
+        StinPipeError: it holds other things and no run.
+    """
     # A process killed before its first run.json was whole leaves `extract` and what it was writing.
     others = [item for item in path.iterdir() if item.name != "extract" and ".run.json." not in item.name]
     if others and not (path / "run.json").exists():
         raise StinPipeError(
             f"--run {path}: the folder holds other things and no run.json; give a new or empty one"
         )
-    return _checked(path)
 
 
 def open_run(path: Path) -> RunDir:

@@ -71,6 +71,10 @@ def require_one_source(options: Mapping[str, Any]) -> None:
                 raise ValueError(f"{flag} and --set {setting} decide the same; give one of them")
 
 
+RECIPE_NAMES = ("tsn-ucf101", "tsn-hmdb51", "small")
+"""The names of `stin.recipes`, which a shell completes without its imports."""
+
+
 class WorkerRange(click.ParamType):
     """A number of processes, `8`, or the least and the most, `4-8`."""
 
@@ -88,13 +92,24 @@ class WorkerRange(click.ParamType):
         return int(least), int(most or least)
 
 
+def _one_split(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    if value == "all":
+        raise click.BadParameter("one split at a time; `stin-pipe run` trains all", ctx=ctx, param=param)
+    return value
+
+
+def _recipes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    return [name for name in RECIPE_NAMES if name.startswith(incomplete)]
+
+
 def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that both trainings have."""
     options = [
         run_option(),
-        click.option("--split", default="1", help="Split to train on."),
+        click.option("--split", default="1", callback=_one_split, help="Split to train on."),
         click.option(
             "--recipe",
+            shell_complete=_recipes,
             help="tsn-ucf101, tsn-hmdb51 or small [default: by data set, small for own videos].",
         ),
         click.option("--backbone", help="resnet18, 34, 50, 101, or timm:NAME  [default: the recipe's]"),

@@ -201,7 +201,11 @@ class Manifest:
             StinPipeError: it is missing, damaged or of another format version.
         """
         if not path.exists():
-            raise StinPipeError(f"{path} does not exist: run `stin-pipe extract` on this run first")
+            lock = path.with_name("lock.json")
+            state = f"; if an extract works here now ({lock} names its process), wait for its end"
+            raise StinPipeError(
+                f"{path} does not exist: run `stin-pipe extract` on this run first{state * lock.exists()}"
+            )
         value = load_json(path, kind="manifest", next_step="run extract again to rebuild it")
         try:
             videos = [ManifestVideo(**item) for item in value.pop("videos")]

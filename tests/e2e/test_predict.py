@@ -16,10 +16,12 @@ from pipeline.synth import SynthParams, make_videos
 from stin.config import override
 from stin.model_file import ModelInfo, load_model, save_model
 from stin.recipes import resolve_recipe
+from stin.shards.publish import publish_json
 from stin.shards.reader import ShardReader
 from stin.streams import build_stream
 from workflows.cli import cli
 from workflows.one_video import one_video_run, single_frame
+from workflows.run_dir import create_run, read_run_json
 from workflows.trained_models import common_params
 
 CLASSES = ("a", "b", "c")
@@ -185,6 +187,16 @@ def test_a_single_frame_gets_the_answer_that_its_picture_gets(models, moving, pa
     # Without a spatial model there is nothing to say.
     alone = predictions(models[2:], capsys, one, code=1)
     assert alone["one.avi"]["error"].startswith("too_short: ")
+
+
+def test_a_run_with_one_stream_says_which_is_not_trained(models, moving, tmp_path, capsys):
+    folder = create_run(tmp_path / "run").training("spatial", "1")
+    folder.mkdir(parents=True)
+    shutil.copy(models[1], folder / "model.safetensors")
+    publish_json(tmp_path / "run" / "run.json", read_run_json(tmp_path / "run"))
+    found = cli.main(["predict", "--run", str(tmp_path / "run"), *QUICK, str(moving)], standalone_mode=False)
+    assert not found
+    assert "warning: the temporal stream of split 1 is not trained" in capsys.readouterr().err
 
 
 def test_weights_that_are_none_are_refused(models, moving):

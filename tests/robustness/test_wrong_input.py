@@ -201,3 +201,9 @@ def test_a_full_disk_is_said_plainly(made_videos, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "Traceback" not in done.stderr and "stin-pipe: " in done.stderr
     assert list((tmp_path / "run" / "extract" / "shards").glob("*.h5")) == []
+
+
+def test_a_dry_run_refuses_the_folder_of_something_else(made_videos, call) -> None:
+    folder = made_videos.videos
+    called = call("extract", "--run", folder, "--videos", folder, "--dry-run", "--json")
+    check(called, 1, "the folder holds other things and no run.json")

@@ -132,6 +132,7 @@ COMPLETED = {
     "stin-pipe fuse-eval --tune": {"--tune-fusion"},
     "stin-pipe extract --flow c": {"cuda", "cpu"},
     "stin-pipe job sl": {"slurm"},
+    "stin-pipe train-spatial --recipe tsn": {"tsn-ucf101", "tsn-hmdb51"},
 }
 
 

@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from itertools import pairwise
 
+import click
 import pytest
 import torch
 from torch import nn
@@ -20,6 +21,8 @@ from stin.optim import AveragedWeights, build_optimizer, learning_rate
 from stin.recipes import RECIPES, resolve_recipe
 from stin.shards.errors import StinPipeError
 from stin.streams import build_stream
+from workflows.cli import cli
+from workflows.training_options import RECIPE_NAMES
 
 
 @pytest.mark.parametrize("stream", ["spatial", "temporal"])
@@ -258,3 +261,12 @@ def test_an_ablation_holds_out_what_was_asked_for(tmp_path):
     for given in (("--set", "seed=7"), ("--variants", str(file))):
         with pytest.raises(ValueError, match="seed is no setting here; --seeds N"):
             shares(*given)
+
+
+def test_the_recipes_that_a_shell_completes_are_those_there_are() -> None:
+    assert tuple(RECIPES) == RECIPE_NAMES
+
+
+def test_a_training_is_of_one_split() -> None:
+    with pytest.raises(click.BadParameter, match="one split at a time; `stin-pipe run` trains all"):
+        cli.main(["train-spatial", "--run", ".", "--split", "all"], standalone_mode=False)

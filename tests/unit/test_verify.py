@@ -92,3 +92,11 @@ def test_a_changed_plan_is_refused(extract_dir: Path) -> None:
     change(extract_dir / "plan.json", lambda plan: plan["shards"][0]["videos"][0].update(label=2), sign=False)
     with pytest.raises(StinPipeError, match="plan differs from its checksum; restore it"):
         read_ledger(extract_dir)
+
+
+def test_a_manifest_that_an_extract_has_yet_to_make(tmp_path: Path) -> None:
+    with pytest.raises(StinPipeError, match=r"run `stin-pipe extract` on this run first$"):
+        Manifest.load(tmp_path / "manifest.json")
+    (tmp_path / "lock.json").touch()
+    with pytest.raises(StinPipeError, match=r"if an extract works here now \(.*lock\.json .* wait"):
+        Manifest.load(tmp_path / "manifest.json")
