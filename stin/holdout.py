@@ -70,5 +70,14 @@ def list_digest(videos: tuple[ManifestVideo, ...]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
+def tell_list_change(then: object, now: int) -> str:
+    """Say how a training's list and that of the run now differ: counts of videos, where both are known."""
+    if not isinstance(then, int):
+        return f"{now} videos now; some were added, lost or extracted anew since"
+    if then == now:
+        return f"{now} videos then and now, some of them others or extracted anew"
+    return f"{then} videos then, {now} now"
+
+
 def _rank(label: int, key: str) -> str:
     return hashlib.sha256(f"{label}\n{key}".encode("utf-8", "surrogateescape")).hexdigest()

@@ -102,7 +102,7 @@ def train_stream(
         )
         found = _open(job, ranks)
         if found.result is not None:
-            return _result_of(found.result, job.out_dir)
+            return _result_of(found.result, job.out_dir, list_change=found.list_change)
         tell = on_progress if ranks.is_first else lambda _event: None
         notices: list[str] = []
 
@@ -158,8 +158,12 @@ def train_stream(
             return next(item for item in ranks.all_values(result) if item is not None)
 
 
-def _result_of(stored: Mapping[str, Any], out_dir: Path) -> TrainResult:
-    now = {"checkpoint": str(out_dir / MODEL_FILE), "was_complete": True}  # the run may have been moved since
+def _result_of(stored: Mapping[str, Any], out_dir: Path, *, list_change: str) -> TrainResult:
+    now: dict[str, Any] = {
+        "checkpoint": str(out_dir / MODEL_FILE),
+        "was_complete": True,
+    }  # the run may have been moved since
+    now["list_change"] = list_change
     try:
         return TrainResult(**{**stored, **now, "notices": tuple(stored["notices"])})
     except (KeyError, TypeError) as error:
@@ -193,7 +197,10 @@ def _open(job: TrainingPlan, ranks: Ranks) -> TrainingFolder:
     init = Path(job.config.init)
     if job.config.init and init.is_file():  # it may be gone once the training has begun
         identity[INIT_DIGEST] = hashlib.sha256(init.read_bytes()).hexdigest()
-    found = ranks.together(lambda: open_training(job.out_dir, identity=identity, claim=ranks.is_first))
+    count = len(job.lists.train)
+    found = ranks.together(
+        lambda: open_training(job.out_dir, identity=identity, num_train=count, claim=ranks.is_first)
+    )
     seen = ranks.all_values(found.checkpoint.step if found.checkpoint else 0)
     if len(set(seen)) > 1:
         raise StinPipeError(

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from workflows.stage_state import evaluation_state, extract_state, training_state
+from workflows.stage_state import evaluation_state, extract_state, manifest_now, training_state
 
 if TYPE_CHECKING:
+    from stin.shards.schema import Manifest
     from workflows.run_dir import RunDir
 
 Progress = Literal["not started", "running", "unfinished", "done", "damaged"]
@@ -44,7 +45,8 @@ class Stage:
 def chain_stages(run: "RunDir", splits: Sequence[str]) -> list[Stage]:
     """Return every stage of the chain over these splits, in order, with its state."""
     stages = [_extract_stage(run)]
-    stages += [_training_stage(run, command, split) for split in splits for command in TRAININGS]
+    manifest = manifest_now(run)
+    stages += [_training_stage(run, command, split, manifest) for split in splits for command in TRAININGS]
     return stages + [_evaluation_stage(run, split) for split in splits]
 
 
@@ -74,15 +76,17 @@ def _extract_stage(run: "RunDir") -> Stage:
     return Stage(command="extract", split=None, progress=progress, detail=detail)
 
 
-def _training_stage(run: "RunDir", command: str, split: str) -> Stage:
+def _training_stage(run: "RunDir", command: str, split: str, manifest: "Manifest | None") -> Stage:
     path = run.training(command.removeprefix("train-"), split)
     if not path.exists():
         return Stage(command=command, split=split, progress="not started")
-    state = training_state(path)
+    state = training_state(path, manifest)
     if state["state"].startswith("damaged"):
         return Stage(command=command, split=split, progress="damaged", detail=state["state"])
     progress: Progress = "done" if state["state"] == "done" else "unfinished"
     detail = f"{state['steps']} steps"
+    if older := state.get("older_list"):
+        detail += f", trained on an older list ({older})"
     if progress == "unfinished" and _is_locked(path):
         progress = "running"
     return Stage(command=command, split=split, progress=progress, detail=detail)

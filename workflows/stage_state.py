@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workflows.stored_results import is_number, read_lines, read_metrics, read_result
+from workflows.stored_results import is_number, json_object, read_lines, read_metrics, read_result
 
 if TYPE_CHECKING:
+    from stin.shards.schema import Manifest
     from workflows.run_dir import RunDir
 
 
@@ -50,8 +51,13 @@ def extract_state(run: "RunDir") -> dict[str, Any]:
     }
 
 
-def training_state(path: Path) -> dict[str, Any]:
-    """Return how far the training in the folder `path` is, `train-spatial/split1`."""
+def training_state(path: Path, manifest: "Manifest | None" = None) -> dict[str, Any]:
+    """Return how far the training in the folder `path` is, `train-spatial/split1`.
+
+    Args:
+        path: the training's folder.
+        manifest: the run's videos now, for telling whether a finished training has had others.
+    """
     name = f"{path.parent.name}/{path.name}"
     finished = path / "result.json"
     if finished.exists():
@@ -61,13 +67,46 @@ def training_state(path: Path) -> dict[str, Any]:
                 "stage": name,
                 "state": f"damaged: {finished} cannot be read; delete {path} to train anew",
             }
-        return {"stage": name, "state": "done", "steps": result["steps"], "val_top1": result["last_val_top1"]}
+        change = _list_change(path, result, manifest) if manifest else ""
+        top1 = result["last_val_top1"]
+        return {
+            "stage": name,
+            "state": "done",
+            "steps": result["steps"],
+            "val_top1": top1,
+            "older_list": change,
+        }
     step, loss = 0, None
     for record in read_lines(path / "metrics.jsonl"):
         step = int(record["step"]) if is_number(record.get("step")) else step
         if record.get("kind") == "train" and is_number(record.get("loss")):
             loss = record["loss"]
     return {"stage": name, "state": "unfinished", "steps": step, "loss": loss}
+
+
+def manifest_now(run: "RunDir") -> "Manifest | None":
+    """Return the run's videos; None where there are none yet, or their file is damaged."""
+    from stin.shards.errors import StinPipeError
+    from stin.shards.schema import Manifest
+
+    try:
+        return Manifest.load(run.manifest) if run.manifest.exists() else None
+    except StinPipeError:
+        return None
+
+
+def _list_change(path: Path, result: dict[str, Any], manifest: "Manifest") -> str:
+    """Return how the run's list differs from that of a finished training; empty where it does not."""
+    from stin.holdout import divide_training_list, list_digest, tell_list_change
+    from stin.shards.errors import StinPipeError
+
+    try:
+        stored = json_object((path / "config.json").read_text(encoding="utf-8"))
+        share, trained_on = stored["config"]["val_share"], stored["training_list"]
+        videos = divide_training_list(manifest, split=stored["split"], share=share).train
+    except (OSError, ValueError, KeyError, TypeError, StinPipeError):
+        return ""  # not known
+    return "" if list_digest(videos) == trained_on else tell_list_change(result.get("num_train"), len(videos))
 
 
 def evaluation_state(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import click
 from workflows.chain import chain_stages, recorded_splits
 from workflows.options import common_options, run_option
 from workflows.output import Output
-from workflows.stage_state import evaluation_state, extract_state, training_state
+from workflows.stage_state import evaluation_state, extract_state, manifest_now, training_state
 
 if TYPE_CHECKING:
     from workflows.run_dir import RunDir
@@ -28,7 +28,8 @@ def status(output: Output, run_path: Path) -> None:
 
     run = open_run(run_path)
     extract = extract_state(run)
-    trainings = [training_state(path) for path in sorted(run.path.glob("train-*/split*"))]
+    manifest = manifest_now(run)
+    trainings = [training_state(path, manifest) for path in sorted(run.path.glob("train-*/split*"))]
     evaluations = [evaluation_state(path) for path in sorted(run.path.glob("fuse-eval/split*"))]
     _show(output, run, extract, trainings, evaluations)
     stages = chain_stages(run, recorded_splits(run))
@@ -78,7 +79,8 @@ def _show(
         value = item.get("val_top1") if item["state"] == "done" else item.get("loss")
         what = "held-out top-1" if item["state"] == "done" else "loss"
         shown = f", {what} {value:.3f}" if value is not None else ""
-        output.show(f"{item['stage']}: {item['state']}, {item['steps']} steps{shown}")
+        older = f", trained on an older list ({item['older_list']})" if item.get("older_list") else ""
+        output.show(f"{item['stage']}: {item['state']}, {item['steps']} steps{shown}{older}")
     for item in evaluations:
         shown = f", fused top-1 {item['fused_top1']:.3f}, {item['report']}" if "fused_top1" in item else ""
         output.show(f"{item['stage']}: {item['state']}{shown}")

@@ -108,6 +108,11 @@ def _train_here(stream: str, output: Output, run_path: Path, options: dict[str, 
         )
     if not first:
         return
+    if result.list_change:
+        output.warn(
+            f"the run's training list has changed since this training ({result.list_change}); it is finished "
+            f"and stays as it is; delete {out_dir} to train anew on the list of now"
+        )
     if result.best_val_top1 is not None:
         best, last = result.best_val_top1, result.last_val_top1
         output.show(f"top-1 on held-out training videos: best {best:.3f}, last {last:.3f}")

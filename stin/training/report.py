@@ -81,6 +81,8 @@ class TrainResult:
     """Of the model file; empty in results of versions that did not keep it."""
     was_complete: bool = False
     """Whether an earlier run of the same command had finished it."""
+    list_change: str = ""
+    """How the run's training list differs by now from the one it was trained on; empty where it does not."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

@@ -12,6 +12,7 @@ from torch import nn
 
 from stin.checkpoint import Checkpoint, load_latest, save_checkpoint
 from stin.config import json_differences
+from stin.holdout import tell_list_change
 from stin.optim import AveragedWeights
 from stin.shards.errors import StinPipeError
 from stin.shards.publish import publish_json
@@ -21,6 +22,8 @@ RESULT_FILE = "result.json"
 CHECKPOINT_FOLDER = "checkpoints"
 INIT_DIGEST = "init_sha256"
 """Key of the digest of the weights that a training starts from."""
+NUM_TRAIN = "num_train"
+"""Key of the number of videos on the training list; told, and no part of what a training is known by."""
 MODEL_FILE = "model.safetensors"
 BEST_FILE = "best.safetensors"
 
@@ -42,7 +45,6 @@ _FLAGS = {
     "config.val_share": "--val-share",
     INIT_DIGEST: "--init, sha256",
     "split": "--split",
-    "training_list": "the training list (videos were added, lost or extracted anew since)",
 }
 """What a person gave, by its place in a training's identity."""
 
@@ -71,14 +73,21 @@ class TrainingFolder:
     checkpoint: Checkpoint | None
     result: Mapping[str, Any] | None
     """The result of a training that was finished already."""
+    list_change: str = ""
+    """How the run's training list differs from the one of this finished training; empty where it does not."""
 
 
-def open_training(folder: Path, *, identity: Mapping[str, Any], claim: bool = True) -> TrainingFolder:
+def open_training(
+    folder: Path, *, identity: Mapping[str, Any], num_train: int, claim: bool = True
+) -> TrainingFolder:
     """Claim the folder for this training, or find what an earlier life of it left.
+
+    A finished training whose settings are these is found also where the run has got another list since.
 
     Args:
         folder: made if absent.
         identity: everything that decides the result, as JSON values.
+        num_train: videos on the training list.
         claim: whether this process writes the configuration; of several that train together, one does.
 
     Raises:
@@ -92,13 +101,15 @@ def open_training(folder: Path, *, identity: Mapping[str, Any], claim: bool = Tr
     wanted = json.loads(json.dumps(identity))
     path = folder / CONFIG_FILE
     begun = (folder / RESULT_FILE).exists() or any((folder / CHECKPOINT_FOLDER).glob("step-*"))
+    result_path, model_path = folder / RESULT_FILE, folder / MODEL_FILE
+    is_finished = result_path.exists() and model_path.exists()
+    list_change = ""
     if not begun:  # nothing to lose, so a first try with other settings does not stand in the way
         if claim:
-            publish_json(path, wanted)
+            publish_json(path, {**wanted, NUM_TRAIN: num_train})
     else:
-        _require_same(folder, wanted)
-    result_path, model_path = folder / RESULT_FILE, folder / MODEL_FILE
-    if not (result_path.exists() and model_path.exists()):
+        list_change = _require_same(folder, wanted, num_train, is_finished=is_finished)
+    if not is_finished:
         return TrainingFolder(checkpoint=load_latest(folder / CHECKPOINT_FOLDER), result=None)
     try:
         result = json.loads(result_path.read_text())
@@ -107,8 +118,13 @@ def open_training(folder: Path, *, identity: Mapping[str, Any], claim: bool = Tr
             f"{result_path}: damaged ({error}); delete it to finish the training again"
         ) from error
     if is_as_trained(model_path, model_path.read_bytes()):
-        return TrainingFolder(checkpoint=None, result=result)
+        return TrainingFolder(checkpoint=None, result=result, list_change=list_change)
     told = f"{model_path}: damaged (its sha256 is not that of {RESULT_FILE})"
+    if list_change:
+        raise StinPipeError(
+            f"{told}, and the run has another training list since ({list_change}); "
+            f"delete {folder} to train anew"
+        )
     checkpoint = load_latest(folder / CHECKPOINT_FOLDER)
     if checkpoint is None:
         raise StinPipeError(f"{told}, and no checkpoint is left; delete {folder} to train anew")
@@ -116,8 +132,11 @@ def open_training(folder: Path, *, identity: Mapping[str, Any], claim: bool = Tr
     return TrainingFolder(checkpoint=replace(checkpoint, notices=notices), result=None)
 
 
-def _require_same(folder: Path, wanted: dict[str, Any]) -> None:
-    """Refuse a folder whose training has another identity.
+def _require_same(folder: Path, wanted: dict[str, Any], num_train: int, *, is_finished: bool) -> str:
+    """Refuse a folder whose training has another identity; a finished one may have another list.
+
+    Returns:
+        How the list has changed since; empty where it has not.
 
     Raises:
         StinPipeError: with the differences; or if the folder's configuration is damaged.
@@ -125,19 +144,35 @@ def _require_same(folder: Path, wanted: dict[str, Any]) -> None:
     path = folder / CONFIG_FILE
     try:
         found = json.loads(path.read_text())
+        num_before = found.pop(NUM_TRAIN, None)
         differences = json_differences(*(_by_content(item, found, wanted) for item in (found, wanted)))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StinPipeError(f"{path}: damaged ({error}); delete {folder} to train anew") from error
+    settings = [line for line in differences if not line.startswith("training_list: ")]
+    if settings:  # another share of held-out videos also makes another list
+        raise StinPipeError(
+            f"{folder} holds a training with another configuration "
+            f"({'; '.join(_in_flags(line) for line in settings)}); give the same settings to resume "
+            f"it (the earlier ones are in {path}), or delete that folder to train anew"
+        )
     if not differences:
-        return
-    if any(line.startswith("config.val_share: ") for line in differences):
-        # Another share leaves another list to train on: told once, by what the person gave.
-        differences = [line for line in differences if not line.startswith("training_list: ")]
-    raise StinPipeError(
-        f"{folder} holds a training with another configuration "
-        f"({'; '.join(_in_flags(line) for line in differences)}); give the same settings to resume "
-        f"it (the earlier ones are in {path}), or delete that folder to train anew"
-    )
+        return ""
+    if num_before is None and is_finished:  # earlier versions kept it in the result alone
+        num_before = _stored_count(folder / RESULT_FILE)
+    change = tell_list_change(num_before, num_train)
+    if not is_finished:
+        raise StinPipeError(
+            f"{folder} holds an unfinished training on another list of videos ({change}), and one training "
+            "has one list from its begin to its end; delete that folder to train anew"
+        )
+    return change
+
+
+def _stored_count(path: Path) -> object:
+    try:
+        return json.loads(path.read_text()).get(NUM_TRAIN)
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def _by_content(item: Mapping[str, Any], *both: Mapping[str, Any]) -> dict[str, Any]:

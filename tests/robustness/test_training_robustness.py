@@ -164,20 +164,54 @@ def test_other_settings_are_refused_with_the_difference(tiny_run, tmp_path):
     train(tiny_run, tmp_path)  # the refused attempt has spoilt nothing
 
 
-def test_other_training_videos_are_refused(tiny_run, tmp_path):
+def train_without(run, out_dir, *ids, settings=None):
+    """Train on the run's videos but these, as if the others had been added since."""
+    manifest = Manifest.load(run / "extract" / "manifest.json")
+    fewer = {key: video for key, video in manifest.videos.items() if key not in ids}
+    return train_stream(
+        settings or config(),
+        manifest=Manifest(**{**vars(manifest), "videos": fewer}),
+        extract_dir=run / "extract",
+        out_dir=out_dir,
+        split="1",
+        runtime=QUIET,
+    )
+
+
+def test_an_unfinished_training_refuses_another_list_in_counts(tiny_run, tmp_path):
     with pytest.raises(Interrupted):
         train(tiny_run, tmp_path, on_progress=stop_after(1))
-    manifest = Manifest.load(tiny_run / "extract" / "manifest.json")
-    fewer = {key: video for key, video in manifest.videos.items() if key != "falls/v01.avi"}
-    with pytest.raises(StinPipeError, match=r"the training list \(videos were added"):
-        train_stream(
-            config(),
-            manifest=Manifest(**{**vars(manifest), "videos": fewer}),
-            extract_dir=tiny_run / "extract",
-            out_dir=tmp_path,
-            split="1",
-            runtime=QUIET,
-        )
+    count = json.loads((tmp_path / "config.json").read_text())["num_train"]
+    told = rf"unfinished training on another list of videos \({count} videos then, {count - 1} now\)"
+    with pytest.raises(StinPipeError, match=told):
+        train_without(tiny_run, tmp_path, "falls/v01.avi")
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored.pop("num_train")  # as earlier versions wrote it
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(StinPipeError, match=rf"\({count - 1} videos now; some were added, lost or"):
+        train_without(tiny_run, tmp_path, "falls/v01.avi")
+    train(tiny_run, tmp_path)
+
+
+def test_a_finished_training_stays_when_the_list_has_changed(tiny_run, tmp_path):
+    settings = config(epochs=1)
+    before = train_without(tiny_run, tmp_path, "falls/v01.avi", settings=settings)
+    content = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    after = train(tiny_run, tmp_path, settings)
+    told = f"{before.num_train} videos then, {before.num_train + 1} now"
+    assert after.was_complete and after.list_change == told
+    assert train_without(tiny_run, tmp_path, "falls/v01.avi", settings=settings).list_change == ""
+    with pytest.raises(StinPipeError, match=r"another configuration \(--lr: \S+ -> 0\.5\)"):
+        train(tiny_run, tmp_path, config(epochs=1, lr=0.5))
+    assert {path: path.read_bytes() for path in content} == content
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored.pop("num_train")  # as earlier versions wrote it
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert train(tiny_run, tmp_path, settings).list_change == told
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(model.read_bytes()[:-1] + b"?")
+    with pytest.raises(StinPipeError, match=r"damaged .* another training list since .*; delete"):
+        train(tiny_run, tmp_path, settings)
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_step_and_videos(tiny_run, tmp_path, monkeypatch):
