@@ -129,7 +129,23 @@ def test_the_same_command_ends_the_chain_and_then_has_nothing_to_do(place: Path,
     assert [model.stat().st_mtime_ns for model in models] == before
     assert called.json["stages"][-1]["fused"] == stages[-1]["fused"]
     called = call("status", "--config", "run.toml", cwd=place)
-    assert "chain: 7 of 7 stages done" in called.stdout
+    assert "chain: 7 of 7 stages done" in called.stdout and "older list" not in called.stdout
+
+    path = place / "run/train-spatial/split1/config.json"
+    stored = json.loads(path.read_text())
+    told = f"{stored['num_train'] - 1} videos then, {stored['num_train']} now"
+    stored |= {"training_list": "0" * 16, "num_train": stored["num_train"] - 1}  # as before a video joined
+    path.write_text(json.dumps(stored))
+    result = path.with_name("result.json")
+    result.write_text(json.dumps(json.loads(result.read_text()) | {"num_train": stored["num_train"]}))
+    called = call("run", "--config", "run.toml", "--json", cwd=place)
+    assert called.code == 0, called.stderr
+    assert called.stderr.count("training list has changed") == 1
+    assert told in called.stderr and f"delete {path.parent} to train anew" in called.stderr
+    assert [model.stat().st_mtime_ns for model in models] == before
+    called = call("status", "--config", "run.toml", cwd=place)
+    assert f"trained on an older list ({told})" in called.stdout
+    assert called.stdout.count("older list") == 1
 
 
 def test_mistakes_name_file_and_table(tmp_path: Path, call) -> None:
