@@ -182,7 +182,7 @@ def run_ablation(
         if result.list_change:
             raise StinPipeError(
                 f"{folder} holds a training on another list of videos ({result.list_change}), which cannot "
-                "be compared with trainings on this one; delete that folder to train anew, or give a new name"
+                "be compared with trainings on this one; delete that folder to train anew"
             )
         if judge == "held-out":
             if not result.num_held_out:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -174,3 +175,12 @@ def test_a_table_has_a_name_of_its_own():
             ValueError, match=f"the variant '{variant}' has the name of a file of the ablation"
         ):
             name("mine", variant=variant)
+
+
+def test_a_training_on_another_list_is_not_compared(ablated, tiny_run, tmp_path):
+    out, variants, _ = ablated
+    shutil.copytree(out, tmp_path / "out")
+    path = tmp_path / "out" / "spatial-plain" / "seed0" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"training_list": "0" * 16}))
+    with pytest.raises(StinPipeError, match=r"seed0 holds a training on another list .* delete that folder"):
+        ablate(tiny_run, tmp_path / "out", variants)
