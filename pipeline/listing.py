@@ -15,7 +15,7 @@ from pipeline.hash_split import HASH_SPLIT, hash_split
 from pipeline.listed import ListedVideo, Listing, display_name, group_key
 from pipeline.selection import keep_classes, keep_matching, spread
 from pipeline.split_lists import ListStyle, read_lists, recognise
-from pipeline.video_files import FileFinder, plain, require_folder, scan
+from pipeline.video_files import FileFinder, folded, require_folder, scan
 from stin.shards.errors import StinPipeError
 
 OFFICIAL_CLASSES = {"ucf101": 101, "hmdb51": 51}
@@ -150,7 +150,7 @@ def _from_split_lists(
             absent.append(f"{display_name(entry.class_name)}/{display_name(entry.file_name)}")
             continue
         used.add(file)
-        in_class = plain(file.parent.name) in ("", plain(entry.class_name))
+        in_class = folded(file.parent.name) in ("", folded(entry.class_name))
         holder = entry.class_name if in_class else file.parent.name
         if not entry.splits:  # named, but used by no split (HMDB51's code 0 in all three)
             continue

@@ -56,7 +56,7 @@ def inside(root: Path, path: str, *, source: Path) -> PurePosixPath:
     return PurePosixPath(relative)
 
 
-def plain(name: str) -> str:
+def folded(name: str) -> str:
     """Return a name without regard to case and to Unicode's forms of a letter: macOS takes ö apart."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
@@ -74,7 +74,7 @@ class PathFinder:
             return path
         found = PurePosixPath()
         for part in path.parts:
-            same = self._names(found).get(plain(part), [])
+            same = self._names(found).get(folded(part), [])
             exact = [name for name in same if name == part] or same
             if len(exact) > 1:
                 names = " and ".join(str(found / name) for name in sorted(exact))
@@ -85,12 +85,12 @@ class PathFinder:
         return found if (self._root / found).is_file() else None
 
     def _names(self, folder: PurePosixPath) -> dict[str, list[str]]:
-        """Return the names in a folder by their plain form; each folder is read once."""
+        """Return the names in a folder by their folded form; each folder is read once."""
         if folder not in self._inner:
             names: dict[str, list[str]] = defaultdict(list)
             with contextlib.suppress(OSError):  # no folder: nothing is in it
                 for entry in (self._root / folder).iterdir():
-                    names[plain(entry.name)].append(entry.name)
+                    names[folded(entry.name)].append(entry.name)
             self._inner[folder] = names
         return self._inner[folder]
 
@@ -102,7 +102,7 @@ class FileFinder:
         self._files = set(files)
         self._by_name: dict[str, list[PurePosixPath]] = defaultdict(list)
         for file in files:
-            for name in {plain(file.stem), plain(file.name)}:  # a folder's dots are no extension
+            for name in {folded(file.stem), folded(file.name)}:  # a folder's dots are no extension
                 self._by_name[name].append(file)
 
     def __call__(self, entry: ListEntry) -> PurePosixPath | None:
@@ -111,9 +111,9 @@ class FileFinder:
         for exact in (PurePosixPath(place, entry.file_name) for place in places):
             if exact in self._files:
                 return exact
-        same = self._by_name.get(plain(PurePosixPath(entry.file_name).stem), [])
-        same = same or self._by_name.get(plain(entry.file_name), [])
-        by_place = [[file for file in same if plain(file.parent.name) == plain(place)] for place in places]
+        same = self._by_name.get(folded(PurePosixPath(entry.file_name).stem), [])
+        same = same or self._by_name.get(folded(entry.file_name), [])
+        by_place = [[file for file in same if folded(file.parent.name) == folded(place)] for place in places]
         candidates = next(filter(None, by_place), [file for file in same if len(file.parts) == 1])
         if len(candidates) > 1:
             names = " and ".join(str(file) for file in candidates)
