@@ -1,6 +1,6 @@
 """Does the apparent difference raise the spatial stream, and self-attention the temporal one? On made videos.
 
-Written down and committed before the runs that it is about. Videos: ``pipeline.synth_probes``, 96x72, 24
+Written down and committed before the runs that it is about. Videos: ``probe_videos``, 96x72, 24
 frames. Every seed draws new videos and new weights, so the spread over seeds holds both; variants are
 compared within seeds. Five seeds: 0 to 4. Flow: the ``cpu`` back end. Everything that matters is fixed in
 ``BASE``; nothing is chosen on these videos, and the last weights are scored with 8 segments and 5 crops.
@@ -45,15 +45,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from probe_videos import ProbeParams, make_probe_videos
 
-from pipeline.synth_probes import ProbeParams, make_probe_videos
-from stin.ablation import AblationTable, Judgement, Variant, compare, paired_difference, run_ablation
-from stin.config import TrainConfig, override
-from stin.device import Runtime
-from stin.evaluate import TestProtocol
-from stin.recipes import resolve_recipe
-from stin.shards.schema import Manifest
-from workflows.extract import extract
+from stin_pipe.stin.ablation import (
+    AblationTable,
+    Judgement,
+    Variant,
+    compare,
+    paired_difference,
+    run_ablation,
+)
+from stin_pipe.stin.device import Runtime
+from stin_pipe.stin.scoring.score_split import TestProtocol
+from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.stin.training.config import TrainConfig, override
+from stin_pipe.stin.training.recipes import resolve_recipe
+from stin_pipe.workflows.commands.extract import extract
 
 SETS = {
     "order": ProbeParams(probe="order", width=96, height=72),

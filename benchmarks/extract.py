@@ -22,11 +22,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.decode import DecodeNotes, decode_frames
-from pipeline.extract import prepare_frame
-from pipeline.flow import TVL1Params, tvl1_clip
-from pipeline.plan import ExtractParams
-from stin.shards.codec import encode_image, quantise_flow
+from stin_pipe.pipeline.decoding.frames import DecodeNotes, decode_frames
+from stin_pipe.pipeline.flow import TVL1Params, tvl1_clip
+from stin_pipe.pipeline.planning.plan import ExtractParams
+from stin_pipe.pipeline.shard.from_video import prepare_frame
+from stin_pipe.stin.shards.codec import encode_image, quantise_flow
 
 SIZE = (340, 256)
 PARAMS = ExtractParams(size=SIZE, short_side=None, bound_px=20.0, flow_backend="cpu")
@@ -86,7 +86,14 @@ def link_clips(clips: list[Path], folder: Path) -> Path:
 def start_extract(videos: Path, run: Path, *, workers: int, cores: set[int]) -> subprocess.Popen[str]:
     """Start the command, held to some cores."""
     shutil.rmtree(run, ignore_errors=True)
-    command = [sys.executable, "-c", "from workflows.cli import main; main()", "extract", "--run", str(run)]
+    command = [
+        sys.executable,
+        "-m",
+        "stin_pipe",
+        "extract",
+        "--run",
+        str(run),
+    ]
     command += ["--videos", str(videos), "--size", "340x256", "--flow", "cpu", "--runner", "local"]
     return subprocess.Popen(
         [*command, "--workers", str(workers), "--json"],

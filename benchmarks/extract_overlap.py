@@ -19,13 +19,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline import shard_task
-from pipeline.decode import DecodeNotes, decode_frames
-from pipeline.extract import prepare_frame
-from pipeline.listing import list_videos
-from pipeline.plan import ExtractParams, PlannedShard
-from pipeline.shard_task import ShardTask, make_shard
-from stin.shards.codec import encode_image
+from stin_pipe.pipeline.decoding.frames import DecodeNotes, decode_frames
+from stin_pipe.pipeline.listing.find_videos import list_videos
+from stin_pipe.pipeline.planning.plan import ExtractParams, PlannedShard
+from stin_pipe.pipeline.shard import make_shard as shard_task
+from stin_pipe.pipeline.shard.from_video import prepare_frame
+from stin_pipe.pipeline.shard.make_shard import ShardTask, make_shard
+from stin_pipe.stin.shards.codec import encode_image
 
 PARAMS = ExtractParams(size=(340, 256), short_side=None, bound_px=20.0, flow_backend="cpu")
 

@@ -29,12 +29,12 @@ BYTES_A_FRAME, BYTES_A_FIELD = 29_000, 4_700
 WORKER = """
 import json, resource, sys
 from pathlib import Path
-from pipeline.runners.local import worker_environment
+from stin_pipe.pipeline.runners.local import worker_environment
 worker_environment()
-from pipeline.extract import extract_video
-from pipeline.listed import ListedVideo
-from pipeline.plan import ExtractParams
-from stin.shards.writer import ShardWriter
+from stin_pipe.pipeline.shard.from_video import extract_video
+from stin_pipe.pipeline.listing.listing import ListedVideo
+from stin_pipe.pipeline.planning.plan import ExtractParams
+from stin_pipe.stin.shards.writer import ShardWriter
 clip, shard = Path(sys.argv[1]), Path(sys.argv[2])
 params = ExtractParams(size=(340, 256), short_side=None, bound_px=20.0, flow_backend="cpu")
 video = ListedVideo(id="c/v", path=clip.name, label=0, class_name="c", splits={})
@@ -60,7 +60,13 @@ def rate(options: argparse.Namespace) -> dict:
             for number in range(times):
                 for index, clip in enumerate(clips):
                     (folder / f"{number:03d}-{index:02d}{clip.suffix}").symlink_to(clip.resolve())
-            command = [sys.executable, "-c", "from workflows.cli import main; main()", "extract", "--json"]
+            command = [
+                sys.executable,
+                "-m",
+                "stin_pipe",
+                "extract",
+                "--json",
+            ]
             command += ["--run", f"{name}/run{times}", "--videos", str(folder.parent), "--size", options.size]
             command += ["--flow", "cpu", "--runner", "local", "--workers", "1", "--max-failure-rate", "1"]
             start, before = time.monotonic(), os.times()
@@ -92,7 +98,7 @@ def rate(options: argparse.Namespace) -> dict:
 
 def memory(options: argparse.Namespace) -> dict:
     """Peak memory of one worker on a long and a short made clip."""
-    from pipeline.ffmpeg import find_ffmpeg
+    from stin_pipe.pipeline.decoding.ffmpeg import find_ffmpeg
 
     found: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as name:

@@ -22,7 +22,7 @@ import numpy as np
 from flow_machine import cpu_seconds, measure_ceilings, threads_against_processes, wall_seconds
 from flow_pairs import PairSet
 
-from pipeline.flow import TVL1Params, pyramid_sizes, resolve_backend, trace_tvl1, tvl1
+from stin_pipe.pipeline.flow import TVL1Params, pyramid_sizes, resolve_backend, trace_tvl1, tvl1
 
 FIXED_300 = TVL1Params(epsilon=0.0)
 GROWTH_WIDTHS = (64, 128, 256, 512, 1024)

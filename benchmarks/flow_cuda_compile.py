@@ -19,10 +19,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipeline.flow import TVL1Params, pyramid_sizes
-from pipeline.flow.cuda_compile import compile_ptx, link
-from pipeline.flow.cuda_patch import shared_floats
-from pipeline.flow.cuda_tiles import WARP, plan_tiles
+from stin_pipe.pipeline.flow import TVL1Params, pyramid_sizes
+from stin_pipe.pipeline.flow.cuda.compile import compile_ptx, link
+from stin_pipe.pipeline.flow.cuda.patch import shared_floats
+from stin_pipe.pipeline.flow.cuda.tiles import WARP, plan_tiles
 
 CAPABILITIES = [(7, 5), (8, 0), (8, 6), (9, 0), (10, 0), (12, 0)]
 PIXELS_OF_A_PATCH = 16

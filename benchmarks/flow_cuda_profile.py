@@ -18,9 +18,11 @@ import flow_pairs
 import numpy as np
 import torch
 
-from pipeline.flow import TVL1Params, cuda_session, cuda_tiles, pyramid_sizes
-from pipeline.flow.cuda_program import BatchShape
-from pipeline.flow.cuda_session import Session, blocks_of
+from stin_pipe.pipeline.flow import TVL1Params, pyramid_sizes
+from stin_pipe.pipeline.flow.cuda import session as cuda_session
+from stin_pipe.pipeline.flow.cuda import tiles as cuda_tiles
+from stin_pipe.pipeline.flow.cuda.program import BatchShape
+from stin_pipe.pipeline.flow.cuda.session import Session, blocks_of
 
 REPEATS = 5
 CHOICES = [(256, 8), (256, 4), (512, 8), (512, 4), (128, 8), (128, 4)]

@@ -18,7 +18,7 @@ import cv2
 import flow_pairs
 import numpy as np
 
-from pipeline.flow import tvl1_clip
+from stin_pipe.pipeline.flow import tvl1_clip
 
 
 def decode(path: Path) -> np.ndarray:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from pipeline.flow import tvl1
+from stin_pipe.pipeline.flow import tvl1
 
 
 def cpu_seconds(work: Callable[[], object], repeats: int = 5) -> float:
@@ -82,8 +82,8 @@ def measure_ceilings() -> dict:
     """What one thread of this CPU can do at most: copy memory, and issue vector multiply-adds."""
     from numba import njit
 
-    from pipeline.flow.simd import KERNEL, LANES
-    from pipeline.flow.simd_memory import load, store
+    from stin_pipe.pipeline.flow.cpu.simd import KERNEL, LANES
+    from stin_pipe.pipeline.flow.cpu.simd_memory import load, store
 
     source = np.ones(1 << 26, np.float32)
     target = np.empty_like(source)
@@ -112,8 +112,8 @@ def count_instructions() -> dict:
     """Instructions of the solver's innermost loop, for each vector of pixels, by what they do."""
     import numba
 
-    from pipeline.flow import cpu_solver
-    from pipeline.flow.simd import KERNEL
+    from stin_pipe.pipeline.flow.cpu import solver as cpu_solver
+    from stin_pipe.pipeline.flow.cpu.simd import KERNEL
 
     floats, ints, one = numba.float32[::1], numba.int64, numba.float32
     row_pass = numba.njit(numba.float64(floats, *[ints] * 4, *[one] * 3), **KERNEL)(

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import bootstrap
 
-from stin.results.comparison import compare
-from stin.results.intervals import resample, share_interval, worth_by_class
+from stin_pipe.stin.results.comparison import compare
+from stin_pipe.stin.results.intervals import resample, share_interval, worth_by_class
 
 DESIGNS = {  # classes, recordings a class, videos a recording, mean chance, spread of classes, of recordings
     "9 videos, one a class": (9, 1, 1, 0.9, 0.0, 0.0),

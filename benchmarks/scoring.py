@@ -19,16 +19,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stin.clips import ClipShape
-from stin.config import override
-from stin.dataset import Batch
-from stin.device import choose_device, loader_worker_count
-from stin.model_file import ModelInfo, TrainedModel
-from stin.recipes import resolve_recipe
-from stin.scorer import Scorer, TestProtocol, scoring_clips
-from stin.shards.reader import ShardReader
-from stin.shards.schema import Manifest
-from stin.streams import build_stream
+from stin_pipe.stin.clips.dataset import Batch
+from stin_pipe.stin.clips.read_clips import ClipShape
+from stin_pipe.stin.device import choose_device, loader_worker_count
+from stin_pipe.stin.network.model_file import ModelInfo, TrainedModel
+from stin_pipe.stin.network.streams import build_stream
+from stin_pipe.stin.scoring.scorer import Scorer, TestProtocol, scoring_clips
+from stin_pipe.stin.shards.reader import ShardReader
+from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.stin.training.config import override
+from stin_pipe.stin.training.recipes import resolve_recipe
 
 
 def main() -> None:

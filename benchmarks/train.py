@@ -40,22 +40,22 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from stin.clips import ClipShape, clip_length, item_count
-from stin.config import AugmentConfig, OptimConfig, TrainConfig
-from stin.dataset import Batch, TrainingClips
-from stin.device import Runtime, choose_device, loader_worker_count, resolve_amp
-from stin.flops import flops_per_sample
-from stin.loader import StepSampler, batches_of, training_loader
-from stin.sampling import flow_stacks, sample_generator, training_starts
-from stin.shards.codec import encode_image
-from stin.shards.reader import ShardReader
-from stin.shards.schema import FlowCoding, Manifest, ManifestVideo
-from stin.shards.writer import ShardWriter
-from stin.streams import SpatialConfig, TemporalConfig
-from stin.training.learner import Learner, build_learner
-from stin.training.ranks import Ranks
-from stin.training.step import train_step
-from stin.transforms import IMAGENET_MEAN, IMAGENET_STD, draw_training_crop
+from stin_pipe.stin.clips.dataset import Batch, TrainingClips
+from stin_pipe.stin.clips.loader import StepSampler, batches_of, training_loader
+from stin_pipe.stin.clips.read_clips import ClipShape, clip_length, item_count
+from stin_pipe.stin.clips.sampling import flow_stacks, sample_generator, training_starts
+from stin_pipe.stin.clips.transforms import IMAGENET_MEAN, IMAGENET_STD, draw_training_crop
+from stin_pipe.stin.device import Runtime, choose_device, loader_worker_count, resolve_amp
+from stin_pipe.stin.network.flops import flops_per_sample
+from stin_pipe.stin.network.streams import SpatialConfig, TemporalConfig
+from stin_pipe.stin.shards.codec import encode_image
+from stin_pipe.stin.shards.reader import ShardReader
+from stin_pipe.stin.shards.schema import FlowCoding, Manifest, ManifestVideo
+from stin_pipe.stin.shards.writer import ShardWriter
+from stin_pipe.stin.training.config import AugmentConfig, OptimConfig, TrainConfig
+from stin_pipe.stin.training.learner import Learner, build_learner
+from stin_pipe.stin.training.ranks import Ranks
+from stin_pipe.stin.training.step import train_step
 
 NUM_SEGMENTS = 3
 MATRIX_SIDE = 8192

@@ -13,13 +13,13 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.decode import DecodeError, DecodeNotes
-from pipeline.extract import packed_fields, prepared_frames
-from pipeline.ledger import Ledger
-from pipeline.listed import ListedVideo
-from pipeline.plan import ExtractParams
-from pipeline.runners.local import worker_environment
-from stin.shards.codec import encode_image
+from stin_pipe.pipeline.decoding.frames import DecodeError, DecodeNotes
+from stin_pipe.pipeline.listing.listing import ListedVideo
+from stin_pipe.pipeline.planning.ledger import Ledger
+from stin_pipe.pipeline.planning.plan import ExtractParams
+from stin_pipe.pipeline.runners.local import worker_environment
+from stin_pipe.pipeline.shard.from_video import packed_fields, prepared_frames
+from stin_pipe.stin.shards.codec import encode_image
 
 PROBE_VIDEOS = 3
 PROBE_FRAMES = 33

@@ -14,20 +14,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stin.ablation_table import AblationTable, Judge, Judgement, paired_difference, tabulate
-from stin.config import TrainConfig, override
-from stin.device import Runtime, choose_device
-from stin.evaluate import TestProtocol, score_split
-from stin.fusion import label_ranks
-from stin.model_file import load_model
-from stin.scores import Scores
-from stin.shards.errors import StinPipeError
-from stin.shards.schema import Manifest
-from stin.streams import StreamName
-from stin.train import train_stream
-from stin.training.metrics_log import METRICS_FILE
-from stin.training.report import OnProgress
-from stin.training.state import CONFIG_FILE
+from stin_pipe.stin.device import Runtime, choose_device
+from stin_pipe.stin.network.model_file import load_model
+from stin_pipe.stin.network.streams import StreamName
+from stin_pipe.stin.results.ablation_table import AblationTable, Judge, Judgement, paired_difference, tabulate
+from stin_pipe.stin.scoring.fusion import label_ranks
+from stin_pipe.stin.scoring.score_split import TestProtocol, score_split
+from stin_pipe.stin.scoring.scores import Scores
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.stin.train import train_stream
+from stin_pipe.stin.training.config import TrainConfig, override
+from stin_pipe.stin.training.metrics_log import METRICS_FILE
+from stin_pipe.stin.training.report import OnProgress
+from stin_pipe.stin.training.state import CONFIG_FILE
 
 __all__ = [
     "NAMED_VARIANTS",

@@ -17,24 +17,24 @@ from typing import Any
 
 import torch
 
-from stin.checkpoint import Checkpoint
-from stin.config import TrainConfig, config_to_json
-from stin.device import Runtime, choose_device
-from stin.flops import flops_per_sample
-from stin.holdout import list_digest
-from stin.shards.errors import StinPipeError
-from stin.shards.reader import ShardReader
-from stin.shards.schema import Manifest
-from stin.training.end import finish_training
-from stin.training.interrupt import Interrupted, StopSignal
-from stin.training.learner import Learner, build_learner, require_enough_values
-from stin.training.loop import TrainingLoop
-from stin.training.metrics_log import MetricsLog
-from stin.training.pace import Pace
-from stin.training.plan import TrainingPlan, notify_of_lists, plan_training
-from stin.training.ranks import Ranks, joined_ranks
-from stin.training.report import OnProgress, TrainNotice, TrainProgress, TrainResult, TrainStart
-from stin.training.state import (
+from stin_pipe.stin.device import Runtime, choose_device
+from stin_pipe.stin.network.flops import flops_per_sample
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.reader import ShardReader
+from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.stin.training.checkpoint import Checkpoint
+from stin_pipe.stin.training.config import TrainConfig, config_to_json
+from stin_pipe.stin.training.end import finish_training
+from stin_pipe.stin.training.holdout import list_digest
+from stin_pipe.stin.training.interrupt import Interrupted, StopSignal
+from stin_pipe.stin.training.learner import Learner, build_learner, require_enough_values
+from stin_pipe.stin.training.loop import TrainingLoop
+from stin_pipe.stin.training.metrics_log import MetricsLog
+from stin_pipe.stin.training.pace import Pace
+from stin_pipe.stin.training.plan import TrainingPlan, notify_of_lists, plan_training
+from stin_pipe.stin.training.ranks import Ranks, joined_ranks
+from stin_pipe.stin.training.report import OnProgress, TrainNotice, TrainProgress, TrainResult, TrainStart
+from stin_pipe.stin.training.state import (
     INIT_DIGEST,
     MODEL_FILE,
     RESULT_FILE,

@@ -46,7 +46,7 @@ class Called:
 def stin_pipe(*arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> Called:
     """Call the command line in a process of its own, as a user does."""
     done = subprocess.run(
-        [sys.executable, "-c", "from workflows.cli import main; main()", *map(str, arguments)],
+        [sys.executable, "-m", "stin_pipe", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=600,
@@ -74,7 +74,7 @@ class MadeVideos:
 @pytest.fixture(scope="session")
 def made_videos(tmp_path_factory: pytest.TempPathFactory) -> MadeVideos:
     """Videos that no test may change."""
-    from pipeline.synth import SynthParams, make_videos
+    from stin_pipe.pipeline.demo_videos import SynthParams, make_videos
 
     folder = tmp_path_factory.mktemp("made")
     width, height = SMALL_VIDEO

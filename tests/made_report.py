@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stin.fusion import fuse
-from stin.model_file import ModelInfo, load_model, save_model
-from stin.results.tuning import tune_fusion
-from stin.scores import Scores
-from stin.shards.codec import encode_image, quantise_flow
-from stin.shards.schema import FailedVideo, FlowCoding, Manifest, ManifestVideo
-from stin.shards.writer import ShardWriter
-from stin.streams import SpatialConfig, TemporalConfig, build_stream
-from workflows.report.render import render_report
-from workflows.run_dir import RunDir
-from workflows.split_result import SplitResult, judge_split
+from stin_pipe.stin.network.model_file import ModelInfo, load_model, save_model
+from stin_pipe.stin.network.streams import SpatialConfig, TemporalConfig, build_stream
+from stin_pipe.stin.results.split_result import SplitResult, judge_split
+from stin_pipe.stin.results.tuning import tune_fusion
+from stin_pipe.stin.scoring.fusion import fuse
+from stin_pipe.stin.scoring.scores import Scores
+from stin_pipe.stin.shards.codec import encode_image, quantise_flow
+from stin_pipe.stin.shards.run_dir import RunDir
+from stin_pipe.stin.shards.schema import FailedVideo, FlowCoding, Manifest, ManifestVideo
+from stin_pipe.stin.shards.writer import ShardWriter
+from stin_pipe.workflows.report.render import render_report
 
 BOUND_PX = 4.0
 NUM_FRAMES, HEIGHT, WIDTH = 8, 24, 32

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from stin.shards.codec import encode_image, quantise_flow
-from stin.shards.schema import FlowCoding, Manifest, ManifestVideo
-from stin.shards.writer import ShardWriter
+from stin_pipe.stin.shards.codec import encode_image, quantise_flow
+from stin_pipe.stin.shards.schema import FlowCoding, Manifest, ManifestVideo
+from stin_pipe.stin.shards.writer import ShardWriter
 
 CLASSES = ("falls", "rises", "stands")
 BOUND_PX = 4.0

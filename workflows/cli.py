@@ -14,74 +14,20 @@ from typing import Any, TextIO
 
 import click
 
-from stin.shards.errors import StinPipeError
-from workflows.config_file import place_of_mistake
-from workflows.speech import plain, wishes
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.workflows.terminal.commands import COMMANDS
+from stin_pipe.workflows.terminal.config_file import place_of_mistake
+from stin_pipe.workflows.terminal.environment import name_environment
+from stin_pipe.workflows.terminal.exits import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    EXIT_USAGE,
+    Terminated,
+)
+from stin_pipe.workflows.terminal.speech import plain, wishes
 
 PROGRAM = "stin-pipe"
-
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_MANY_FAILURES = 3
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
-
-# name -> (module, function, one line of help); kept here so that --help imports no stage
-COMMANDS = {
-    "run": ("workflows.run_chain", "run_chain", "Do the whole chain from one configuration file."),
-    "extract": ("workflows.extract", "extract", "Extract frames and optical flow of videos into shards."),
-    "import": ("workflows.import_", "import_", "Take folders of frame and flow images into shards."),
-    "export": ("workflows.export", "export", "Write frames and flow as folders of images."),
-    "train-spatial": ("workflows.train", "train_spatial", "Train the spatial stream (RGB frames)."),
-    "train-temporal": ("workflows.train", "train_temporal", "Train the temporal stream (optical flow)."),
-    "ablate": ("workflows.ablate", "ablate", "Compare variants of the streams over several seeds."),
-    "fuse-eval": (
-        "workflows.fuse_eval",
-        "fuse_eval",
-        "Score the test videos, fuse the streams, write the report.",
-    ),
-    "job": ("workflows.job", "job", "Make Slurm, Ray or Kubernetes jobs of the chain."),
-    "compare": ("workflows.compare", "compare", "Put results side by side, with paired differences."),
-    "predict": ("workflows.predict", "predict", "Classify videos with trained streams."),
-    "status": ("workflows.status", "status", "Show how far a run is."),
-    "verify": ("workflows.verify", "verify", "Re-read every shard of a run and check it."),
-    "completion": (
-        "workflows.completion",
-        "completion",
-        "Print what lets a shell complete commands and options.",
-    ),
-    "doctor": ("workflows.doctor", "doctor", "Check what works on this machine."),
-    "demo": ("workflows.demo", "demo", "Run the whole pipeline on videos that it makes itself."),
-}
-
-
-def _name_environment(command: click.Command, name: str) -> None:
-    """Let each option be given as `STIN_PIPE_<COMMAND>_<OPTION>`, and refuse a name that is none of them."""
-    prefix = _prefix(name)
-    parts = command.commands if isinstance(command, click.Group) else {}
-    for part, subcommand in parts.items():
-        _name_environment(subcommand, f"{name} {part}")
-    known = set()
-    for item in command.params:
-        if isinstance(item, click.Option):
-            option = max(item.opts, key=len).lstrip("-")
-            own = prefix + option.upper().replace("-", "_")
-            known.add(own)
-            item.envvar = [own, "STIN_PIPE_RUN"] if option == "run" else own
-    for variable in os.environ:
-        of_part = variable.startswith(tuple(_prefix(f"{name} {part}") for part in parts))
-        if variable.startswith(prefix) and variable not in known and not of_part:
-            near = get_close_matches(variable, known, n=1, cutoff=0.8)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise click.UsageError(f"environment variable {variable} is no option of {name}{hint}")
-
-
-def _prefix(name: str) -> str:
-    return f"STIN_PIPE_{name.upper().replace('-', '_').replace(' ', '_')}_"
-
-
-class Terminated(BaseException):
-    """The process was asked to end by SIGTERM; not a KeyboardInterrupt, which click would make its own."""
 
 
 class LazyGroup(click.Group):
@@ -97,7 +43,7 @@ class LazyGroup(click.Group):
             return None
         module, function, _ = COMMANDS[cmd_name]
         command: click.Command = getattr(import_module(module), function)
-        _name_environment(command, cmd_name)
+        name_environment(command, cmd_name)
         return command
 
     def resolve_command(

@@ -54,7 +54,7 @@ def rendered(*options: str) -> dict[str, Any]:
             "--claim",
             "videos",
         ]
-        code = "from workflows.cli import main; main()"
+        code = "from stin_pipe.workflows.cli import main; main()"
         done = subprocess.run(
             [sys.executable, "-c", code, *command, *options], capture_output=True, text=True, check=True
         )

@@ -14,9 +14,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from pipeline.flow.frames import TracedFlow, check_frames, check_pairs
-from pipeline.flow.params import TVL1Params
-from stin.shards.errors import StinPipeError
+from stin_pipe.pipeline.flow.frames import TracedFlow, check_frames, check_pairs
+from stin_pipe.pipeline.flow.params import TVL1Params
+from stin_pipe.stin.shards.errors import StinPipeError
 
 Backend = Literal["cuda", "cpu", "opencv", "reference"]
 
@@ -94,11 +94,11 @@ def trace_tvl1(
     frames0, frames1 = check_pairs(frames0, frames1)
     _check_place(frames0, backend)
     if backend == "cuda":
-        from pipeline.flow import cuda
+        from stin_pipe.pipeline.flow.cuda import engine as cuda
 
         return cuda.tvl1_cuda(frames0, frames1, params)
     if backend == "cpu":
-        from pipeline.flow import cpu
+        from stin_pipe.pipeline.flow.cpu import engine as cpu
 
         return cpu.solve_pairs(frames0, frames1, params, threads)
     return _solve_in_turn(list(zip(frames0, frames1, strict=True)), params, backend, threads)
@@ -119,11 +119,11 @@ def trace_tvl1_clip(
         raise ValueError(f"a clip needs at least 2 frames for a flow field, got {len(frames)}")
     _check_place(frames, backend)
     if backend == "cuda":
-        from pipeline.flow import cuda
+        from stin_pipe.pipeline.flow.cuda import engine as cuda
 
         return cuda.tvl1_clip_cuda(frames, params)
     if backend == "cpu":
-        from pipeline.flow import cpu
+        from stin_pipe.pipeline.flow.cpu import engine as cpu
 
         return cpu.solve_clip(frames, params, threads)
     return _solve_in_turn(list(itertools.pairwise(frames)), params, backend, threads)
@@ -152,7 +152,7 @@ def _why_no_cuda() -> str | None:
         ctypes.CDLL("libcuda.so.1")
     except OSError:  # known without the seconds that importing torch takes
         return "there is no NVIDIA driver (libcuda.so.1)"
-    from pipeline.flow import cuda
+    from stin_pipe.pipeline.flow.cuda import engine as cuda
 
     return cuda.why_unavailable()
 
@@ -173,12 +173,12 @@ def _check_place(frames: Any, backend: Backend) -> None:
 def _solve_in_turn(pairs: list, params: TVL1Params, backend: Backend, threads: int) -> TracedFlow:
     """Solve pair after pair with a back end that has no batches."""
     if backend == "opencv":
-        from pipeline.flow import opencv
+        from stin_pipe.pipeline.flow import opencv
 
         return TracedFlow(flow=opencv.solve_pairs(pairs, params, threads), iterations=None)
     import torch
 
-    from pipeline.flow import reference
+    from stin_pipe.pipeline.flow import reference
 
     flows, iterations, last = [], [], None
     for frame0, frame1 in pairs:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.flow.params import MIN_SIDE_PX
+from stin_pipe.pipeline.flow.params import MIN_SIDE_PX
 
 # cv2.cvtColor's weights of R, G, B: in 1/2^15 for uint8, plain for floats.
 GREY_WEIGHTS_Q15 = (9798, 19235, 3735)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.flow.params import TVL1Params
-from stin.shards.errors import StinPipeError
+from stin_pipe.pipeline.flow.params import TVL1Params
+from stin_pipe.stin.shards.errors import StinPipeError
 
 
 def solve_pairs(

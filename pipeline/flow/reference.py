@@ -13,8 +13,8 @@ same.
 
 import torch
 
-from pipeline.flow.params import TVL1Params, pyramid_sizes
-from pipeline.flow.steps import GRADIENT_FLOOR, catmull_rom
+from stin_pipe.pipeline.flow.params import TVL1Params, pyramid_sizes
+from stin_pipe.pipeline.flow.steps import GRADIENT_FLOOR, catmull_rom
 
 FLOOR = float(GRADIENT_FLOOR)
 

@@ -9,8 +9,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
-from pipeline.shard_task import MAX_TRIES, ShardReport, ShardTask, make_shard
-from stin.shards.errors import StinPipeError
+from stin_pipe.pipeline.shard.make_shard import MAX_TRIES, ShardReport, ShardTask, make_shard
+from stin_pipe.stin.shards.errors import StinPipeError
 
 _PR_SET_PDEATHSIG = 1
 

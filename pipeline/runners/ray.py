@@ -13,11 +13,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pipeline.flow import resolve_backend
-from pipeline.preflight import begin_preflight, check_nodes, choose_flow, end_preflight, node_facts
-from pipeline.runners.slots import SlotKind, Slots, require_room, slot_kinds
-from pipeline.shard_task import MAX_TRIES, ShardReport, ShardTask
-from stin.shards.errors import StinPipeError
+from stin_pipe.pipeline.flow import resolve_backend
+from stin_pipe.pipeline.runners.nodes import (
+    begin_preflight,
+    check_nodes,
+    choose_flow,
+    end_preflight,
+    node_facts,
+)
+from stin_pipe.pipeline.runners.slots import SlotKind, Slots, require_room, slot_kinds
+from stin_pipe.pipeline.shard.make_shard import MAX_TRIES, ShardReport, ShardTask
+from stin_pipe.stin.shards.errors import StinPipeError
 
 PREFLIGHT_S = 120.0
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.plan import MIXED
-from pipeline.runners.local import worker_environment
-from pipeline.shard_task import ShardReport, ShardTask, make_shard
-from stin.shards.errors import StinPipeError
+from stin_pipe.pipeline.planning.plan import MIXED
+from stin_pipe.pipeline.runners.local import worker_environment
+from stin_pipe.pipeline.shard.make_shard import ShardReport, ShardTask, make_shard
+from stin_pipe.stin.shards.errors import StinPipeError
 
 START_S = 600.0
 

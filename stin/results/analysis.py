@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stin.fusion import Accuracy, FusedScores, accuracy, label_ranks
-from stin.results.calibration import Calibration, calibrate, log_softmax
-from stin.results.comparison import Comparison, compare_drawn, recording_numbers
-from stin.results.intervals import Interval, Resampled, resample, share_interval, worth_by_class
-from stin.scores import Scores
+from stin_pipe.stin.results.calibration import Calibration, calibrate, log_softmax
+from stin_pipe.stin.results.comparison import Comparison, compare_drawn, recording_numbers
+from stin_pipe.stin.results.intervals import Interval, Resampled, resample, share_interval, worth_by_class
+from stin_pipe.stin.scoring.fusion import Accuracy, FusedScores, accuracy, label_ranks
+from stin_pipe.stin.scoring.scores import Scores
 
 FUSED = "fused"
 NUM_CONFUSIONS = 20

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from stin.results.intervals import (
+from stin_pipe.stin.results.intervals import (
     Interval,
     Resampled,
     difference_interval,

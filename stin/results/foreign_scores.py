@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from stin.fusion import name_some
-from stin.results.score_files import ScoreTable, label_text, read_score_table
-from stin.scores import Scores
-from stin.shards.errors import StinPipeError
+from stin_pipe.stin.results.score_files import ScoreTable, label_text, read_score_table
+from stin_pipe.stin.scoring.fusion import name_some
+from stin_pipe.stin.scoring.scores import Scores
+from stin_pipe.stin.shards.errors import StinPipeError
 
 MAX_SCORE = 1e30
 """What float32 holds, with room for sums."""

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from stin.fusion import name_some
-from stin.scores import Scores
-from stin.shards.errors import StinPipeError
+from stin_pipe.stin.scoring.fusion import name_some
+from stin_pipe.stin.scoring.scores import Scores
+from stin_pipe.stin.shards.errors import StinPipeError
 
 PICKLES = (".pkl", ".pickle", ".pth", ".pt", ".joblib")
 

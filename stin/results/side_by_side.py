@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from stin.fusion import Accuracy, accuracy, label_ranks, name_some
-from stin.results.comparison import Comparison, compare_drawn, recording_numbers
-from stin.results.intervals import Interval, resample, share_interval, worth_by_class
-from stin.scores import Scores
-from stin.shards.errors import StinPipeError
+from stin_pipe.stin.results.comparison import Comparison, compare_drawn, recording_numbers
+from stin_pipe.stin.results.intervals import Interval, resample, share_interval, worth_by_class
+from stin_pipe.stin.scoring.fusion import Accuracy, accuracy, label_ranks, name_some
+from stin_pipe.stin.scoring.scores import Scores
+from stin_pipe.stin.shards.errors import StinPipeError
 
 
 @dataclass(frozen=True, kw_only=True)

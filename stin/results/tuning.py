@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from stin.fusion import FusionPoint, accuracy, fuse
-from stin.results.analysis import fused_answers
-from stin.results.comparison import recording_numbers
-from stin.results.intervals import Interval, resample, share_interval
-from stin.scores import Scores
-from stin.shards.errors import StinPipeError
+from stin_pipe.stin.results.analysis import fused_answers
+from stin_pipe.stin.results.comparison import recording_numbers
+from stin_pipe.stin.results.intervals import Interval, resample, share_interval
+from stin_pipe.stin.scoring.fusion import FusionPoint, accuracy, fuse
+from stin_pipe.stin.scoring.scores import Scores
+from stin_pipe.stin.shards.errors import StinPipeError
 
 GRID = tuple(round(0.05 * step, 2) for step in range(21))
 """Shares of the temporal stream that are tried: 0 is the spatial stream alone, 1 the temporal alone."""

@@ -7,8 +7,8 @@ a frame; a stored field is one grey image of (2H, W) uint8 with x above y.
 import cv2
 import numpy as np
 
-from stin.shards.errors import ShardError
-from stin.shards.schema import FlowCoding, ImageCodec
+from stin_pipe.stin.shards.errors import ShardError
+from stin_pipe.stin.shards.schema import FlowCoding, ImageCodec
 
 JPEG_QUALITY = 95
 

@@ -17,12 +17,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from stin.shards.codec import Window, decode_field, decode_rgb
-from stin.shards.errors import REBUILD, ShardError, StinPipeError
-from stin.shards.places import PlaceTable
-from stin.shards.publish import canonical_json
-from stin.shards.schema import FORMAT_VERSION, FlowCoding, Manifest, Stream, attributes_crc
-from stin.shards.writer import item_crc
+from stin_pipe.stin.shards.codec import Window, decode_field, decode_rgb
+from stin_pipe.stin.shards.errors import REBUILD, ShardError, StinPipeError
+from stin_pipe.stin.shards.index import PlaceTable
+from stin_pipe.stin.shards.publish import canonical_json
+from stin_pipe.stin.shards.schema import FORMAT_VERSION, FlowCoding, Manifest, Stream, attributes_crc
+from stin_pipe.stin.shards.writer import item_crc
 
 MAX_OPEN_FILES = 64
 STREAMS: tuple[Stream, ...] = ("rgb", "flow")

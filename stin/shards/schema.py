@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from stin.shards.errors import StinPipeError
-from stin.shards.publish import canonical_json, is_whole, publish_checked_json
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.publish import canonical_json, is_whole, publish_checked_json
 
 FORMAT_VERSION = 1
 """Version of the shard, mark and manifest formats; a reader refuses any other."""

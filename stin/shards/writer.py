@@ -14,8 +14,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from stin.shards.publish import canonical_json, publish_file, temporary_name
-from stin.shards.schema import FORMAT_VERSION, Stream, VideoMeta, attributes_crc
+from stin_pipe.stin.shards.publish import canonical_json, publish_file, temporary_name
+from stin_pipe.stin.shards.schema import FORMAT_VERSION, Stream, VideoMeta, attributes_crc
 
 CHUNK_BYTES = 64 * 1024
 OFFSETS_PER_CHUNK = 1024

@@ -9,10 +9,10 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from stin.shards.errors import StinPipeError
-from stin.shards.publish import publish_json
-from stin.training.interrupt import Interrupted
-from stin.training.report import OnProgress, TrainNotice, TrainProgress, TrainResult, TrainStart
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.publish import publish_json
+from stin_pipe.stin.training.interrupt import Interrupted
+from stin_pipe.stin.training.report import OnProgress, TrainNotice, TrainProgress, TrainResult, TrainStart
 
 EVENT_INTERVAL_S = 1.0
 

@@ -8,14 +8,14 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from stin.config import TrainConfig
-from stin.device import Runtime, resolve_amp
-from stin.flops import sample_like
-from stin.losses import stream_loss
-from stin.optim import AveragedWeights, build_optimizer
-from stin.shards.errors import StinPipeError
-from stin.streams import Stream, StreamOutput, build_stream
-from stin.training.ranks import Ranks
+from stin_pipe.stin.device import Runtime, resolve_amp
+from stin_pipe.stin.network.flops import sample_like
+from stin_pipe.stin.network.streams import Stream, StreamOutput, build_stream
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.training.config import TrainConfig
+from stin_pipe.stin.training.losses import stream_loss
+from stin_pipe.stin.training.optim import AveragedWeights, build_optimizer
+from stin_pipe.stin.training.ranks import Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,9 @@ def build_learner(
     torch.manual_seed(config.seed)
     network = build_stream(config.stream, num_classes=num_classes)
     if config.init and load_init:
-        from stin.weights import start_from  # needs safetensors, which training from scratch does not
+        from stin_pipe.stin.network.weights import (
+            start_from,  # needs safetensors, which training from scratch does not
+        )
 
         for message in start_from(network, Path(config.init)):
             notify(message)

@@ -7,23 +7,23 @@ from dataclasses import dataclass
 
 import torch
 
-from stin.clips import ClipShape
-from stin.dataset import Batch, TrainingClips
-from stin.device import loader_worker_count, peak_memory_bytes
-from stin.loader import StepSampler, batches_of, training_loader
-from stin.shards.errors import StinPipeError
-from stin.shards.reader import ShardReader
-from stin.training.end import export_weights
-from stin.training.interrupt import Interrupted, StopSignal
-from stin.training.learner import Learner
-from stin.training.metrics_log import MetricsLog
-from stin.training.pace import Pace
-from stin.training.pictures import training_pictures
-from stin.training.plan import TrainingPlan
-from stin.training.report import OnProgress, TrainProgress
-from stin.training.state import BEST_FILE, LoopState, snapshot
-from stin.training.step import StepReport, train_step
-from stin.training.validation import validate
+from stin_pipe.stin.clips.dataset import Batch, TrainingClips
+from stin_pipe.stin.clips.loader import StepSampler, batches_of, training_loader
+from stin_pipe.stin.clips.read_clips import ClipShape
+from stin_pipe.stin.device import loader_worker_count, peak_memory_bytes
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.reader import ShardReader
+from stin_pipe.stin.training.end import export_weights
+from stin_pipe.stin.training.interrupt import Interrupted, StopSignal
+from stin_pipe.stin.training.learner import Learner
+from stin_pipe.stin.training.metrics_log import MetricsLog
+from stin_pipe.stin.training.pace import Pace
+from stin_pipe.stin.training.pictures import training_pictures
+from stin_pipe.stin.training.plan import TrainingPlan
+from stin_pipe.stin.training.report import OnProgress, TrainProgress
+from stin_pipe.stin.training.state import BEST_FILE, LoopState, snapshot
+from stin_pipe.stin.training.step import StepReport, train_step
+from stin_pipe.stin.training.validation import validate
 
 NUM_PICTURES = 10
 """How often, over a training, pictures go to TensorBoard, beside the first step."""

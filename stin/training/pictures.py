@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch.func import functional_call
 
-from stin.dataset import Batch, network_input
-from stin.device import autocast, resolve_amp
-from stin.streams import SpatialConfig, StreamOutput
-from stin.training.learner import Learner
+from stin_pipe.stin.clips.dataset import Batch, network_input
+from stin_pipe.stin.device import autocast, resolve_amp
+from stin_pipe.stin.network.streams import SpatialConfig, StreamOutput
+from stin_pipe.stin.training.learner import Learner
 
 MAX_SAMPLES = 4
 

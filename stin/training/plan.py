@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stin.config import TrainConfig, fit_to_manifest
-from stin.holdout import TrainingLists, divide_training_list
-from stin.loader import steps_per_epoch
-from stin.model_file import ModelInfo
-from stin.shards.schema import Manifest
+from stin_pipe.stin.clips.loader import steps_per_epoch
+from stin_pipe.stin.network.model_file import ModelInfo
+from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.stin.training.config import TrainConfig, fit_to_manifest
+from stin_pipe.stin.training.holdout import TrainingLists, divide_training_list
 
 
 @dataclass(frozen=True, kw_only=True)

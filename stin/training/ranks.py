@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed, nn
 
-from stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.errors import StinPipeError
 
 T = TypeVar("T")
 

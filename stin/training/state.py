@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from stin.checkpoint import Checkpoint, load_latest, save_checkpoint
-from stin.config import json_differences
-from stin.holdout import tell_list_change
-from stin.optim import AveragedWeights
-from stin.shards.errors import StinPipeError
-from stin.shards.publish import publish_json
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.publish import publish_json
+from stin_pipe.stin.training.checkpoint import Checkpoint, load_latest, save_checkpoint
+from stin_pipe.stin.training.config import json_differences
+from stin_pipe.stin.training.holdout import tell_list_change
+from stin_pipe.stin.training.optim import AveragedWeights
 
 CONFIG_FILE = "config.json"
 RESULT_FILE = "result.json"

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from stin.dataset import Batch, network_input
-from stin.device import autocast, resolve_amp
-from stin.losses import stream_loss
-from stin.optim import learning_rate
-from stin.shards.errors import StinPipeError
-from stin.training.learner import Learner, training_mode
-from stin.training.ranks import Ranks
+from stin_pipe.stin.clips.dataset import Batch, network_input
+from stin_pipe.stin.device import autocast, resolve_amp
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.training.learner import Learner, training_mode
+from stin_pipe.stin.training.losses import stream_loss
+from stin_pipe.stin.training.optim import learning_rate
+from stin_pipe.stin.training.ranks import Ranks
 
 MAX_LISTED_VIDEOS = 8
 

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from stin.clips import ClipShape, ClipSource
-from stin.dataset import ScoringClips, network_input
-from stin.device import autocast, resolve_amp
-from stin.loader import batches_of, scoring_loader
-from stin.streams import StreamOutput, stream_scores
-from stin.training.learner import Learner
+from stin_pipe.stin.clips.dataset import ScoringClips, network_input
+from stin_pipe.stin.clips.loader import batches_of, scoring_loader
+from stin_pipe.stin.clips.read_clips import ClipShape, ClipSource
+from stin_pipe.stin.device import autocast, resolve_amp
+from stin_pipe.stin.network.streams import StreamOutput, stream_scores
+from stin_pipe.stin.training.learner import Learner
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,7 @@ def commands_of(page: Path) -> list[list[str]]:
 def test_every_command_line_can_be_given(page: Path) -> None:
     import click
 
-    from workflows.cli import cli
+    from stin_pipe.workflows.cli import cli
 
     for words in commands_of(page):
         context = click.Context(cli)

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from stin.shards.schema import Manifest
+from stin_pipe.stin.shards.schema import Manifest
 
 
 def test_a_cluster_is_asked_before_any_work(made_videos, extracted_run: Path, tmp_path: Path, call) -> None:
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    from pipeline.flow.api import _why_no_cuda
+    from stin_pipe.pipeline.flow.api import _why_no_cuda
 
     if not _why_no_cuda():
         pytest.skip("this machine has a GPU: its cluster would use it")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stin.scores import Scores
+from stin_pipe.stin.scoring.scores import Scores
 
 NUM_VIDEOS = 40
 

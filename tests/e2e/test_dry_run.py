@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from stin.shards.schema import Manifest
+from stin_pipe.stin.shards.schema import Manifest
 
 SIZE = ("--size", "48x32", "--runner", "local", "--workers", 2, "--dry-run", "--json")
 
@@ -54,8 +54,8 @@ def test_what_is_left_of_a_run_is_counted(made_videos, extracted_run: Path, tmp_
 def test_the_rates_of_a_run_are_used_once_it_has_worked_a_while(extracted_run: Path) -> None:
     from dataclasses import replace
 
-    from pipeline.estimate import estimate_from_run
-    from pipeline.ledger import Ledger, read_ledger
+    from stin_pipe.pipeline.estimate import estimate_from_run
+    from stin_pipe.pipeline.planning.ledger import Ledger, read_ledger
 
     extract_dir = extracted_run / "extract"
     ledger = read_ledger(extract_dir)

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stin.shards.codec import dequantise_flow
-from stin.shards.reader import ShardReader
-from stin.shards.schema import Manifest
+from stin_pipe.stin.shards.codec import dequantise_flow
+from stin_pipe.stin.shards.reader import ShardReader
+from stin_pipe.stin.shards.schema import Manifest
 
 
 def digests(run: Path) -> dict[str, str]:
@@ -62,7 +62,7 @@ def test_kill_9_at_several_moments_then_the_same_command(
     extracted_run: Path, made_videos, tmp_path: Path, call
 ) -> None:
     run = tmp_path / "run"
-    command = [sys.executable, "-c", "from workflows.cli import main; main()"]
+    command = [sys.executable, "-m", "stin_pipe"]
     command += extract_arguments(run, made_videos, "--runner", "local")
     rng = np.random.default_rng(11)
     for _ in range(3):
@@ -86,7 +86,7 @@ def test_kill_9_at_several_moments_then_the_same_command(
 
 def test_sigterm_leaves_a_resumable_run(made_videos, extracted_run: Path, tmp_path: Path, call) -> None:
     run = tmp_path / "run"
-    command = [sys.executable, "-c", "from workflows.cli import main; main()"]
+    command = [sys.executable, "-m", "stin_pipe"]
     process = subprocess.Popen(
         [*command, *extract_arguments(run, made_videos, "--runner", "local")],
         stdout=subprocess.PIPE,

@@ -15,20 +15,20 @@ import click
 import numpy as np
 import pytest
 
-import stin.evaluate
-import workflows.report.render
-from pipeline.lock import run_lock
-from stin.config import override
-from stin.recipes import resolve_recipe
-from stin.scores import Scores
-from stin.shards.errors import StinPipeError
-from stin.shards.publish import publish_json
-from stin.shards.schema import FORMAT_VERSION, Manifest
-from stin.train import Runtime, train_stream
-from workflows.cli import cli
-from workflows.compare import compare_results
-from workflows.score_options import RESERVED_NAMES
-from workflows.stage_state import evaluation_state
+import stin_pipe.stin.scoring.score_split
+import stin_pipe.workflows.report.render
+from stin_pipe.stin.scoring.scores import Scores
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.publish import publish_json
+from stin_pipe.stin.shards.schema import FORMAT_VERSION, Manifest
+from stin_pipe.stin.train import Runtime, train_stream
+from stin_pipe.stin.training.config import override
+from stin_pipe.stin.training.recipes import resolve_recipe
+from stin_pipe.workflows.cli import cli
+from stin_pipe.workflows.commands.compare import compare_results
+from stin_pipe.workflows.run.lock import run_lock
+from stin_pipe.workflows.run.stage_state import evaluation_state
+from stin_pipe.workflows.terminal.score_options import RESERVED_NAMES
 
 SCORING = ("--segments", "2", "--crops", "1")
 MANY_CLIPS = ("--segments", "25", "--crops", "5")
@@ -66,7 +66,7 @@ def trained(made_shards, tmp_path_factory) -> Path:
 @pytest.fixture
 def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy to write in; the report has tests of its own, and its pictures take most of the time."""
-    monkeypatch.setattr(workflows.report.render, "render_report", lambda *_: "")
+    monkeypatch.setattr(stin_pipe.workflows.report.render, "render_report", lambda *_: "")
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
@@ -239,7 +239,9 @@ def test_scoring_killed_goes_on_at_the_next_video(run: Path, monkeypatch) -> Non
     before = Scores.load(folder / "spatial.npz")
     shutil.rmtree(folder)
     journal = folder / "spatial.journal"
-    program = "import sys; from workflows.cli import cli; cli.main(sys.argv[1:], standalone_mode=False)"
+    program = (
+        "import sys; from stin_pipe.workflows.cli import cli; cli.main(sys.argv[1:], standalone_mode=False)"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", program, "fuse-eval", "--run", str(run), *SCORING, *MANY_CLIPS],
         stdout=subprocess.DEVNULL,
@@ -255,9 +257,9 @@ def test_scoring_killed_goes_on_at_the_next_video(run: Path, monkeypatch) -> Non
     assert evaluation_state(folder)["state"].startswith("unfinished (no stream scored, spatial begun)")
     scored = []
     monkeypatch.setattr(
-        stin.evaluate.Scorer,
+        stin_pipe.stin.scoring.score_split.Scorer,
         "score_sample",
-        lambda self, sample, original=stin.evaluate.Scorer.score_sample: (
+        lambda self, sample, original=stin_pipe.stin.scoring.score_split.Scorer.score_sample: (
             scored.append(sample.ids[0]) or original(self, sample)
         ),
     )

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from stin.shards.schema import Manifest
+from stin_pipe.stin.shards.schema import Manifest
 
 
 def digests(run: Path) -> dict[str, str]:
@@ -25,7 +25,7 @@ def test_shards_in_hand_are_finished_and_the_rest_is_left(
     arguments += ["--size", "48x32", "--runner", "local", "--workers", "2", "--flow", "reference"]
     arguments += ["--grace", "100"]
     process = subprocess.Popen(
-        [sys.executable, "-c", "from workflows.cli import main; main()", *map(str, arguments)],
+        [sys.executable, "-m", "stin_pipe", *map(str, arguments)],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,

@@ -18,8 +18,9 @@ PACKAGES = ("pipeline", "stin", "workflows")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from a copy of the tree so that no build folder is left in it."""
     copy = tmp_path_factory.mktemp("tree")
-    for name in PACKAGES:
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("stin_pipe", *PACKAGES):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=ignore)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy / name)
     build = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
@@ -32,15 +33,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(wheel: Path) -> None:
-    there = {
-        str(path.relative_to(ROOT))
+    there = {f"stin_pipe/{name}" for name in ("__init__.py", "__main__.py", "py.typed")} | {
+        f"stin_pipe/{path.relative_to(ROOT)}"
         for name in PACKAGES
         for path in (ROOT / name).rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     }
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert packed == there
-    assert {"workflows/jobs/run.toml", "workflows/jobs/head.sh.jinja", "workflows/report/page.css"} <= packed
+    assert {f"stin_pipe/workflows/{name}" for name in ("jobs/run.toml", "report/page.css")} <= packed
 
 
 def test_the_wheel_works_away_from_the_checkout(wheel: Path, tmp_path: Path) -> None:
@@ -51,7 +52,7 @@ def test_the_wheel_works_away_from_the_checkout(wheel: Path, tmp_path: Path) -> 
     (tmp_path / "videos" / "a" / "x.mp4").write_bytes(b"x")
 
     def call(*arguments: str) -> str:
-        code = "import workflows.cli; assert workflows.cli.__file__.startswith(%r); workflows.cli.main()"
+        code = "from stin_pipe.workflows import cli; assert cli.__file__.startswith(%r); cli.main()"
         done = subprocess.run(
             [sys.executable, "-c", code % str(site), *arguments],
             cwd=tmp_path,

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from stin.shards.codec import dequantise_flow
-from stin.shards.reader import ShardReader
-from stin.shards.schema import Manifest
+from stin_pipe.stin.shards.codec import dequantise_flow
+from stin_pipe.stin.shards.reader import ShardReader
+from stin_pipe.stin.shards.schema import Manifest
 
 
 def load(run: Path) -> tuple[Manifest, ShardReader]:

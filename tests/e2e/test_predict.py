@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.ffmpeg import find_ffmpeg
-from pipeline.plan import ExtractParams
-from pipeline.synth import SynthParams, make_videos
-from stin.config import override
-from stin.model_file import ModelInfo, load_model, save_model
-from stin.recipes import resolve_recipe
-from stin.shards.publish import publish_json
-from stin.shards.reader import ShardReader
-from stin.streams import build_stream
-from workflows.cli import cli
-from workflows.one_video import one_video_run, single_frame
-from workflows.run_dir import create_run, read_run_json
-from workflows.trained_models import common_params
+from stin_pipe.pipeline.decoding.ffmpeg import find_ffmpeg
+from stin_pipe.pipeline.demo_videos import SynthParams, make_videos
+from stin_pipe.pipeline.planning.plan import ExtractParams
+from stin_pipe.stin.network.model_file import ModelInfo, load_model, save_model
+from stin_pipe.stin.network.streams import build_stream
+from stin_pipe.stin.shards.publish import publish_json
+from stin_pipe.stin.shards.reader import ShardReader
+from stin_pipe.stin.training.config import override
+from stin_pipe.stin.training.recipes import resolve_recipe
+from stin_pipe.workflows.cli import cli
+from stin_pipe.workflows.prediction.one_video import one_video_run, single_frame
+from stin_pipe.workflows.prediction.trained_models import common_params
+from stin_pipe.workflows.run.run_dir import create_run, read_run_json
 
 CLASSES = ("a", "b", "c")
 QUICK = ("--segments", "3", "--crops", "1")
@@ -31,7 +31,7 @@ QUICK = ("--segments", "3", "--crops", "1")
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> list[str]:
     """Options for two model files with random weights, for videos stored at short side 64."""
-    from pipeline.flow import TVL1Params
+    from stin_pipe.pipeline.flow import TVL1Params
 
     folder, options = tmp_path_factory.mktemp("models"), []
     params = ExtractParams(

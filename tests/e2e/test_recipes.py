@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stin.backbones import ResNet
-from stin.config import override
-from stin.recipes import resolve_recipe
-from stin.shards.schema import Manifest
-from stin.train import Runtime, train_stream
+from stin_pipe.stin.network.backbones import ResNet
+from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.stin.train import Runtime, train_stream
+from stin_pipe.stin.training.config import override
+from stin_pipe.stin.training.recipes import resolve_recipe
 
 
 def two_steps(run, out, recipe, stream, **changes):

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.errors import StinPipeError
 
 CONFIG = """
 run = "run"
@@ -65,8 +65,8 @@ def stopped(place: Path, call) -> dict:
     process = subprocess.Popen(
         [
             sys.executable,
-            "-c",
-            "from workflows.cli import main; main()",
+            "-m",
+            "stin_pipe",
             "run",
             "--config",
             "run.toml",
@@ -235,7 +235,7 @@ def test_training_values_are_checked_before_the_extraction(made_videos, tmp_path
 def test_mistakes_in_the_evaluation_show_before_the_extraction(
     tables: str, message: str, place: Path, made_videos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workflows.cli import cli
+    from stin_pipe.workflows.cli import cli
 
     monkeypatch.chdir(tmp_path)
     lists = f'splits = "{place / "lists"}"\n' if tables.startswith("TWO") else ""
@@ -260,7 +260,7 @@ def test_plain_streams_and_files_of_one_split_pass(made_videos, tmp_path: Path, 
 
 def test_the_starter_file_is_whole_and_every_line_of_it_is_an_option(tmp_path: Path, call) -> None:
     """Also the lines that are comments: with their mark taken away they must be known options."""
-    from workflows.cli import cli
+    from stin_pipe.workflows.cli import cli
 
     assert call("run", "--write-config", "run.toml", cwd=tmp_path).code == 0
     assert call("run", "--write-config", "run.toml", cwd=tmp_path).code == 2  # never overwrites

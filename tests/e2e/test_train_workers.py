@@ -25,23 +25,23 @@ torch.set_num_threads(1)
 settings = json.loads(sys.argv[1])
 if settings.pop("still_norms", True):
     torch.nn.BatchNorm2d.train = lambda self, mode=True: torch.nn.Module.train(self, False)
-from stin.config import override
-from stin.recipes import resolve_recipe
-from stin.shards.errors import StinPipeError
-from stin.shards.schema import Manifest
-from stin.train import Interrupted, Runtime, TrainProgress, train_stream
-import stin.training.step
+from stin_pipe.stin.training.config import override
+from stin_pipe.stin.training.recipes import resolve_recipe
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.stin.train import Interrupted, Runtime, TrainProgress, train_stream
+import stin_pipe.stin.training.step
 
 run, out = Path(settings.pop("run")), Path(settings.pop("out"))
 stream, poison = settings.pop("stream"), settings.pop("poison", None)
 max_steps = settings.pop("pause_after", 0)
 rank = int(os.environ.get("RANK", 0))
 if poison == rank:
-    honest = stin.training.step.stream_loss
+    honest = stin_pipe.stin.training.step.stream_loss
     def poisoned(*arguments, **more):
         loss = honest(*arguments, **more)
         return type(loss)(total=loss.total * float("nan"), main=loss.main, aux=loss.aux)
-    stin.training.step.stream_loss = poisoned
+    stin_pipe.stin.training.step.stream_loss = poisoned
 def show(event):
     if isinstance(event, TrainProgress):
         print("step", event.step, flush=True)
@@ -205,13 +205,13 @@ def test_a_training_goes_on_with_another_number_of_processes(tiny_run, tmp_path)
 # The command in a process of torchrun's, with a held-out video that the second process cannot read.
 COMMAND = """
 import os, sys
-import stin.training.validation
-from stin.shards.errors import StinPipeError
-from workflows.cli import main
+import stin_pipe.stin.training.validation
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.workflows.cli import main
 def damaged(*arguments, **more):
     raise StinPipeError("00001.h5: sha256 differs")
 if os.environ["RANK"] == "1":
-    stin.training.validation._count = damaged
+    stin_pipe.stin.training.validation._count = damaged
 main()
 """
 

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from stin.config import override
-from stin.evaluate import TestProtocol, score_clip, score_split
-from stin.fusion import accuracy, fuse
-from stin.model_file import load_model
-from stin.recipes import resolve_recipe
-from stin.scores import Scores
-from stin.shards.errors import StinPipeError
-from stin.shards.reader import ShardReader
-from stin.shards.schema import Manifest
-from stin.train import Interrupted, Runtime, TrainNotice, TrainProgress, train_stream
+from stin_pipe.stin.network.model_file import load_model
+from stin_pipe.stin.scoring.fusion import accuracy, fuse
+from stin_pipe.stin.scoring.score_split import TestProtocol, score_clip, score_split
+from stin_pipe.stin.scoring.scores import Scores
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.reader import ShardReader
+from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.stin.train import Interrupted, Runtime, TrainNotice, TrainProgress, train_stream
+from stin_pipe.stin.training.config import override
+from stin_pipe.stin.training.recipes import resolve_recipe
 
 QUIET = Runtime(tensorboard=False)
 

@@ -120,8 +120,8 @@ def test_overlay_shows_the_video_its_flow_and_what_is_said(
     trained_run: Path, made_videos, tmp_path: Path, call
 ) -> None:
     """Beside a broken one: as many frames as the video, each in its box, flow in the colour of left."""
-    from pipeline.decode import DecodeNotes, decode_frames
-    from workflows.overlay_scene import BARS_LEFT, BARS_TOP, FLOW_BOX, PAPER
+    from stin_pipe.pipeline.decoding.frames import DecodeNotes, decode_frames
+    from stin_pipe.workflows.prediction.overlay_scene import BARS_LEFT, BARS_TOP, FLOW_BOX, PAPER
 
     source = tmp_path / "videos" / "v.avi"
     source.parent.mkdir()
@@ -157,8 +157,8 @@ def test_overlay_of_a_rotated_video_stands_upright(
     trained_run: Path, shared_data: Path, tmp_path: Path, call
 ) -> None:
     """Stored 568x320 and turned by its metadata: shown 320x568, so 304 of the box's 640 columns."""
-    from pipeline.decode import DecodeNotes, decode_frames
-    from workflows.overlay_scene import PAPER
+    from stin_pipe.pipeline.decoding.frames import DecodeNotes, decode_frames
+    from stin_pipe.workflows.prediction.overlay_scene import PAPER
 
     source, out = shared_data / "odd" / "decord" / "video_90.mov", tmp_path / "out.mp4"
     called = call("predict", "--run", trained_run, *SCORING, source, "--overlay", out, "--json")
@@ -199,7 +199,7 @@ def test_training_killed_and_resumed_equals_the_undisturbed_one(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(extracted_run, run)
-    arguments = [sys.executable, "-c", "from workflows.cli import main; main()", "train-temporal"]
+    arguments = [sys.executable, "-m", "stin_pipe", "train-temporal"]
     arguments += ["--run", str(run), *SETTINGS]
     checkpoints = run / "train-temporal" / "split1" / "checkpoints"
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

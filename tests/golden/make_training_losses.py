@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from stin.config import override
-from stin.recipes import resolve_recipe
-from stin.train import Runtime, train_stream
+from stin_pipe.stin.train import Runtime, train_stream
+from stin_pipe.stin.training.config import override
+from stin_pipe.stin.training.recipes import resolve_recipe
 
 HERE = Path(__file__).resolve().parent
 STORED = HERE / "training_losses.json"
@@ -65,7 +65,7 @@ def five_losses(made_shards, variant: str, folder: Path) -> dict[str, list[float
     )
     if not (folder / "run").exists():
         made_shards.make_run(folder / "run")
-    from stin.shards.schema import Manifest
+    from stin_pipe.stin.shards.schema import Manifest
 
     extract = folder / "run" / "extract"
     out = folder / variant

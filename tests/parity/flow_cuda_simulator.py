@@ -15,9 +15,21 @@ import numpy as np
 import torch
 from numba import cuda as simulator
 
-from pipeline.flow import TVL1Params, cuda, cuda_session, cuda_solver, cuda_tiles
-from pipeline.flow.cuda_compile import kernels
-from pipeline.flow.cuda_program import Slice
+from stin_pipe.pipeline.flow import TVL1Params
+from stin_pipe.pipeline.flow.cuda import (
+    engine as cuda,
+)
+from stin_pipe.pipeline.flow.cuda import (
+    session as cuda_session,
+)
+from stin_pipe.pipeline.flow.cuda import (
+    solver as cuda_solver,
+)
+from stin_pipe.pipeline.flow.cuda import (
+    tiles as cuda_tiles,
+)
+from stin_pipe.pipeline.flow.cuda.compile import kernels
+from stin_pipe.pipeline.flow.cuda.program import Slice
 
 THREADS = 16
 PAIRS = TVL1Params(check_interval=2, max_iterations=5, num_scales=2, num_warps=1, epsilon=0.03)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.flow import TVL1Params, reference, trace_tvl1, trace_tvl1_clip, tvl1, tvl1_clip
+from stin_pipe.pipeline.flow import TVL1Params, reference, trace_tvl1, trace_tvl1_clip, tvl1, tvl1_clip
 
 FIXED = TVL1Params(epsilon=0.0, max_iterations=30)
 SMALL_SIZES = [(16, 16), (17, 31), (33, 16), (37, 53), (64, 48), (50, 97)]

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.flow import TVL1Params, cuda, reference, trace_tvl1, trace_tvl1_clip, tvl1, tvl1_clip
-from stin.shards.codec import quantise_flow
+from stin_pipe.pipeline.flow import TVL1Params, reference, trace_tvl1, trace_tvl1_clip, tvl1, tvl1_clip
+from stin_pipe.pipeline.flow.cuda import engine as cuda
+from stin_pipe.stin.shards.codec import quantise_flow
 
 pytestmark = pytest.mark.gpu
 
@@ -237,8 +238,8 @@ def test_memory_is_bounded_and_given_back(monkeypatch):
 def test_workers_of_an_empty_cache_compile_once_and_agree(tmp_path):
     code = (
         "import numpy as np, sys\n"
-        "from pipeline.flow import tvl1\n"
-        "from pipeline.flow import cuda_compile, cuda_cache\n"
+        "from stin_pipe.pipeline.flow import tvl1\n"
+        "from stin_pipe.pipeline.flow import cuda_compile, cuda_cache\n"
         "def counted(threads, real=cuda_cache.compile_ptx):\n"
         "    print('compiled', flush=True)\n"
         "    return real(threads)\n"

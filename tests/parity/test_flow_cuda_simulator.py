@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.flow import TVL1Params, reference, trace_tvl1_clip
-from stin.shards.codec import quantise_flow
+from stin_pipe.pipeline.flow import TVL1Params, reference, trace_tvl1_clip
+from stin_pipe.stin.shards.codec import quantise_flow
 
 pytest.importorskip("numba_cuda", reason='numba-cuda is not installed: pip install "stin-pipe[cuda]"')
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numba import njit
 
-from pipeline.flow import TVL1Params, steps
-from pipeline.flow.cuda_patch import patch_functions, shared_floats
-from pipeline.flow.cuda_tiles import TilePlan, neighbour_slots, owns, plan_tiles, tile_start
+from stin_pipe.pipeline.flow import TVL1Params, steps
+from stin_pipe.pipeline.flow.cuda.patch import patch_functions, shared_floats
+from stin_pipe.pipeline.flow.cuda.tiles import TilePlan, neighbour_slots, owns, plan_tiles, tile_start
 
 PARAMS = TVL1Params()
 THRESHOLD, THETA, DUAL_STEP = (np.float32(v) for v in (PARAMS.threshold, PARAMS.theta, PARAMS.dual_step))

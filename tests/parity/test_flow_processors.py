@@ -20,7 +20,7 @@ PROCESSORS = {
 PROGRAM = """
 import sys
 import numpy as np
-from pipeline.flow import TVL1Params, simd, trace_tvl1_clip
+from stin_pipe.pipeline.flow import TVL1Params, simd, trace_tvl1_clip
 rng = np.random.default_rng(0)
 y, x = np.mgrid[:53, :70]
 frames = [128 + 60 * np.sin(0.3 * (x + 1.4 * t) + 0.1 * y) * np.cos(0.2 * y - 0.3 * t) for t in (0, 1)]

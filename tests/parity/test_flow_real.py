@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.flow import TVL1Params, trace_tvl1_clip
+from stin_pipe.pipeline.flow import TVL1Params, trace_tvl1_clip
 
 FIRST_FRAMES = (10, 90)
 

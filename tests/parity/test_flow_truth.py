@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.flow import TVL1Params, tvl1
+from stin_pipe.pipeline.flow import TVL1Params, tvl1
 
 # cv2.optflow of OpenCV 5.0.0 with the median off and 1 x 300 iterations, measured by the slow test below.
 CV2_ERROR_PX = {"RubberWhale": 0.1563363, "Chairs": 2.4382707}

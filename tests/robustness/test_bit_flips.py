@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stin.shards.codec import encode_image
-from stin.shards.errors import ShardError
-from stin.shards.reader import ShardFile, content_digest
-from stin.shards.writer import ShardWriter
+from stin_pipe.stin.shards.codec import encode_image
+from stin_pipe.stin.shards.errors import ShardError
+from stin_pipe.stin.shards.reader import ShardFile, content_digest
+from stin_pipe.stin.shards.writer import ShardWriter
 
 NUM_FRAMES = 6
 

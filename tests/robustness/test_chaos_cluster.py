@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from stin.shards.schema import Manifest
+from stin_pipe.stin.shards.schema import Manifest
 
 ROUNDS = int(os.environ.get("STIN_CHAOS_ROUNDS", "20"))
 VICTIMS = ("driver", "worker", "decoder", "node")
@@ -80,7 +80,7 @@ def test_whatever_dies_the_content_is_the_same(shared_data: Path, tmp_path: Path
 def _disturbed(command: list[str], run: Path, victim: str, rng: random.Random, nodes: ThreeNodes) -> None:
     """Start an extract, kill the victim at a random moment of its work, and see the extract end."""
     driver = subprocess.Popen(
-        [sys.executable, "-c", "from workflows.cli import main; main()", *command],
+        [sys.executable, "-m", "stin_pipe", *command],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.plan import ExtractParams
-from stin.shards.schema import Manifest
+from stin_pipe.pipeline.planning.plan import ExtractParams
+from stin_pipe.stin.shards.schema import Manifest
 
-MAIN = [sys.executable, "-c", "from workflows.cli import main; main()"]
+MAIN = [sys.executable, "-m", "stin_pipe"]
 SMALL = ("--size", "48x32", "--runner", "local", "--workers", "1", "--json")
 _PR_CAPBSET_DROP, _DAC_OVERRIDE, _DAC_READ_SEARCH = 24, 1, 2
 
@@ -189,9 +189,9 @@ def test_files_that_go_in_mid_run_are_failures_worth_a_retry(
 
 
 def test_a_file_that_goes_while_it_is_read_fails_alone(made_videos, tmp_path: Path, monkeypatch) -> None:
-    from pipeline import extract
-    from pipeline.listed import ListedVideo
-    from stin.shards.writer import ShardWriter
+    from stin_pipe.pipeline.listing.listing import ListedVideo
+    from stin_pipe.pipeline.shard import from_video as extract
+    from stin_pipe.stin.shards.writer import ShardWriter
 
     shutil.copytree(made_videos.videos / "red-up", tmp_path / "red-up")
     params = ExtractParams(size=(48, 32), short_side=None, bound_px=2.5, flow_backend="cpu")
@@ -223,9 +223,9 @@ def test_a_file_that_goes_while_it_is_read_fails_alone(made_videos, tmp_path: Pa
 def test_a_video_cut_off_between_two_packets_is_damaged(
     partial, state: str, made_videos, tmp_path: Path
 ) -> None:
-    from pipeline.extract import extract_video
-    from pipeline.listed import ListedVideo
-    from stin.shards.writer import ShardWriter
+    from stin_pipe.pipeline.listing.listing import ListedVideo
+    from stin_pipe.pipeline.shard.from_video import extract_video
+    from stin_pipe.stin.shards.writer import ShardWriter
 
     content = (made_videos.videos / "red-up" / "v_red-up_00.avi").read_bytes()
     fourth = [match.start() for match in re.finditer(b"00dc", content)][3]

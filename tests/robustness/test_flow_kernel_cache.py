@@ -8,7 +8,7 @@ import tempfile
 
 import pytest
 
-from pipeline.flow import kernel_cache
+from stin_pipe.pipeline.flow.cpu import kernel_cache
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_another_source_has_another_cache(homes, tmp_path, monkeypatch):
 
 WORKER = """
 import numpy as np
-from pipeline.flow import kernel_cache, tvl1
+from stin_pipe.pipeline.flow import kernel_cache, tvl1
 frames = np.zeros((1, 16, 16), np.uint8)
 assert not tvl1(frames, frames, backend="cpu").any()
 pair = kernel_cache.load_kernels()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.decode import DecodeError, DecodeNotes, decode_frames
-from stin.shards.schema import Manifest
+from stin_pipe.pipeline.decoding.frames import DecodeError, DecodeNotes, decode_frames
+from stin_pipe.stin.shards.schema import Manifest
 
 NAMES = (
     b"-rf; touch pwned.avi",

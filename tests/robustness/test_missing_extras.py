@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-WITHOUT = "import sys; sys.modules.update(ray=None, tensorboard=None); from workflows.cli import main; main()"
+WITHOUT = (
+    "import sys; sys.modules.update(ray=None, tensorboard=None)\n"
+    "from stin_pipe.workflows.cli import main; main()"
+)
 
 
 def base_install(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.decode import DecodeError, DecodeNotes, decode_frames
-from stin.shards.schema import Manifest
+from stin_pipe.pipeline.decoding.frames import DecodeError, DecodeNotes, decode_frames
+from stin_pipe.stin.shards.schema import Manifest
 
 
 def mutate(content: bytes, other: bytes, kind: int, rng: np.random.Generator) -> bytes:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from stin.config import override
-from stin.recipes import resolve_recipe
-from stin.shards.errors import StinPipeError
-from stin.shards.schema import Manifest
-from stin.train import Runtime, TrainProgress, TrainStart
-from stin.training.launch import WorkerCount, train_on_ray
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.stin.train import Runtime, TrainProgress, TrainStart
+from stin_pipe.stin.train_on_ray import WorkerCount, train_on_ray
+from stin_pipe.stin.training.config import override
+from stin_pipe.stin.training.recipes import resolve_recipe
 
 pytest.importorskip("pandas", reason="Ray Train needs pandas and pyarrow")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -26,7 +26,7 @@ import sys
 sys.path.insert(0, "tests/robustness")
 from pathlib import Path
 from test_train_workers_ray import train
-from stin.train import Interrupted
+from stin_pipe.stin.train import Interrupted
 try:
     print(train(Path(sys.argv[1]), Path(sys.argv[2]), on_progress=lambda e: print(e, flush=True)))
 except Interrupted as stop:

@@ -14,16 +14,16 @@ from pathlib import Path
 import pytest
 import torch
 
-import stin.training.loop
-import stin.training.step
-from stin.config import override
-from stin.losses import StreamLoss
-from stin.model_file import load_model
-from stin.recipes import resolve_recipe
-from stin.shards.errors import StinPipeError
-from stin.shards.schema import Manifest
-from stin.train import Interrupted, Runtime, TrainNotice, TrainProgress, train_stream
-from stin.training.metrics_log import MetricsLog
+import stin_pipe.stin.training.loop
+import stin_pipe.stin.training.step
+from stin_pipe.stin.network.model_file import load_model
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.stin.train import Interrupted, Runtime, TrainNotice, TrainProgress, train_stream
+from stin_pipe.stin.training.config import override
+from stin_pipe.stin.training.losses import StreamLoss
+from stin_pipe.stin.training.metrics_log import MetricsLog
+from stin_pipe.stin.training.recipes import resolve_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET = Runtime(tensorboard=False, device="cpu", checkpoint_every_steps=1)
@@ -34,10 +34,10 @@ import sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from stin.config import override
-from stin.recipes import resolve_recipe
-from stin.shards.schema import Manifest
-from stin.train import Runtime, TrainProgress, train_stream
+from stin_pipe.stin.training.config import override
+from stin_pipe.stin.training.recipes import resolve_recipe
+from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.stin.train import Runtime, TrainProgress, train_stream
 run, out = Path(sys.argv[1]), Path(sys.argv[2])
 config = override(resolve_recipe("small", "spatial"), backbone="resnet18-w8", batch_size=4, epochs=10,
                   flip=False, val_share=0.25, val_every_epochs=2, ema_decay=0.9)
@@ -215,7 +215,7 @@ def test_a_finished_training_stays_when_the_list_has_changed(tiny_run, tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_step_and_videos(tiny_run, tmp_path, monkeypatch):
-    honest = stin.training.step.stream_loss
+    honest = stin_pipe.stin.training.step.stream_loss
     calls = []
 
     def poisoned(output, labels, **more):
@@ -224,7 +224,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_videos(tiny_run, tmp
         bad = loss.total * float("nan") if len(calls) == 3 else loss.total
         return StreamLoss(total=bad, main=loss.main, aux=loss.aux)
 
-    monkeypatch.setattr(stin.training.step, "stream_loss", poisoned)
+    monkeypatch.setattr(stin_pipe.stin.training.step, "stream_loss", poisoned)
     with pytest.raises(
         StinPipeError, match=r"step 3: the loss is nan .* videos of this batch: \w+/v\d\d\.avi, "
     ):
@@ -309,7 +309,7 @@ def test_a_validation_that_fails_costs_no_step_and_is_made_up_for(tiny_run, tmp_
     quiet = Runtime(tensorboard=False, device="cpu")  # saves at the end alone, or when something is wrong
     train(tiny_run, tmp_path / "whole", settings, runtime=quiet)
 
-    honest, calls = stin.training.loop.validate, []
+    honest, calls = stin_pipe.stin.training.loop.validate, []
 
     def damaged_at_first(*arguments, **more):
         calls.append(1)
@@ -317,7 +317,7 @@ def test_a_validation_that_fails_costs_no_step_and_is_made_up_for(tiny_run, tmp_
             raise StinPipeError("00001.h5: sha256 differs")
         return honest(*arguments, **more)
 
-    monkeypatch.setattr(stin.training.loop, "validate", damaged_at_first)
+    monkeypatch.setattr(stin_pipe.stin.training.loop, "validate", damaged_at_first)
     for last in (2, 2, 4):
         with pytest.raises(StinPipeError, match="sha256 differs"):
             train(tiny_run, tmp_path / "out", settings, runtime=quiet)
@@ -338,7 +338,7 @@ def test_too_little_memory_says_the_batch_and_the_flags(tiny_run, tmp_path, monk
     def exhausted(*_arguments, **_more):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
 
-    monkeypatch.setattr(stin.training.step, "stream_loss", exhausted)
+    monkeypatch.setattr(stin_pipe.stin.training.step, "stream_loss", exhausted)
     expected = (
         r"out of GPU memory at step 1 with 4 samples of 8 clips of 24 px; lower --batch-size or raise --acc"
     )
@@ -391,7 +391,7 @@ def test_a_loader_worker_that_dies_is_one_clear_error(tiny_run, tmp_path, monkey
     def die(self, key):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr("stin.dataset.TrainingClips.__getitem__", die)
+    monkeypatch.setattr("stin_pipe.stin.clips.dataset.TrainingClips.__getitem__", die)
     runtime = Runtime(tensorboard=False, device="cpu", loader_workers=1)
     with pytest.raises(StinPipeError, match=r"a loader worker died .*lower --loader-workers"):
         train(tiny_run, tmp_path, runtime=runtime)

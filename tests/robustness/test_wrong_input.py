@@ -188,7 +188,7 @@ def test_a_full_disk_is_said_plainly(made_videos, tmp_path: Path) -> None:
     code = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (60000, 60000));"
-        "from workflows.cli import main; main()"
+        "from stin_pipe.workflows.cli import main; main()"
     )
     arguments = ["extract", "--run", str(tmp_path / "run"), "--videos", str(made_videos.videos)]
     done = subprocess.run(

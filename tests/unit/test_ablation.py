@@ -7,16 +7,16 @@ import shutil
 import numpy as np
 import pytest
 
-import stin.ablation_table
-from stin.ablation import Variant, named_variants, run_ablation, training_folder
-from stin.ablation_table import Judgement, paired_difference, tabulate
-from stin.config import override
-from stin.evaluate import TestProtocol
-from stin.recipes import resolve_recipe
-from stin.shards.errors import StinPipeError
-from stin.shards.schema import Manifest
-from stin.train import Runtime
-from workflows.ablate import _table_name
+import stin_pipe.stin.results.ablation_table
+from stin_pipe.stin.ablation import Variant, named_variants, run_ablation, training_folder
+from stin_pipe.stin.results.ablation_table import Judgement, paired_difference, tabulate
+from stin_pipe.stin.scoring.score_split import TestProtocol
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.stin.train import Runtime
+from stin_pipe.stin.training.config import override
+from stin_pipe.stin.training.recipes import resolve_recipe
+from stin_pipe.workflows.commands.ablate import _table_name
 
 
 def tiny(stream="spatial", **changes):
@@ -127,15 +127,15 @@ def test_paired_differences_by_hand():
 def test_the_swap_test_of_many_seeds_agrees_with_the_exact_one(monkeypatch):
     generator = np.random.default_rng(0)
     differences = generator.normal(0.4, 1, 16)
-    exact = stin.ablation_table._swap_test(differences)
+    exact = stin_pipe.stin.results.ablation_table._swap_test(differences)
     brute = [
         abs(np.dot(signs, differences)) >= abs(differences.sum()) - 1e-9
         for signs in itertools.product((1, -1), repeat=16)
     ]
     assert exact == pytest.approx(np.mean(brute))
-    monkeypatch.setattr(stin.ablation_table, "_MAX_EXACT_SEEDS", 3)
-    assert stin.ablation_table._swap_test(differences) == pytest.approx(exact, abs=0.03)
-    assert stin.ablation_table._swap_test(np.zeros(9)) == 1.0
+    monkeypatch.setattr(stin_pipe.stin.results.ablation_table, "_MAX_EXACT_SEEDS", 3)
+    assert stin_pipe.stin.results.ablation_table._swap_test(differences) == pytest.approx(exact, abs=0.03)
+    assert stin_pipe.stin.results.ablation_table._swap_test(np.zeros(9)) == 1.0
 
 
 def test_wrong_arguments_are_refused(tiny_run, tmp_path):

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
 
-from stin.fusion import accuracy, fuse, softmax
-from stin.results.analysis import analyse, fused_answers
-from stin.results.calibration import calibrate, log_softmax
-from stin.results.comparison import compare, recording_numbers
-from stin.scores import Scores
+from stin_pipe.stin.results.analysis import analyse, fused_answers
+from stin_pipe.stin.results.calibration import calibrate, log_softmax
+from stin_pipe.stin.results.comparison import compare, recording_numbers
+from stin_pipe.stin.scoring.fusion import accuracy, fuse, softmax
+from stin_pipe.stin.scoring.scores import Scores
 
 
 def scores(stream, logits, labels, *, ids=None, names=None):

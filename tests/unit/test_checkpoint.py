@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from stin.checkpoint import load_latest, save_checkpoint
-from stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.training.checkpoint import load_latest, save_checkpoint
 
 
 def state(value):

@@ -12,10 +12,10 @@ from pathlib import Path
 import click
 import pytest
 
-from workflows import cli as cli_module
-from workflows.cli import cli, describe_error, main
-from workflows.output import Output
-from workflows.speech import plain
+from stin_pipe.workflows import cli as cli_module
+from stin_pipe.workflows.cli import cli, describe_error, main
+from stin_pipe.workflows.terminal.output import Output
+from stin_pipe.workflows.terminal.speech import plain
 
 
 def test_a_missing_library_of_the_system_is_named_with_its_package() -> None:
@@ -81,7 +81,7 @@ def test_debug_from_the_environment_shows_the_traceback(tmp_path: Path, call) ->
 def test_a_standard_output_that_cannot_be_written_is_no_traceback(
     words: str, to: str, tmp_path: Path
 ) -> None:
-    program = f"{sys.executable} -c 'from workflows.cli import main; main()'"
+    program = f"{sys.executable} -c 'from stin_pipe.workflows.cli import main; main()'"
     done = subprocess.run(
         ["bash", "-c", f"{program} {words} {to}"],
         capture_output=True,

@@ -5,12 +5,12 @@ import pickle
 import numpy as np
 import pytest
 
-from stin.clips import ClipShape, ShapeTable, read_clips
-from stin.shards.errors import StinPipeError
-from stin.shards.reader import ShardFile, ShardReader
-from stin.shards.schema import Manifest
-from stin.streams import SpatialConfig, TemporalConfig
-from stin.transforms import Crop, crop_fields, crop_frames
+from stin_pipe.stin.clips.read_clips import ClipShape, ShapeTable, read_clips
+from stin_pipe.stin.clips.transforms import Crop, crop_fields, crop_frames
+from stin_pipe.stin.network.streams import SpatialConfig, TemporalConfig
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.reader import ShardFile, ShardReader
+from stin_pipe.stin.shards.schema import Manifest
 
 CROP = Crop(top=3, left=5, height=24, width=20, flip=True)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 import pytest
 
-from stin.shards.errors import StinPipeError
-from workflows.cli import cli
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.workflows.cli import cli
 
 
 def compare(file: Path, line: str) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 import psutil
 import pytest
 
-from pipeline.decode import DecodeError, DecodeNotes, decode_frames
-from pipeline.ffmpeg import find_ffmpeg
-from pipeline.synth import encode_video
+from stin_pipe.pipeline.decoding.ffmpeg import find_ffmpeg
+from stin_pipe.pipeline.decoding.frames import DecodeError, DecodeNotes, decode_frames
+from stin_pipe.pipeline.demo_videos import encode_video
 
 
 def numbered_frames(count: int, *, height: int = 48, width: int = 64) -> list[np.ndarray]:

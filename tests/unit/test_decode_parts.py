@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import extract
-from pipeline.decode import DecodeError, DecodeNotes, decode_frames
-from pipeline.extract import prepared_frames
-from pipeline.ffmpeg import find_ffmpeg
-from pipeline.listed import ListedVideo
-from pipeline.plan import ExtractParams
+from stin_pipe.pipeline.decoding.ffmpeg import find_ffmpeg
+from stin_pipe.pipeline.decoding.frames import DecodeError, DecodeNotes, decode_frames
+from stin_pipe.pipeline.listing.listing import ListedVideo
+from stin_pipe.pipeline.planning.plan import ExtractParams
+from stin_pipe.pipeline.shard import from_video as extract
+from stin_pipe.pipeline.shard.from_video import prepared_frames
 
 RATE = 5
 PICTURES = f"testsrc2=s=64x48:r={RATE}:d=40"

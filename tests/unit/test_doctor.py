@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from workflows import doctor
+from stin_pipe.workflows.commands import doctor
 
 NAMES = ["python", "ffmpeg", "torch", "gpu", "opencv", "flow", "h5py", "cores", "disk", "shared memory"]
 NAMES += ["run folder", "file locks", "extra cluster", "extra report", "extra cuda"]

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.extract import packed_fields
-from pipeline.flow_batches import FlowBatches
-from pipeline.listing import list_videos
-from pipeline.plan import ExtractParams, PlannedShard
-from pipeline.shard_task import ShardTask, make_shard
-from stin.shards.errors import StinPipeError
-from stin.shards.schema import Mark
+from stin_pipe.pipeline.listing.find_videos import list_videos
+from stin_pipe.pipeline.planning.plan import ExtractParams, PlannedShard
+from stin_pipe.pipeline.shard.flow_batches import FlowBatches
+from stin_pipe.pipeline.shard.from_video import packed_fields
+from stin_pipe.pipeline.shard.make_shard import ShardTask, make_shard
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.schema import Mark
 
 PARAMS = ExtractParams(size=(48, 32), short_side=None, bound_px=2.5, flow_backend="cpu")
 
@@ -118,7 +118,7 @@ def test_a_shard_made_by_threads_has_the_same_content_and_order(made_videos, tmp
 
 
 def test_trouble_with_the_shard_ends_all_threads(made_videos, tmp_path: Path, monkeypatch) -> None:
-    from stin.shards import writer
+    from stin_pipe.stin.shards import writer
 
     def full(self: object, content: bytes) -> None:
         raise OSError(28, "No space left on device", "00000.h5")

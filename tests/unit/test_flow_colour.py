@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.flow.colour import colour_key, flow_to_colour, full_length
+from stin_pipe.pipeline.flow.colour import colour_key, flow_to_colour, full_length
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("numba_cuda", reason='numba-cuda is not installed: pip install "stin-pipe[cuda]"')
 
-from pipeline.flow import cuda_cache
-from pipeline.flow.cuda_compile import LinkedKernel
-from stin.shards.errors import StinPipeError
+from stin_pipe.pipeline.flow.cuda import cache as cuda_cache
+from stin_pipe.pipeline.flow.cuda.compile import LinkedKernel
+from stin_pipe.stin.shards.errors import StinPipeError
 
 PTX = ".visible .entry made_up_kernel(\n)"
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.flow import TVL1Params, cuda, tvl1
-from stin.shards.errors import StinPipeError
+from stin_pipe.pipeline.flow import TVL1Params, tvl1
+from stin_pipe.pipeline.flow.cuda import engine as cuda
+from stin_pipe.stin.shards.errors import StinPipeError
 
 
 def test_without_a_gpu_it_says_so(monkeypatch):
@@ -39,7 +40,8 @@ def test_a_bound_must_be_positive():
 
 def test_importing_it_loads_neither_torch_nor_numba():
     code = (
-        "import sys, pipeline.flow.cuda; print(sorted({'torch', 'numba', 'numba_cuda'} & set(sys.modules)))"
+        "import sys, stin_pipe.pipeline.flow.cuda.engine\n"
+        "print(sorted({'torch', 'numba', 'numba_cuda'} & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

@@ -12,11 +12,11 @@ import torch
 pytest.importorskip("numba_cuda", reason='numba-cuda is not installed: pip install "stin-pipe[cuda]"')
 pytest.importorskip("cuda.bindings", reason='cuda-bindings is not installed: pip install "stin-pipe[cuda]"')
 
-from pipeline.flow import TVL1Params
-from pipeline.flow.cuda_compile import compile_ptx, entry_name, link
-from pipeline.flow.cuda_patch import shared_floats
-from pipeline.flow.cuda_program import BatchShape, Slice, build_program, output_launch
-from stin.shards.errors import StinPipeError
+from stin_pipe.pipeline.flow import TVL1Params
+from stin_pipe.pipeline.flow.cuda.compile import compile_ptx, entry_name, link
+from stin_pipe.pipeline.flow.cuda.patch import shared_floats
+from stin_pipe.pipeline.flow.cuda.program import BatchShape, Slice, build_program, output_launch
+from stin_pipe.stin.shards.errors import StinPipeError
 
 CAPABILITIES = [(7, 5), (8, 0), (9, 0), (10, 0), (12, 0)]
 PTX_TYPES = {np.int32: "u32", np.float32: "f32", np.float64: "f64"}
@@ -85,7 +85,7 @@ def test_arguments_of_every_launch_are_those_of_its_kernel(ptx):
 
 
 def test_a_block_fits_into_the_shared_memory_of_its_gpu():
-    from pipeline.flow.cuda_session import choose_threads, count_blocks
+    from stin_pipe.pipeline.flow.cuda.session import choose_threads, count_blocks
 
     assert (
         choose_threads(232448) == choose_threads(101376) == 256
@@ -100,7 +100,8 @@ def test_a_block_fits_into_the_shared_memory_of_its_gpu():
 
 def test_the_numba_cuda_inside_numba_is_refused():
     code = (
-        "import numba.cuda as c; c.__file__ = '/lib/numba/cuda/__init__.py'; import pipeline.flow.cuda_device"
+        "import numba.cuda as c; c.__file__ = '/lib/numba/cuda/__init__.py'\n"
+        "import stin_pipe.pipeline.flow.cuda.device"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode != 0
@@ -108,7 +109,7 @@ def test_the_numba_cuda_inside_numba_is_refused():
 
 
 def test_arguments_are_laid_out_as_the_driver_takes_them():
-    from pipeline.flow.cuda_session import _as_c
+    from stin_pipe.pipeline.flow.cuda.session import _as_c
 
     buffer = torch.zeros(8, dtype=torch.int32)
     given = [Slice(buffer="counts", start=3), np.int32(-2), np.float32(0.25), np.float64(0.8)]

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.flow import TVL1Params, pyramid_sizes
-from pipeline.flow.cuda_program import BatchShape, Slice, buffers, build_program, output_launch
-from pipeline.flow.cuda_tiles import PATCH_PX, neighbour_slots, owns, plan_tiles, tile_start
+from stin_pipe.pipeline.flow import TVL1Params, pyramid_sizes
+from stin_pipe.pipeline.flow.cuda.program import BatchShape, Slice, buffers, build_program, output_launch
+from stin_pipe.pipeline.flow.cuda.tiles import PATCH_PX, neighbour_slots, owns, plan_tiles, tile_start
 
 SIDES = st.integers(16, 700)
 

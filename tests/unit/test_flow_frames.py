@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-import pipeline.flow
-from pipeline.flow import frames as flow_frames
-from pipeline.flow import resolve_backend, tvl1, tvl1_clip
-from stin.shards.errors import StinPipeError
+import stin_pipe.pipeline.flow
+from stin_pipe.pipeline.flow import frames as flow_frames
+from stin_pipe.pipeline.flow import resolve_backend, tvl1, tvl1_clip
+from stin_pipe.stin.shards.errors import StinPipeError
 
 GREY = np.zeros((2, 20, 24), np.uint8)
 
@@ -66,7 +66,7 @@ def test_threads_below_one_are_refused():
 
 def test_pairs_cannot_start_from_the_pair_before():
     with pytest.raises(ValueError, match="use tvl1_clip"):
-        tvl1(GREY, GREY, params=pipeline.flow.TVL1Params(warm_start=True), backend="cpu")
+        tvl1(GREY, GREY, params=stin_pipe.pipeline.flow.TVL1Params(warm_start=True), backend="cpu")
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
@@ -102,7 +102,10 @@ def test_colour_and_views_give_the_flow_of_their_grey_copy():
 
 
 def test_importing_the_package_loads_no_back_end():
-    program = "import sys, pipeline.flow; print(sorted({'torch', 'cv2', 'numba', 'ray'} & set(sys.modules)))"
+    program = (
+        "import sys, stin_pipe.pipeline.flow\n"
+        "print(sorted({'torch', 'cv2', 'numba', 'ray'} & set(sys.modules)))"
+    )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.flow import MIN_SIDE_PX, TVL1Params, pyramid_sizes
+from stin_pipe.pipeline.flow import MIN_SIDE_PX, TVL1Params, pyramid_sizes
 
 
 def test_defaults_are_those_of_opencvs_cuda_version():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.flow import reference
+from stin_pipe.pipeline.flow import reference
 
 rng = np.random.default_rng(3)
 

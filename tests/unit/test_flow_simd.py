@@ -6,8 +6,8 @@ import numba
 import numpy as np
 import pytest
 
-from pipeline.flow import simd_lanes, simd_memory
-from pipeline.flow.simd import KERNEL, LANES
+from stin_pipe.pipeline.flow.cpu import simd_lanes, simd_memory
+from stin_pipe.pipeline.flow.cpu.simd import KERNEL, LANES
 
 load, store = simd_memory.load, simd_memory.store
 TWO = np.float32(2)

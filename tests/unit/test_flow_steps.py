@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.flow.steps import GRADIENT_FLOOR, catmull_rom, update_p, update_u
+from stin_pipe.pipeline.flow.steps import GRADIENT_FLOOR, catmull_rom, update_p, update_u
 
 number = st.floats(-50, 50)
 THRESHOLD, THETA = 0.045, 0.3

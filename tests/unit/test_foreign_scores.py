@@ -6,10 +6,10 @@ import pickle
 import numpy as np
 import pytest
 
-from stin.fusion import fuse, softmax
-from stin.results.foreign_scores import read_foreign_scores, read_labelled_scores
-from stin.scores import Scores
-from stin.shards.errors import StinPipeError
+from stin_pipe.stin.results.foreign_scores import read_foreign_scores, read_labelled_scores
+from stin_pipe.stin.scoring.fusion import fuse, softmax
+from stin_pipe.stin.scoring.scores import Scores
+from stin_pipe.stin.shards.errors import StinPipeError
 
 CLASSES = ("run", "walk", "sit")
 LIST = {"run/a.avi": 0, "walk/b.avi": 1, "sit/c.avi": 2}

@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.export_frames import folder_names, renamed_folders
-from pipeline.frame_folders import FrameNames, numbered_images, scan_frame_folders
-from pipeline.import_frames import import_video
-from pipeline.listed import ListedVideo
-from pipeline.listing import list_videos
-from pipeline.plan import IMPORTED, ExtractParams
-from stin.shards.codec import quantise_flow, recode_field
-from stin.shards.errors import StinPipeError
-from stin.shards.reader import ShardFile
-from stin.shards.schema import FlowCoding
-from stin.shards.writer import ShardWriter
+from stin_pipe.pipeline.export import folder_names, renamed_folders
+from stin_pipe.pipeline.listing.find_videos import list_videos
+from stin_pipe.pipeline.listing.listing import ListedVideo
+from stin_pipe.pipeline.planning.plan import IMPORTED, ExtractParams
+from stin_pipe.pipeline.shard.from_images import import_video
+from stin_pipe.pipeline.shard.image_folders import FrameNames, numbered_images, scan_frame_folders
+from stin_pipe.stin.shards.codec import quantise_flow, recode_field
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.reader import ShardFile
+from stin_pipe.stin.shards.schema import FlowCoding
+from stin_pipe.stin.shards.writer import ShardWriter
 
 NUM_FRAMES = 4
 PARAMS = ExtractParams(

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stin.fusion import accuracy, check_weights, fuse, label_ranks, softmax
-from stin.scores import Scores
-from stin.shards.errors import StinPipeError
+from stin_pipe.stin.scoring.fusion import accuracy, check_weights, fuse, label_ranks, softmax
+from stin_pipe.stin.scoring.scores import Scores
+from stin_pipe.stin.shards.errors import StinPipeError
 
 NAMES = ("a", "b", "c")
 

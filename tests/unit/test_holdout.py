@@ -2,9 +2,9 @@
 
 import pytest
 
-from stin.holdout import divide_training_list, list_digest
-from stin.shards.errors import StinPipeError
-from stin.shards.schema import Manifest, ManifestVideo
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.schema import Manifest, ManifestVideo
+from stin_pipe.stin.training.holdout import divide_training_list, list_digest
 
 
 def manifest(rows):

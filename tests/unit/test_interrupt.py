@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from stin.training.interrupt import StopSignal
+from stin_pipe.stin.training.interrupt import StopSignal
 
 
 @pytest.fixture(autouse=True)

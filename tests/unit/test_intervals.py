@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from stin.results.comparison import compare_drawn, recording_numbers
-from stin.results.intervals import (
+from stin_pipe.stin.results.comparison import compare_drawn, recording_numbers
+from stin_pipe.stin.results.intervals import (
     difference_interval,
     exact_mcnemar,
     resample,

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from workflows.jobs.kubernetes import KubernetesJob, render_manifest
-from workflows.jobs.slurm import SlurmJob, render_scripts
+from stin_pipe.workflows.jobs.kubernetes import KubernetesJob, render_manifest
+from stin_pipe.workflows.jobs.slurm import SlurmJob, render_scripts
 
 ODD = "a b'c $(touch hacked) %j é"
 """A path that spaces, quotes, commands and sbatch's patterns could break."""

@@ -6,14 +6,14 @@ import signal
 
 import pytest
 
-from stin.recipes import resolve_recipe
-from stin.shards.errors import StinPipeError
-from stin.shards.schema import Manifest
-from stin.train import Runtime
-from stin.training.interrupt import Interrupted, StopSignal
-from stin.training.launch import WorkerCount, _connect, train_on_ray
-from stin.training.launch_files import EventReader, EventWriter, LaunchFolder
-from stin.training.report import TrainNotice, TrainProgress, TrainResult, TrainStart
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.stin.train import Runtime
+from stin_pipe.stin.train_on_ray import WorkerCount, _connect, train_on_ray
+from stin_pipe.stin.training.interrupt import Interrupted, StopSignal
+from stin_pipe.stin.training.launch_files import EventReader, EventWriter, LaunchFolder
+from stin_pipe.stin.training.recipes import resolve_recipe
+from stin_pipe.stin.training.report import TrainNotice, TrainProgress, TrainResult, TrainStart
 
 
 def progress(step, total=9):

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.hash_split import hash_side, hash_split
-from pipeline.listed import group_key
-from pipeline.listing import list_videos
-from pipeline.plan import ExtractParams
-from pipeline.video_files import VIDEO_SUFFIXES, scan
-from stin.shards.errors import StinPipeError
-from workflows.extract_report import say_listing
-from workflows.output import Output
+from stin_pipe.pipeline.listing.files import VIDEO_SUFFIXES, scan
+from stin_pipe.pipeline.listing.find_videos import list_videos
+from stin_pipe.pipeline.listing.hash_split import hash_side, hash_split
+from stin_pipe.pipeline.listing.listing import group_key
+from stin_pipe.pipeline.planning.plan import ExtractParams
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.workflows.terminal.extract_report import say_listing
+from stin_pipe.workflows.terminal.output import Output
 
 
 def touch(root: Path, *names: str) -> None:

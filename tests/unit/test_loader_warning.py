@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from stin.device import Runtime
-from stin.training.loop import LOADER_WAIT_STEPS, TrainingLoop
-from stin.training.pace import Pace
-from stin.training.ranks import Ranks
+from stin_pipe.stin.device import Runtime
+from stin_pipe.stin.training.loop import LOADER_WAIT_STEPS, TrainingLoop
+from stin_pipe.stin.training.pace import Pace
+from stin_pipe.stin.training.ranks import Ranks
 
 
 def told(*, device, wait_share, num_steps=LOADER_WAIT_STEPS):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.lock import BATCH_JOB, Holder, is_alive, read_holder, run_lock
-from stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.workflows.run.lock import BATCH_JOB, Holder, is_alive, read_holder, run_lock
 
 
 def hold(path: str) -> None:

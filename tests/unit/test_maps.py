@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from stin.clips import ClipShape, MemoryClip
-from stin.maps import stream_maps
-from stin.model_file import ModelInfo, TrainedModel
-from stin.shards.schema import FlowCoding
-from stin.streams import SpatialConfig, StreamConfig, TemporalConfig, build_stream
+from stin_pipe.stin.clips.read_clips import ClipShape, MemoryClip
+from stin_pipe.stin.network.model_file import ModelInfo, TrainedModel
+from stin_pipe.stin.network.streams import SpatialConfig, StreamConfig, TemporalConfig, build_stream
+from stin_pipe.stin.scoring.maps import stream_maps
+from stin_pipe.stin.shards.schema import FlowCoding
 
 HEIGHT, WIDTH = 48, 80
 

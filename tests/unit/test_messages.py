@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.decode import DecodeError, DecodeNotes, decode_frames
-from pipeline.ffmpeg import _OPENING, find_ffmpeg
-from pipeline.messages import Listener
+from stin_pipe.pipeline.decoding.ffmpeg import _OPENING, find_ffmpeg
+from stin_pipe.pipeline.decoding.frames import DecodeError, DecodeNotes, decode_frames
+from stin_pipe.pipeline.decoding.messages import Listener
 
 PICTURES = ("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=2")
 

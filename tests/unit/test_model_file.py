@@ -8,10 +8,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from stin.model_file import ModelInfo, TrainedModel, load_model, save_model
-from stin.shards.errors import StinPipeError
-from stin.streams import SpatialConfig, build_stream
-from workflows.trained_models import common_params
+from stin_pipe.stin.network.model_file import ModelInfo, TrainedModel, load_model, save_model
+from stin_pipe.stin.network.streams import SpatialConfig, build_stream
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.workflows.prediction.trained_models import common_params
 
 SPATIAL = SpatialConfig(backbone="resnet18-w8", difference_channels=8)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from stin.modules import ApparentDifference, build_attention, segment_differences
+from stin_pipe.stin.network.modules import ApparentDifference, build_attention, segment_differences
 
 FORMS = ["signed", "abs", "l2"]
 

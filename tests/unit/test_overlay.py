@@ -6,14 +6,14 @@ import numpy as np
 import psutil
 import pytest
 
-from pipeline.decode import DecodeNotes, decode_frames
-from pipeline.ffmpeg import Ffmpeg
-from stin.fusion import softmax
-from stin.running import Running
-from stin.shards.errors import StinPipeError
-from stin.transforms import Crop
-from workflows.overlay import _encode, overlay_paths, running_probabilities
-from workflows.overlay_scene import HEIGHT, INK, PAPER, WIDTH, _text_width, _write
+from stin_pipe.pipeline.decoding.ffmpeg import Ffmpeg
+from stin_pipe.pipeline.decoding.frames import DecodeNotes, decode_frames
+from stin_pipe.stin.clips.transforms import Crop
+from stin_pipe.stin.scoring.fusion import softmax
+from stin_pipe.stin.scoring.windows import Running
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.workflows.prediction.overlay import _encode, overlay_paths, running_probabilities
+from stin_pipe.workflows.prediction.overlay_scene import HEIGHT, INK, PAPER, WIDTH, _text_width, _write
 
 
 def test_one_video_gives_one_file_and_several_a_folder(tmp_path: Path) -> None:
@@ -67,7 +67,9 @@ def pictures(count: int):
 def test_what_is_encoded_decodes_to_the_same_pictures(tmp_path: Path, monkeypatch, has_h264: bool) -> None:
     """H.264, and MPEG-4 where ffmpeg lacks it."""
     if not has_h264:
-        monkeypatch.setattr("workflows.overlay._has_encoder", lambda program, name: False)
+        monkeypatch.setattr(
+            "stin_pipe.workflows.prediction.overlay._has_encoder", lambda program, name: False
+        )
     out = tmp_path / "new" / "out.mp4"
     _encode(out, pictures(6), 12.5)
     notes = DecodeNotes()
@@ -83,7 +85,7 @@ def test_a_failing_encoder_leaves_the_older_overlay_and_says_why(tmp_path: Path,
     program.write_text("#!/bin/sh\nhead -c 1000 > /dev/null\necho no room left >&2\nexit 1\n")
     program.chmod(0o755)
     broken = Ffmpeg(path=str(program), version="6", major=6, source="test")
-    monkeypatch.setattr("pipeline.ffmpeg.find_ffmpeg", lambda: broken)
+    monkeypatch.setattr("stin_pipe.pipeline.decoding.ffmpeg.find_ffmpeg", lambda: broken)
     out = tmp_path / "shown" / "out.mp4"
     out.parent.mkdir()
     out.write_bytes(b"older")

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import plan as plan_module
-from pipeline.hash_split import hash_share, hash_side
-from pipeline.ledger import plan_paths, read_ledger, write_views
-from pipeline.listed import Listing
-from pipeline.listing import list_videos
-from pipeline.plan import ExtractParams, Plan, make_plan
-from pipeline.resume import count_deleted, decide, prepare_work
-from pipeline.shard_task import shard_digest
-from stin.shards.errors import StinPipeError
-from stin.shards.schema import Mark, VideoMeta, VideoOutcome
+from stin_pipe.pipeline.listing.find_videos import list_videos
+from stin_pipe.pipeline.listing.hash_split import hash_share, hash_side
+from stin_pipe.pipeline.listing.listing import Listing
+from stin_pipe.pipeline.planning import plan as plan_module
+from stin_pipe.pipeline.planning.ledger import plan_paths, read_ledger, write_views
+from stin_pipe.pipeline.planning.plan import ExtractParams, Plan, make_plan
+from stin_pipe.pipeline.planning.todo import count_deleted, decide, prepare_work
+from stin_pipe.pipeline.shard.make_shard import shard_digest
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.schema import Mark, VideoMeta, VideoOutcome
 
 PARAMS = ExtractParams(size=(48, 32), short_side=None, bound_px=5.0, flow_backend="cpu")
 
@@ -103,7 +103,7 @@ def test_impossible_parameters_are_refused(change: dict, message: str) -> None:
 def test_a_run_of_an_earlier_algorithm_is_refused_in_its_own_words(tmp_path: Path, monkeypatch) -> None:
     videos, run = folder_of(tmp_path / "v", 3), tmp_path / "extract"
     prepare(run, videos)
-    monkeypatch.setattr("pipeline.plan.ALGORITHM_VERSION", 99)
+    monkeypatch.setattr("stin_pipe.pipeline.planning.plan.ALGORITHM_VERSION", 99)
     with pytest.raises(StinPipeError, match=r"can be trained and evaluated as it is.*or another --run"):
         prepare(run, videos)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.preflight import (
+from stin_pipe.pipeline.runners.nodes import (
     NodeFacts,
     begin_preflight,
     check_nodes,
@@ -13,8 +13,14 @@ from pipeline.preflight import (
     end_preflight,
     node_facts,
 )
-from pipeline.runners.slots import GPU_WORKER_BYTES, WORKER_BYTES, SlotKind, require_room, slot_kinds
-from stin.shards.errors import StinPipeError
+from stin_pipe.pipeline.runners.slots import (
+    GPU_WORKER_BYTES,
+    WORKER_BYTES,
+    SlotKind,
+    require_room,
+    slot_kinds,
+)
+from stin_pipe.stin.shards.errors import StinPipeError
 
 GOOD = NodeFacts(host="a", problem="", versions={"ffmpeg": "7.0", "numpy": "2.4"}, free_bytes=10)
 
@@ -63,7 +69,7 @@ def test_nodes_whose_ffmpeg_lacks_codecs_are_refused_or_told() -> None:
 
 
 def test_a_node_that_cannot_run_the_flow_back_end_says_so(tmp_path: Path, monkeypatch) -> None:
-    from pipeline.flow import api
+    from stin_pipe.pipeline.flow import api
 
     monkeypatch.setattr(api, "_why_no_cuda", lambda: "there is no GPU")
     asked = begin_preflight(tmp_path, video=None, flow_backend="cuda")
@@ -130,12 +136,12 @@ def test_slots_with_a_gpu_take_the_cpus_that_there_are() -> None:
 
 
 def test_a_worker_of_a_mixed_run_uses_its_own_back_end_and_keeps_the_fingerprint(tmp_path: Path) -> None:
-    from pipeline.listed import ListedVideo
-    from pipeline.plan import ExtractParams, PlannedShard
-    from pipeline.runners import slots
-    from pipeline.shard_task import ShardTask
-    from stin.shards.reader import ShardFile
-    from stin.shards.schema import Mark
+    from stin_pipe.pipeline.listing.listing import ListedVideo
+    from stin_pipe.pipeline.planning.plan import ExtractParams, PlannedShard
+    from stin_pipe.pipeline.runners import slots
+    from stin_pipe.pipeline.shard.make_shard import ShardTask
+    from stin_pipe.stin.shards.reader import ShardFile
+    from stin_pipe.stin.shards.schema import Mark
 
     params = ExtractParams(size=None, short_side=32, bound_px=2.5, flow_backend="mixed")
     video = ListedVideo(id="a/x.avi", path="a/x.avi", label=0, class_name="a", splits={})

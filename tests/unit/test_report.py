@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
-from workflows.report.charts import HEIGHT, WIDTH, line_chart, reliability_chart, training_charts
-from workflows.report.page import p_value, percent, points
-from workflows.report.pictures import (
+from stin_pipe.workflows.report.charts import HEIGHT, WIDTH, line_chart, reliability_chart, training_charts
+from stin_pipe.workflows.report.page import p_value, percent, points
+from stin_pipe.workflows.report.pictures import (
     NUM_TILES,
     TILE_PX,
     blend_map,
@@ -23,7 +23,7 @@ from workflows.report.pictures import (
     data_uri,
     map_strength,
 )
-from workflows.report.render import agreement_parts, data_stages, matrix_rows
+from stin_pipe.workflows.report.render import agreement_parts, data_stages, matrix_rows
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_the_numbers_are_those_of_the_scores(hostile) -> None:
 
 def test_without_shards_or_models_the_page_is_still_made(made_report, tmp_path: Path) -> None:
     """Shards that are gone are told in the place of their pictures; a model that is gone only has no maps."""
-    from workflows.report.render import render_report
+    from stin_pipe.workflows.report.render import render_report
 
     made = made_report.make_report(tmp_path, ("a", "b", "c"), models=False)
     assert "Optical flow in colours" in made.html and "difference (spatial)" not in made.html
@@ -130,9 +130,9 @@ def test_without_shards_or_models_the_page_is_still_made(made_report, tmp_path: 
 
 def test_a_third_stream_and_very_short_videos_are_drawn(made_report, tmp_path: Path) -> None:
     """Two frames have one field, hence one column; a stream from a file has no pictures, but all numbers."""
-    from stin.fusion import fuse
-    from workflows.report.render import render_report
-    from workflows.split_result import judge_split
+    from stin_pipe.stin.results.split_result import judge_split
+    from stin_pipe.stin.scoring.fusion import fuse
+    from stin_pipe.workflows.report.render import render_report
 
     made = made_report.make_report(tmp_path, ("a", "b", "c"), num_frames=2)
     streams = [*made.result.streams.values()]
@@ -150,7 +150,7 @@ def test_a_third_stream_and_very_short_videos_are_drawn(made_report, tmp_path: P
 
 
 def test_a_name_that_is_not_utf8_can_be_shown(made_report, tmp_path: Path) -> None:
-    from workflows.report.render import render_report
+    from stin_pipe.workflows.report.render import render_report
 
     made = made_report.make_report(tmp_path, ("a", "b"), models=False)
     made.run.path.rename(tmp_path / "run\udcff")
@@ -237,7 +237,7 @@ def test_training_charts_stay_in_their_box_and_keep_the_last_value(tmp_path: Pat
 
 
 def test_reliability_and_weight_charts_by_hand() -> None:
-    from stin.results.calibration import calibrate
+    from stin_pipe.stin.results.calibration import calibrate
 
     logs = np.log(np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]]))
     chart = reliability_chart("fused", calibrate(logs, np.array([0, 1, 1])))

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from stin.shards.errors import StinPipeError
-from workflows.run_dir import create_run, recorded
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.workflows.run.run_dir import create_run, recorded
 
 RECORD_FORTY = """
 import sys
 from pathlib import Path
-from workflows.run_dir import create_run, recorded
+from stin_pipe.workflows.run.run_dir import create_run, recorded
 
 run = create_run(Path(sys.argv[1]))
 for number in range(40):

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from stin.clips import ClipShape, MemoryClip
-from stin.evaluate import score_clip
-from stin.model_file import ModelInfo, TrainedModel
-from stin.running import running_scores, window_ends
-from stin.scorer import TestProtocol
-from stin.shards.schema import FlowCoding
-from stin.streams import SpatialConfig, StreamConfig, TemporalConfig, build_stream
+from stin_pipe.stin.clips.read_clips import ClipShape, MemoryClip
+from stin_pipe.stin.network.model_file import ModelInfo, TrainedModel
+from stin_pipe.stin.network.streams import SpatialConfig, StreamConfig, TemporalConfig, build_stream
+from stin_pipe.stin.scoring.score_split import score_clip
+from stin_pipe.stin.scoring.scorer import TestProtocol
+from stin_pipe.stin.scoring.windows import running_scores, window_ends
+from stin_pipe.stin.shards.schema import FlowCoding
 
 NUM_FRAMES, HEIGHT, WIDTH = 30, 24, 40
 SPATIAL = SpatialConfig(backbone="resnet18", tap="layer2", difference_channels=8)

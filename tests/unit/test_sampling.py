@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stin.sampling import epoch_order, evenly_spaced_starts, flow_stacks, sample_generator, training_starts
+from stin_pipe.stin.clips.sampling import (
+    epoch_order,
+    evenly_spaced_starts,
+    flow_stacks,
+    sample_generator,
+    training_starts,
+)
 
 COUNTS = {
     "num_items": st.integers(1, 400),

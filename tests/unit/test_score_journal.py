@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stin.score_journal import ScoreJournal
+from stin_pipe.stin.scoring.journal import ScoreJournal
 
 ROWS = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 ABOUT = {"model": "m", "videos": ["a"]}

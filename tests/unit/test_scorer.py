@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from stin.config import override
-from stin.dataset import Batch
-from stin.model_file import ModelInfo, TrainedModel
-from stin.recipes import resolve_recipe
-from stin.scorer import Scorer, TestProtocol
-from stin.shards.errors import StinPipeError
-from stin.streams import build_stream
+from stin_pipe.stin.clips.dataset import Batch
+from stin_pipe.stin.network.model_file import ModelInfo, TrainedModel
+from stin_pipe.stin.network.streams import build_stream
+from stin_pipe.stin.scoring.scorer import Scorer, TestProtocol
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.training.config import override
+from stin_pipe.stin.training.recipes import resolve_recipe
 
 
 @pytest.fixture(scope="module")

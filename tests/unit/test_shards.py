@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from stin.shards.codec import decode_field, decode_rgb, dequantise_flow, encode_image, quantise_flow
-from stin.shards.errors import ShardError, StinPipeError
-from stin.shards.reader import ShardFile, content_digest
-from stin.shards.schema import FlowCoding, Manifest, Mark
-from stin.shards.writer import ShardWriter
+from stin_pipe.stin.shards.codec import decode_field, decode_rgb, dequantise_flow, encode_image, quantise_flow
+from stin_pipe.stin.shards.errors import ShardError, StinPipeError
+from stin_pipe.stin.shards.reader import ShardFile, content_digest
+from stin_pipe.stin.shards.schema import FlowCoding, Manifest, Mark
+from stin_pipe.stin.shards.writer import ShardWriter
 
 SETTINGS = {"flow_zero": 128.0, "flow_scale": 20.0 / 127.0}
 

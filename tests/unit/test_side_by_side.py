@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stin.results.intervals import exact_mcnemar
-from stin.results.side_by_side import Contender, stand_side_by_side
-from stin.scores import Scores
-from stin.shards.errors import StinPipeError
+from stin_pipe.stin.results.intervals import exact_mcnemar
+from stin_pipe.stin.results.side_by_side import Contender, stand_side_by_side
+from stin_pipe.stin.scoring.scores import Scores
+from stin_pipe.stin.shards.errors import StinPipeError
 
 CLASSES = ("a", "b", "c")
 

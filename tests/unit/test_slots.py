@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.plan import ExtractParams, PlannedShard
-from pipeline.runners.ray import _drive
-from pipeline.runners.slots import Slots, slot_kinds
-from pipeline.shard_task import ShardReport, ShardTask
-from stin.shards.errors import StinPipeError
+from stin_pipe.pipeline.planning.plan import ExtractParams, PlannedShard
+from stin_pipe.pipeline.runners.ray import _drive
+from stin_pipe.pipeline.runners.slots import Slots, slot_kinds
+from stin_pipe.pipeline.shard.make_shard import ShardReport, ShardTask
+from stin_pipe.stin.shards.errors import StinPipeError
 
 
 class ActorDied(Exception):

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from stin.shards.schema import Manifest
-from workflows.evaluation_tables import mean_of_splits
-from workflows.output import Output
-from workflows.report.splits import render_splits
+from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.workflows.report.splits import render_splits
+from stin_pipe.workflows.report.text import mean_of_splits
+from stin_pipe.workflows.terminal.output import Output
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from workflows.fusion_choice import choose_fusion
-from workflows.report.charts import training_charts
-from workflows.stage_state import evaluation_state, training_state
-from workflows.stored_results import read_lines, read_metrics, read_result
+from stin_pipe.stin.results.stored import read_lines, read_metrics, read_result
+from stin_pipe.workflows.prediction.fusion_choice import choose_fusion
+from stin_pipe.workflows.report.charts import training_charts
+from stin_pipe.workflows.run.stage_state import evaluation_state, training_state
 
 METRICS = {
     "fused": {"top1": 0.5},

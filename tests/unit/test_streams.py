@@ -3,8 +3,14 @@
 import pytest
 import torch
 
-from stin.losses import stream_loss
-from stin.streams import SpatialConfig, StreamOutput, TemporalConfig, build_stream, stream_scores
+from stin_pipe.stin.network.streams import (
+    SpatialConfig,
+    StreamOutput,
+    TemporalConfig,
+    build_stream,
+    stream_scores,
+)
+from stin_pipe.stin.training.losses import stream_loss
 
 BACKBONE = "resnet18-w8"
 SPATIAL = {"backbone": BACKBONE, "difference_channels": 8, "dropout": 0.0}

@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch import nn
 
-from stin.config import (
+from stin_pipe.stin.network.streams import build_stream
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.training.config import (
     OptimConfig,
     config_from_json,
     config_to_json,
     json_differences,
     override,
 )
-from stin.optim import AveragedWeights, build_optimizer, learning_rate
-from stin.recipes import RECIPES, resolve_recipe
-from stin.shards.errors import StinPipeError
-from stin.streams import build_stream
-from workflows.cli import cli
-from workflows.training_options import RECIPE_NAMES
+from stin_pipe.stin.training.optim import AveragedWeights, build_optimizer, learning_rate
+from stin_pipe.stin.training.recipes import RECIPES, resolve_recipe
+from stin_pipe.workflows.cli import cli
+from stin_pipe.workflows.terminal.training_options import RECIPE_NAMES
 
 
 @pytest.mark.parametrize("stream", ["spatial", "temporal"])
@@ -220,8 +220,8 @@ def test_injection_is_true_or_false_and_agrees_with_the_form():
 def test_settings_reach_the_training_and_none_is_dropped():
     from click import Context, UsageError
 
-    from workflows.cli import cli
-    from workflows.train import training_config
+    from stin_pipe.workflows.cli import cli
+    from stin_pipe.workflows.commands.train import training_config
 
     command = cli.get_command(Context(cli), "train-spatial")
 
@@ -245,8 +245,8 @@ def test_settings_reach_the_training_and_none_is_dropped():
 def test_an_ablation_holds_out_what_was_asked_for(tmp_path):
     from click import Context
 
-    from workflows.ablate import _variants
-    from workflows.cli import cli
+    from stin_pipe.workflows.cli import cli
+    from stin_pipe.workflows.commands.ablate import _variants
 
     command = cli.get_command(Context(cli), "ablate")
 

@@ -8,17 +8,17 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from stin.clips import ClipShape
-from stin.config import override
-from stin.dataset import TrainingClips, join_samples
-from stin.device import Runtime
-from stin.recipes import resolve_recipe
-from stin.shards.reader import ShardReader
-from stin.shards.schema import Manifest
-from stin.train import train_stream
-from stin.training.learner import build_learner
-from stin.training.pictures import training_pictures
-from stin.training.ranks import Ranks
+from stin_pipe.stin.clips.dataset import TrainingClips, join_samples
+from stin_pipe.stin.clips.read_clips import ClipShape
+from stin_pipe.stin.device import Runtime
+from stin_pipe.stin.shards.reader import ShardReader
+from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.stin.train import train_stream
+from stin_pipe.stin.training.config import override
+from stin_pipe.stin.training.learner import build_learner
+from stin_pipe.stin.training.pictures import training_pictures
+from stin_pipe.stin.training.ranks import Ranks
+from stin_pipe.stin.training.recipes import resolve_recipe
 
 
 def settings(stream, **changes):

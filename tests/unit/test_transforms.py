@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stin.transforms import (
+from stin_pipe.stin.clips.transforms import (
     FLOW_BOUND_NORMALISED,
     IMAGENET_MEAN,
     IMAGENET_STD,

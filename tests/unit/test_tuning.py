@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stin.fusion import fuse
-from stin.holdout import divide_training_list
-from stin.results.tuning import GRID, tune_fusion
-from stin.scores import Scores
-from stin.shards.errors import StinPipeError
-from stin.shards.schema import Manifest
+from stin_pipe.stin.results.tuning import GRID, tune_fusion
+from stin_pipe.stin.scoring.fusion import fuse
+from stin_pipe.stin.scoring.scores import Scores
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.stin.training.holdout import divide_training_list
 
 
 def scores(stream, logits, labels):

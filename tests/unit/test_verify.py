@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.ledger import read_ledger
-from pipeline.verify import verify_manifest, verify_shards
-from stin.shards.errors import StinPipeError
-from stin.shards.publish import CHECKSUM, publish_checked_json
-from stin.shards.schema import Manifest, Mark
+from stin_pipe.pipeline.planning.ledger import read_ledger
+from stin_pipe.pipeline.planning.verify import verify_manifest, verify_shards
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.publish import CHECKSUM, publish_checked_json
+from stin_pipe.stin.shards.schema import Manifest, Mark
 
 
 @pytest.fixture

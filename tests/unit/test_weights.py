@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stin.backbones import ResNet
-from stin.model_file import ModelInfo, load_model, read_model_info, save_model
-from stin.shards.errors import StinPipeError
-from stin.streams import SpatialConfig, TemporalConfig, build_stream
-from stin.weights import cross_modality, start_from
+from stin_pipe.stin.network.backbones import ResNet
+from stin_pipe.stin.network.model_file import ModelInfo, load_model, read_model_info, save_model
+from stin_pipe.stin.network.streams import SpatialConfig, TemporalConfig, build_stream
+from stin_pipe.stin.network.weights import cross_modality, start_from
+from stin_pipe.stin.shards.errors import StinPipeError
 
 SPATIAL = SpatialConfig(backbone="resnet18", difference_channels=8)
 TEMPORAL = TemporalConfig(backbone="resnet18")

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.lock import BATCH_JOB
+from stin_pipe.workflows.run.lock import BATCH_JOB
 
 CONFIG_PATH = "/etc/stin-pipe/run.toml"
 USER = 10001
@@ -77,7 +77,7 @@ def render_manifest(job: KubernetesJob) -> str:
     """
     _check(job)
     environment = Environment(
-        loader=PackageLoader("workflows.jobs", "."),
+        loader=PackageLoader("stin_pipe.workflows.jobs", "."),
         undefined=StrictUndefined,
         autoescape=False,  # noqa: S701 - YAML: every text goes through `q`, as a JSON string
         trim_blocks=True,

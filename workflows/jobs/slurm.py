@@ -100,7 +100,7 @@ def render_scripts(job: SlurmJob) -> dict[str, str]:
     """
     check_job(job)
     environment = Environment(
-        loader=PackageLoader("workflows.jobs", "."),
+        loader=PackageLoader("stin_pipe.workflows.jobs", "."),
         undefined=StrictUndefined,
         autoescape=False,  # noqa: S701 - shell scripts: every value goes through `sh` or `directive`
         trim_blocks=True,

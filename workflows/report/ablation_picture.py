@@ -4,7 +4,7 @@ import io
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stin.ablation import AblationTable
+    from stin_pipe.stin.ablation import AblationTable
 
 
 def draw_ablation(table: "AblationTable") -> bytes:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workflows.stored_results import is_number, read_lines
+from stin_pipe.stin.results.stored import is_number, read_lines
 
 if TYPE_CHECKING:
-    from stin.results.calibration import Calibration
+    from stin_pipe.stin.results.calibration import Calibration
 
 WIDTH, HEIGHT = 320.0, 150.0
 MAX_POINTS = 200

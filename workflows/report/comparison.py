@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from workflows.report.page import render_page
+from stin_pipe.workflows.report.page import render_page
 
 if TYPE_CHECKING:
-    from stin.results.side_by_side import StreamTable
-    from workflows.compare import RunComparison
+    from stin_pipe.stin.results.side_by_side import StreamTable
+    from stin_pipe.workflows.run.compared import RunComparison
 
 WHISKER_MARGIN = 0.02
 

@@ -59,7 +59,7 @@ def p_value(p: float) -> str:
 
 
 def _page() -> Page:
-    folder = resources.files("workflows.report")
+    folder = resources.files("stin_pipe.workflows.report")
     css, js = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash(css)}; script-src {_hash(js)}; "

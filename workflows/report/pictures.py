@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 
 if TYPE_CHECKING:
-    from stin.maps import StreamMaps
-    from stin.model_file import TrainedModel
-    from stin.shards.reader import ShardReader
-    from stin.shards.schema import ManifestVideo
+    from stin_pipe.stin.network.model_file import TrainedModel
+    from stin_pipe.stin.scoring.maps import StreamMaps
+    from stin_pipe.stin.shards.reader import ShardReader
+    from stin_pipe.stin.shards.schema import ManifestVideo
 
 NUM_TILES = 6
 TILE_PX = 208
@@ -109,9 +109,9 @@ def draw_strip(reader: "ShardReader", video: "ManifestVideo", models: Mapping[st
     Raises:
         ShardError: what is stored differs from its checksum.
     """
-    from pipeline.flow.colour import flow_to_colour, full_length
-    from stin.clips import ClipShape
-    from stin.maps import stream_maps
+    from stin_pipe.pipeline.flow.colour import flow_to_colour, full_length
+    from stin_pipe.stin.clips.read_clips import ClipShape
+    from stin_pipe.stin.scoring.maps import stream_maps
 
     count = min(NUM_TILES, video.num_frames - 1)
     frames = [int(index) for index in ((2 * np.arange(count) + 1) * (video.num_frames - 1)) // (2 * count)]

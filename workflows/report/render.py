@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workflows.report.charts import Chart, line_chart, reliability_chart, training_charts
-from workflows.report.page import render_page
-from workflows.report.video_cards import video_cards
+from stin_pipe.workflows.report.charts import Chart, line_chart, reliability_chart, training_charts
+from stin_pipe.workflows.report.page import render_page
+from stin_pipe.workflows.report.video_cards import video_cards
 
 if TYPE_CHECKING:
-    from stin.results.analysis import Agreement
-    from stin.results.tuning import Tuning
-    from stin.shards.schema import Manifest
-    from workflows.run_dir import RunDir
-    from workflows.split_result import DataPath, SplitResult
+    from stin_pipe.stin.results.analysis import Agreement
+    from stin_pipe.stin.results.split_result import DataPath, SplitResult
+    from stin_pipe.stin.results.tuning import Tuning
+    from stin_pipe.stin.shards.run_dir import RunDir
+    from stin_pipe.stin.shards.schema import Manifest
 
 MAX_FAILURES_SHOWN = 200
 MAX_IDS_SHOWN = 100

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-from stin.results.intervals import Interval
-from workflows.report.page import render_page
+from stin_pipe.stin.results.intervals import Interval
+from stin_pipe.workflows.report.page import render_page
 
 
 @dataclass(frozen=True, kw_only=True)

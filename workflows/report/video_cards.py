@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workflows.report.pictures import Chosen, Strip, choose_videos, data_uri, draw_strip
+from stin_pipe.workflows.report.pictures import Chosen, Strip, choose_videos, data_uri, draw_strip
 
 if TYPE_CHECKING:
-    from stin.model_file import TrainedModel
-    from stin.results.analysis import Answers
-    from stin.scores import Scores
-    from stin.shards.reader import ShardReader
-    from stin.shards.schema import Manifest
-    from workflows.run_dir import RunDir
-    from workflows.split_result import SplitResult
+    from stin_pipe.stin.network.model_file import TrainedModel
+    from stin_pipe.stin.results.analysis import Answers
+    from stin_pipe.stin.results.split_result import SplitResult
+    from stin_pipe.stin.scoring.scores import Scores
+    from stin_pipe.stin.shards.reader import ShardReader
+    from stin_pipe.stin.shards.run_dir import RunDir
+    from stin_pipe.stin.shards.schema import Manifest
 
 KEY_PX = 192
 
@@ -68,9 +68,9 @@ class VideoCards:
 
 def video_cards(run: "RunDir", manifest: "Manifest", result: "SplitResult") -> VideoCards:
     """Choose the videos and draw them; what cannot be read is said in its place, and never stops the page."""
-    from pipeline.flow.colour import colour_key
-    from stin.results.analysis import fused_answers, stream_answers
-    from stin.shards.reader import ShardReader
+    from stin_pipe.pipeline.flow.colour import colour_key
+    from stin_pipe.stin.results.analysis import fused_answers, stream_answers
+    from stin_pipe.stin.shards.reader import ShardReader
 
     if not run.extract.is_dir():
         return VideoCards(groups=(), key_picture="", missing="the run has no extracted videos")
@@ -108,7 +108,7 @@ def _card(
     manifest: "Manifest",
     models: "Mapping[str, TrainedModel]",
 ) -> VideoCard:
-    from stin.shards.errors import StinPipeError
+    from stin_pipe.stin.shards.errors import StinPipeError
 
     video_id = result.fused.ids[chosen.row]
     names = result.fused.class_names
@@ -168,8 +168,8 @@ def _rows(strip: Strip) -> tuple[PictureRow, ...]:
 
 def _model(run: "RunDir", split: str, scores: "Scores") -> "TrainedModel | None":
     """Load the model that made the scores; None where it is gone or has been trained anew since."""
-    from stin.model_file import load_model
-    from stin.shards.errors import StinPipeError
+    from stin_pipe.stin.network.model_file import load_model
+    from stin_pipe.stin.shards.errors import StinPipeError
 
     try:
         model = load_model(run.training(scores.stream, split) / "model.safetensors")

@@ -1,0 +1,216 @@
+"""Find the ffmpeg program (the system's, else the one inside imageio-ffmpeg) and start it as a decoder."""
+
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import ffmpeg
+
+from stin_pipe.pipeline.decoding.messages import heard_end_s
+from stin_pipe.stin.shards.errors import StinPipeError
+
+PROGRAM_VARIABLE = "STIN_PIPE_FFMPEG"
+
+CONTAINERS = "avi,mov,mp4,matroska,webm,mpeg,mpegts,mpegvideo,flv,ogg,asf,3gp,m4v,mxf,ivf"
+"""ffmpeg's names of the containers that are opened; none of them can point at another file."""
+
+MAX_PIXELS = 1 << 26
+
+LEAD_S = 30.0
+"""How far before a part reading begins, so that what its first frames refer to has been decoded."""
+
+_LAST_S = 1e9
+
+_SQUARE_PIXELS = "scale=w='if(between(sar,1/8,8),round(iw*sar),iw)':h=ih"
+"""Gives the shape in which a video is shown; a pixel of an absurd shape is a lie."""
+
+_INPUT = "file:input"
+
+_OPENING: dict[str, Any] = {
+    "threads": 1,
+    "protocol_whitelist": "file",
+    "format_whitelist": CONTAINERS,
+    "max_pixels": MAX_PIXELS,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ffmpeg:
+    """A runnable ffmpeg; `major` is 0 for a development build, which counts as new."""
+
+    path: str
+    version: str
+    major: int
+    source: str
+
+    @property
+    def frame_timing_options(self) -> dict[str, str]:
+        """Options that hand every decoded frame on once, neither duplicated nor dropped."""
+        return {"vsync": "passthrough"} if 0 < self.major < 5 else {"fps_mode": "passthrough"}
+
+
+@lru_cache(maxsize=1)
+def find_ffmpeg() -> Ffmpeg:
+    """Return the ffmpeg to use: $STIN_PIPE_FFMPEG, the system's, or the one of imageio-ffmpeg.
+
+    Raises:
+        StinPipeError: none of them runs.
+    """
+    named = os.environ.get(PROGRAM_VARIABLE)
+    system = shutil.which("ffmpeg")
+    if named:
+        return _describe(named, f"${PROGRAM_VARIABLE}")
+    if system:
+        return _describe(system, "system")
+    try:
+        import imageio_ffmpeg
+
+        bundled = imageio_ffmpeg.get_ffmpeg_exe()
+    except (ImportError, RuntimeError) as error:
+        raise StinPipeError(
+            f"no ffmpeg: none on the PATH and none in imageio-ffmpeg ({error}); install either, or set "
+            f"{PROGRAM_VARIABLE} to the program"
+        ) from error
+    return _describe(bundled, "imageio-ffmpeg")
+
+
+def _describe(path: str, source: str) -> Ffmpeg:
+    try:
+        done = subprocess.run(
+            [path, "-hide_banner", "-version"],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=60,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise StinPipeError(f"ffmpeg {path} ({source}) does not run: {error}") from error
+    match = re.search(r"ffmpeg version (\S+)", done.stdout)
+    if done.returncode != 0 or match is None:
+        raise StinPipeError(f"{path} ({source}) is not a working ffmpeg: {done.stderr.strip()[:200]}")
+    number = re.match(r"n?(\d+)\.", match[1])
+    return Ffmpeg(path=path, version=match[1], major=int(number[1]) if number else 0, source=source)
+
+
+WANTED_DECODERS = ("h264", "hevc", "mpeg4", "vp9", "mjpeg")
+"""What the videos of the usual data sets and cameras need."""
+
+
+@lru_cache(maxsize=1)
+def missing_decoders() -> tuple[str, ...]:
+    """Return which of the wanted decoders this machine's ffmpeg was built without.
+
+    Raises:
+        StinPipeError: there is no ffmpeg, or it does not say.
+    """
+    program = find_ffmpeg()
+    command = [program.path, "-hide_banner", "-decoders"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise StinPipeError(f"{program.path} does not list its decoders: {error}") from error
+    return tuple(name for name in WANTED_DECODERS if name not in done.stdout.split())
+
+
+def start_decoder(
+    path: Path, *, fps: float | None, start_s: float | None, end_s: float | None, square_pixels: bool
+) -> subprocess.Popen[bytes]:
+    """Start ffmpeg so that it writes a video as PPM images to its standard output.
+
+    The signals that ask a whole group of processes to end are blocked.
+
+    Ctrl-C, or a batch system that preempts a job, signals ffmpeg too, which would end in order and leave a
+    shorter video that looks whole. Its worker decides: it kills ffmpeg, or reads to the end.
+    """
+    filters = _filters(fps, start_s, end_s)
+    if square_pixels:
+        filters.append(_SQUARE_PIXELS)
+    return _start(_decode_command(path, ",".join(filters), start_s or 0.0))
+
+
+def end_beside_pictures_s(path: Path, *, timeout_s: float) -> float:
+    """Return where sound, subtitles and data end, by reading them: 0 without any, infinite when unknown."""
+    stream = ffmpeg.input(_INPUT, **_OPENING, vn=None)
+    output = ffmpeg.output(stream, "pipe:1", map="0?", c="copy", f="null")
+    process = _start(_compiled(output, path))
+    try:
+        _, said = process.communicate(timeout=max(0.0, timeout_s))
+    except subprocess.TimeoutExpired:
+        return math.inf
+    finally:
+        process.kill()
+        process.wait()
+    messages = said.decode("utf-8", "replace")
+    if process.returncode != 0:
+        return 0.0 if "not contain any stream" in messages else math.inf
+    end_s = heard_end_s(messages)
+    return math.inf if end_s is None else end_s
+
+
+def _start(command: list[str]) -> subprocess.Popen[bytes]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        return subprocess.Popen(  # ffmpeg-python compiles the command; its own run() would hide stderr
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _compiled(output: Any, path: Path, *more: str) -> list[str]:
+    quiet = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info")
+    command = output.global_args(*quiet, *more).compile(cmd=find_ffmpeg().path)
+    # ffmpeg-python cannot take a name that is not UTF-8, so the name comes in last.
+    return [f"file:{path.absolute()}" if part == _INPUT else part for part in command]
+
+
+def _decode_command(path: Path, filters: str, start_s: float) -> list[str]:
+    after: dict[str, Any] = {
+        "map": "0:V:0",
+        "f": "image2pipe",
+        "c:v": "ppm",
+        "pix_fmt": "rgb24",
+        "threads": 1,
+        **find_ffmpeg().frame_timing_options,
+    }
+    if filters:
+        after["filter:v"] = filters
+    if start_s <= LEAD_S or not _has_index(path):
+        return _compiled(ffmpeg.output(ffmpeg.input(_INPUT, **_OPENING), "pipe:1", **after), path)
+    stream = ffmpeg.input(_INPUT, **_OPENING, ss=_seconds(start_s - LEAD_S))
+    # Else ffmpeg moves the times where seeking was not exact.
+    return _compiled(ffmpeg.output(stream, "pipe:1", **after), path, "-copyts", "-start_at_zero")
+
+
+def _filters(fps: float | None, start_s: float | None, end_s: float | None) -> list[str]:
+    """Cut out start_s <= t < end_s exactly, at whatever time base, then resample."""
+    ends = [f"start={_seconds(start_s)}"] if start_s is not None else []
+    ends += [f"end={_seconds(end_s)}"] if end_s is not None else []
+    filters = ["settb=1/1000000", f"trim={':'.join(ends)}"] if ends else []
+    return [*filters, f"fps={fps:g}"] if fps is not None else filters
+
+
+def _seconds(value: float) -> str:
+    """Write seconds without an exponent, which ffmpeg does not read, and within its range."""
+    return f"{min(value, _LAST_S):.6f}"
+
+
+def _has_index(path: Path) -> bool:
+    """Whether the container (mp4, Matroska, AVI) leads to a key frame at a known time.
+
+    In others (MPEG streams, say) ffmpeg guesses a place, and a part is found by reading from the beginning.
+    """
+    with path.open("rb") as handle:
+        head = handle.read(12)
+    is_mp4 = head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+    is_avi = head[:4] == b"RIFF" and head[8:] == b"AVI "
+    return is_mp4 or is_avi or head[:4] == b"\x1aE\xdf\xa3"

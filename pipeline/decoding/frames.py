@@ -1,0 +1,255 @@
+"""Decode one video to RGB frames with ffmpeg, as a stream, whatever the file is.
+
+Why PPM through a pipe: each frame carries its own size, so rotation metadata and odd sizes need no probing.
+Hostile files: only plain containers are opened (a playlist named .avi is refused before it reads anything),
+only local files, only through ffmpeg's own limits, under a watchdog.
+"""
+
+import fcntl
+import math
+import os
+import re
+import select
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from stin_pipe.pipeline.decoding.ffmpeg import MAX_PIXELS, end_beside_pictures_s, start_decoder
+from stin_pipe.pipeline.decoding.messages import DecodeNotes, Listener
+from stin_pipe.stin.shards.errors import StinPipeError
+
+STALL_S = 60.0
+WHOLE = 0.95
+"""A file that ends before this share of its announced length was cut off."""
+
+MIN_MISSING = 3
+
+_PIPE_BYTES = 1 << 20
+
+_ENDED_IN_ORDER = 255
+"""What ffmpeg returns when it was asked by a signal to end."""
+
+
+class DecodeError(StinPipeError):
+    """A video gives no usable frames; `reason` is the key of failures.jsonl."""
+
+    def __init__(self, reason: str, message: str, *, retry: bool = False) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.retry = retry
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remade, (self.reason, str(self), self.retry)
+
+
+def _remade(reason: str, message: str, retry: bool) -> DecodeError:
+    return DecodeError(reason, message, retry=retry)
+
+
+def decode_frames(
+    path: Path,
+    notes: DecodeNotes,
+    *,
+    fps: float | None = None,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    square_pixels: bool = False,
+    deadline: float = math.inf,
+    stall_s: float = STALL_S,
+) -> Iterator[np.ndarray]:
+    """Yield every frame of the first video stream, rotated as it is shown.
+
+    Args:
+        path: the file; never a URL.
+        notes: filled while frames are read.
+        fps: resample to this rate; None keeps every frame, also of variable frame rates.
+        start_s, end_s: the part to decode: frames of start_s <= t < end_s, seconds from the beginning.
+        square_pixels: stretch pictures whose pixels are not square to the shape in which they are shown.
+        deadline: value of `time.monotonic()` after which the video is given up.
+        stall_s: longest wait for the next frame; only the deadline counts before a part begins, and at less
+            than a frame a second.
+
+    Yields:
+        Frames (H, W, 3) uint8 RGB, all of one size.
+
+    Raises:
+        DecodeError: the file is missing, unreadable, not a video, decoding hangs, or ffmpeg is killed.
+    """
+    _require_readable(path)
+    process = start_decoder(path, fps=fps, start_s=start_s, end_s=end_s, square_pixels=square_pixels)
+    assert process.stdout is not None and process.stderr is not None
+    listener = Listener(process.stderr, notes, fps=fps, start_s=start_s, end_s=end_s)
+    listener.start()
+    in_part = start_s is not None or end_s is not None
+    try:
+        pipe = _FramePipe(process.stdout, path=path, deadline=deadline, stall_s=stall_s)
+        is_slow = fps is not None and fps < 1
+        pipe.may_be_silent = bool(start_s) or is_slow
+        while (frame := pipe.read_frame()) is not None:
+            if notes.decoded == 0 and start_s:
+                notes.forget_messages()
+                pipe.may_be_silent = is_slow
+            notes.decoded += 1
+            yield frame
+        code = _exit_code(process, path, stall_s)
+        listener.join(timeout=stall_s)
+        if code < 0 or (code == _ENDED_IN_ORDER and notes.decoded):
+            how = f"killed by signal {-code}" if code < 0 else "asked to end by a signal"
+            raise DecodeError(
+                "decoder_died",
+                f"{path}: ffmpeg was {how} after {notes.decoded} frames (out of memory?)",
+                retry=True,
+            )
+        if notes.decoded == 0 and code == 0 and in_part:
+            part = f"{start_s or 0:g} s to {'the end' if end_s is None else f'{end_s:g} s'}"
+            raise DecodeError(
+                "empty_part", f"{path}: the part from {part} holds no frame; is it beyond the end?"
+            )
+        if notes.decoded == 0:
+            raise _no_frames(path, notes, code)
+        if fps is None and not in_part and _is_short(path, notes, listener, deadline):
+            notes.short = True
+            notes.add_message(
+                f"it ends after {listener.end_s:.2f} s of the {listener.duration_s:.2f} s that it announces"
+            )
+    finally:
+        process.kill()
+        process.wait()
+        listener.join(timeout=stall_s)
+        process.stdout.close()
+        process.stderr.close()
+
+
+def _is_short(path: Path, notes: DecodeNotes, listener: Listener, deadline: float) -> bool:
+    """Whether a whole file ends long before its header says; in doubt it does not.
+
+    Frames alone do not tell (their rate may vary), nor the time of the last one (the sound may be longer).
+    """
+    announced, duration_s = notes.announced or 0, listener.duration_s
+    few = announced - notes.decoded >= MIN_MISSING and notes.decoded < WHOLE * announced
+    if listener.guessed or not few or not 0 < listener.end_s < WHOLE * duration_s:
+        return False
+    others_end_s = end_beside_pictures_s(path, timeout_s=min(STALL_S, deadline - time.monotonic()))
+    return others_end_s < WHOLE * duration_s
+
+
+def _exit_code(process: subprocess.Popen[bytes], path: Path, stall_s: float) -> int:
+    """Wait for ffmpeg to end after its last frame."""
+    try:
+        return process.wait(timeout=stall_s)
+    except subprocess.TimeoutExpired as error:
+        raise DecodeError(
+            "stalled", f"{path}: the decoder gave no frame and did not end for {stall_s:g} s", retry=True
+        ) from error
+
+
+class _FramePipe:
+    """Reads PPM frames from ffmpeg's output under a time limit."""
+
+    may_be_silent = False
+    """Whether silence is work, so that only the deadline counts, if there is one."""
+
+    def __init__(self, pipe: IO[bytes], *, path: Path, deadline: float, stall_s: float) -> None:
+        self._descriptor = pipe.fileno()
+        self._path, self._deadline, self._stall_s = path, deadline, stall_s
+        self._rest = b""
+        _enlarge_pipe(self._descriptor)
+
+    def read_frame(self) -> np.ndarray | None:
+        """Return the next frame, None at the end (a last, incomplete frame is dropped)."""
+        header = self._read_header()
+        if header is None:
+            return None
+        width, height = header
+        frame = np.empty((height, width, 3), np.uint8)
+        view = frame.data.cast("B")
+        filled = min(len(self._rest), len(view))
+        view[:filled] = self._rest[:filled]
+        self._rest = self._rest[filled:]
+        while filled < len(view):
+            self._wait()
+            count = os.readv(self._descriptor, [view[filled:]])
+            if count == 0:
+                return None
+            filled += count
+        return frame
+
+    def _read_header(self) -> tuple[int, int] | None:
+        """Parse `P6\\n<width> <height>\\n255\\n`."""
+        while (match := re.match(rb"P6\n(\d+) (\d+)\n255\n", self._rest)) is None:
+            if len(self._rest) > 64:
+                raise DecodeError("undecodable", f"{self._path}: ffmpeg's output is not a row of PPM images")
+            self._wait()
+            block = os.read(self._descriptor, 64)
+            if not block:
+                return None
+            self._rest += block
+        self._rest = self._rest[match.end() :]
+        return int(match[1]), int(match[2])
+
+    def _wait(self) -> None:
+        """Wait for more output, at most to the stall limit and the deadline."""
+        left = self._deadline - time.monotonic()
+        limit = left if self.may_be_silent and left < math.inf else min(self._stall_s, left)
+        if limit > 0 and select.select([self._descriptor], [], [], limit)[0]:
+            return
+        if limit == left:
+            raise DecodeError(
+                "timeout",
+                f"{self._path}: not finished within the time limit a video; raise --timeout for a long one",
+                retry=True,
+            )
+        raise DecodeError(
+            "stalled", f"{self._path}: the decoder gave no frame for {self._stall_s:g} s", retry=True
+        )
+
+
+def _enlarge_pipe(descriptor: int) -> None:
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    except (AttributeError, PermissionError):
+        return  # not Linux, or over the user's quota of pipe memory: smaller reads, same frames
+
+
+def _no_frames(path: Path, notes: DecodeNotes, code: int) -> DecodeError:
+    """Say in a person's words why nothing came out."""
+    said = " ".join(notes.messages)
+    if "exceeds specified max pixel count" in said:
+        return DecodeError(
+            "too_large", f"{path}: pictures of more than {MAX_PIXELS} pixels; scale the video down"
+        )
+    if "matches no streams" in said or "does not contain any stream" in said:
+        return DecodeError("no_video", f"{path}: the file holds no video stream (sound alone?)")
+    if "whitelist" in said or "Not detecting" in said:
+        return DecodeError(
+            "refused", f"{path}: not a plain video container (playlists and the like are never opened)"
+        )
+    if "moov atom not found" in said and "misdetection possible" not in said:
+        return DecodeError(
+            "truncated", f"{path}: cut off before its index (moov atom) was written; copy it again"
+        )
+    if "Invalid data found" in said:
+        return DecodeError("not_a_video", f"{path}: ffmpeg does not recognise it as a video; is it whole?")
+    detail = notes.messages[0] if notes.messages else f"exit code {code}, no message"
+    return DecodeError("undecodable", f"{path}: ffmpeg gets no frame out of it ({detail})")
+
+
+def _require_readable(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe would keep us waiting for ever
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise DecodeError("not_a_file", f"{path}: a pipe, a folder or the like, not a file")
+            if not os.read(descriptor, 1):
+                raise DecodeError("empty", f"{path}: the file has no content (0 bytes)")
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError as error:
+        raise DecodeError("missing", f"{path}: there is no such file", retry=True) from error
+    except OSError as error:
+        raise DecodeError("unreadable", f"{path}: cannot be read: {error.strerror}", retry=True) from error

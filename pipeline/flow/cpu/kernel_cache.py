@@ -1,0 +1,96 @@
+"""Compiles the CPU kernels once for all processes of a user, and keeps them between runs.
+
+numba's own cache lies beside the source, which may be read-only, and twenty workers that start together
+would compile twenty times. Here the cache has a directory of its own, named by a digest of the kernels'
+sources (numba looks at the outermost function's file alone, and would miss a change in the others), and a
+file lock lets one process compile while the others wait to load.
+"""
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import importlib
+import os
+import pathlib
+import stat
+import tempfile
+import threading
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+KERNEL_SOURCES = ("cpu_*.py", "kernel_cache.py", "simd*.py", "steps.py")
+_THREADS_LOCK = threading.Lock()
+
+
+@functools.cache
+def _load_once() -> ModuleType:
+    config: Any = importlib.import_module("numba.core.config")
+
+    directory = choose_directory(config.CACHE_DIR)
+    before = config.CACHE_DIR
+    with _locked(directory / "lock"):
+        config.CACHE_DIR = str(directory)
+        try:
+            return importlib.import_module("stin_pipe.pipeline.flow.cpu.pair")
+        finally:
+            config.CACHE_DIR = before
+
+
+def load_kernels() -> ModuleType:
+    """Give `stin_pipe.pipeline.flow.cpu.pair`, compiled or loaded from the cache; safe from any thread."""
+    with _THREADS_LOCK:
+        return _load_once()
+
+
+def choose_directory(preferred: str = "") -> pathlib.Path:
+    """Give the first writable place for the compiled kernels of this version.
+
+    In order: below `preferred` (what NUMBA_CACHE_DIR says), the user's cache directory, a private
+    directory among the temporary files, a fresh temporary directory.
+    """
+    roots = [pathlib.Path(preferred)] if preferred else []
+    if cache := os.environ.get("XDG_CACHE_HOME"):
+        roots.append(pathlib.Path(cache) / "stin-pipe")
+    else:
+        with contextlib.suppress(RuntimeError):  # a user without a home, as in some containers
+            roots.append(pathlib.Path.home() / ".cache/stin-pipe")
+    roots.append(pathlib.Path(tempfile.gettempdir()) / f"stin-pipe-{os.getuid()}")
+    name = f"flow-{_digest_sources()}"
+    for root in roots:
+        if _is_usable(root / name):
+            return root / name
+    return pathlib.Path(tempfile.mkdtemp(prefix="stin-pipe-"))
+
+
+def _digest_sources() -> str:
+    here = pathlib.Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in KERNEL_SOURCES for path in here.glob(pattern)):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _is_usable(directory: pathlib.Path) -> bool:
+    """Whether files can be written there, and by nobody else: the cache holds code that will be run."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        status = directory.stat()
+        if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return False
+        with tempfile.TemporaryFile(dir=directory):
+            return True
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file; the kernel frees it when its process dies."""
+    with path.open("a") as file:
+        # A file system without locks costs a compilation too many, not a wrong result: numba publishes
+        # its cache files by renaming.
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,77 @@
+"""What a listing says: the videos of a data set, their labels and their place in each split."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from stin_pipe.stin.shards.schema import Subset
+
+Dataset = Literal["ucf101", "hmdb51", "lists", "folder", "csv"]
+"""`lists` are split lists in either official style that name another data set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedVideo:
+    """One video to extract.
+
+    Attributes:
+        id: `class/name.ext` (with `#start-end` for a part of a file), unique in the run.
+        path: file, relative to the videos folder.
+        splits: split name -> `train` or `test`.
+        group_key: recording that the clip was cut from, where its name tells.
+        start_s, end_s: the part of the file to use; None is its beginning or end.
+    """
+
+    id: str
+    path: str
+    label: int
+    class_name: str
+    splits: Mapping[str, Subset]
+    group_key: str | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """Everything that the folder and the lists say together.
+
+    Attributes:
+        split_source: a sentence for the person: where the splits come from.
+        num_skipped: video files in the folder that no list names.
+        absent: ids of listed videos that the folder lacks.
+    """
+
+    dataset: Dataset
+    root: Path
+    classes: tuple[str, ...]
+    split_names: tuple[str, ...]
+    split_source: str
+    videos: tuple[ListedVideo, ...]
+    num_skipped: int = 0
+    absent: tuple[str, ...] = ()
+
+    @property
+    def num_absent(self) -> int:
+        """Listed videos that the folder lacks."""
+        return len(self.absent)
+
+
+def group_key(class_name: str, file_name: str) -> str | None:
+    """Return the recording that a clip was cut from, where the data set's names tell, else None.
+
+    UCF101: `v_Class_g07_c03.avi`. HMDB51: the film's name precedes `_class_` and five attributes.
+    """
+    stem = PurePosixPath(file_name).stem
+    if match := re.fullmatch(r"v_\w+_g(\d+)_c\d+", stem):
+        return f"{class_name}/g{match[1]}"
+    if match := re.fullmatch(rf"(.+)_{re.escape(class_name)}(?:_[a-z0-9]+){{5}}_\d+", stem):
+        return match[1]
+    return None
+
+
+def display_name(name: str) -> str:
+    """Return a name as valid Unicode: bytes of a file name that are not UTF-8 become \\xNN."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

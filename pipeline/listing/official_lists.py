@@ -1,0 +1,192 @@
+"""Read split lists: the official UCF101 and HMDB51 formats and those of frame folders.
+
+UCF style: `classInd.txt` (`1 ApplyEyeMakeup`), `trainlist01.txt` (`Class/name.avi 1`), `testlist01.txt`
+(`Class/name.avi`), lines often CRLF. HMDB style: `<class>_test_split1.txt` with `name.avi 1` (1 train,
+2 test, 0 unused), lines often ending in a blank. Lists of frame folders, as TSN and mmaction2 have them:
+`ucf101_rgb_train_split_1.txt` or `ucf101_train_split_1_rawframes.txt` with `path total_frames label`; lists
+of flow repeat those of frames and are not read.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.schema import Subset
+
+ListStyle = Literal["ucf101", "hmdb51", "frames"]
+
+_UCF_LIST = re.compile(r"(train|test)list0*(\d+)\.txt", re.IGNORECASE)
+_HMDB_LIST = re.compile(r"(.+)_test_split(\d+)\.txt", re.IGNORECASE)
+_FRAME_LIST = re.compile(r"(?!.*flow)(?:.*_)?(train|val|test)_split_?(\d+)(?:_\w+)?\.txt", re.IGNORECASE)
+_Sides = dict[tuple[str, str, str], dict[str, Subset]]
+"""(class, folder of another name, file) -> side in each split."""
+_HMDB_SUBSETS: dict[str, Subset | None] = {"0": None, "1": "train", "2": "test"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListEntry:
+    """A video that the lists name: its class, file name, and side in each split that uses it."""
+
+    class_name: str
+    file_name: str
+    splits: dict[str, Subset]
+    folder: str = ""
+    """Folder that holds it, where the list says one that is not the class's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitLists:
+    """All lists of a folder together; `classes` in label order."""
+
+    style: ListStyle
+    classes: tuple[str, ...]
+    split_names: tuple[str, ...]
+    entries: tuple[ListEntry, ...]
+
+
+def recognise(folder: Path) -> ListStyle | None:
+    """Tell which style the lists in `folder` have, None when there are none."""
+    names = [path.name for path in folder.iterdir() if path.is_file()]
+    if any(_UCF_LIST.fullmatch(name) for name in names):
+        return "ucf101"
+    if any(_HMDB_LIST.fullmatch(name) for name in names):
+        return "hmdb51"
+    if any(_FRAME_LIST.fullmatch(name) for name in names):
+        return "frames"
+    return None
+
+
+def read_lists(folder: Path, style: ListStyle) -> SplitLists:
+    """Read all splits that `folder` holds.
+
+    Raises:
+        StinPipeError: no such lists, a malformed line (named), or a video on both sides of a split.
+    """
+    readers = {"ucf101": _read_ucf, "hmdb51": _read_hmdb, "frames": _read_frame_lists}
+    return readers[style](folder)
+
+
+def _read_ucf(folder: Path) -> SplitLists:
+    lists = sorted(path for path in folder.iterdir() if _UCF_LIST.fullmatch(path.name))
+    if not lists:
+        raise StinPipeError(f"{folder}: no trainlistNN.txt or testlistNN.txt (UCF style)")
+    classes = _read_class_index(folder / "classInd.txt")
+    sides: _Sides = {}
+    for path in lists:
+        match = _UCF_LIST.fullmatch(path.name)
+        assert match is not None
+        subset: Subset = "train" if match[1].lower() == "train" else "test"
+        for place, line in _lines(path):
+            name = re.sub(r"\s+\d+$", "", line)
+            class_name, _, file_name = name.rpartition("/")
+            if not class_name or "/" in class_name:
+                raise StinPipeError(f"{place}: expected Class/video, got {line!r}")
+            if classes and class_name not in classes:
+                raise StinPipeError(f"{place}: class {class_name!r} is not in {folder / 'classInd.txt'}")
+            _assign(sides.setdefault((class_name, "", file_name), {}), str(int(match[2])), subset, place)
+    return _collect("ucf101", classes, sides)
+
+
+def _read_class_index(path: Path) -> tuple[str, ...]:
+    """Return class names in the order of their numbers; empty when there is no classInd.txt."""
+    if not path.exists():
+        return ()
+    numbered: dict[int, str] = {}
+    for place, line in _lines(path):
+        number, _, name = line.partition(" ")
+        if not number.isdigit() or not name.strip():
+            raise StinPipeError(f"{place}: expected a number and a class name, got {line!r}")
+        if int(number) in numbered or name.strip() in numbered.values():
+            raise StinPipeError(f"{place}: class number or name given twice: {line!r}")
+        numbered[int(number)] = name.strip()
+    return tuple(numbered[number] for number in sorted(numbered))
+
+
+def _read_hmdb(folder: Path) -> SplitLists:
+    lists = sorted(path for path in folder.iterdir() if _HMDB_LIST.fullmatch(path.name))
+    if not lists:
+        raise StinPipeError(f"{folder}: no <class>_test_splitN.txt (HMDB style)")
+    sides: _Sides = {}
+    classes = set()
+    for path in lists:
+        match = _HMDB_LIST.fullmatch(path.name)
+        assert match is not None
+        classes.add(match[1])
+        for place, line in _lines(path):
+            file_name, _, code = line.rpartition(" ")
+            if not file_name.strip() or code not in _HMDB_SUBSETS:
+                raise StinPipeError(
+                    f"{place}: expected `name 0`, `name 1` (train) or `name 2` (test), got {line!r}"
+                )
+            known = sides.setdefault((match[1], "", file_name.strip()), {})
+            subset = _HMDB_SUBSETS[code]
+            if subset is not None:
+                _assign(known, match[2], subset, place)
+    return _collect("hmdb51", tuple(sorted(classes)), sides)
+
+
+def _read_frame_lists(folder: Path) -> SplitLists:
+    """Read `path total_frames label`; a label is a number, named by classInd.txt or else by its folder."""
+    rows: list[tuple[str, PurePosixPath, int, str, Subset]] = []
+    for path in sorted(item for item in folder.iterdir() if _FRAME_LIST.fullmatch(item.name)):
+        match = _FRAME_LIST.fullmatch(path.name)
+        assert match is not None
+        subset: Subset = "train" if match[1].lower() == "train" else "test"
+        for place, line in _lines(path):
+            video, *numbers = line.rsplit(None, 2)
+            if len(numbers) != 2 or not all(number.isascii() and number.isdigit() for number in numbers):
+                raise StinPipeError(f"{place}: expected `path total_frames label`, got {line!r}")
+            rows.append((place, PurePosixPath(video), int(numbers[1]), str(int(match[2])), subset))
+    named = _read_class_index(folder / "classInd.txt")
+    names: dict[int, str] = dict(enumerate(named))
+    for place, video, label, _, _ in rows:
+        if named and label >= len(named):
+            raise StinPipeError(f"{place}: label {label}, but classInd.txt names {len(named)} classes")
+        if names.setdefault(label, video.parent.name or str(label)) != video.parent.name and not named:
+            names[label] = str(label)  # its videos lie in several folders: only the number is sure
+    if len(set(names.values())) < len(names):
+        raise StinPipeError(f"{folder}: two labels have one class folder; name them in {folder}/classInd.txt")
+    sides: _Sides = {}
+    for place, video, label, split, subset in rows:
+        holder = "" if video.parent.name == names[label] else video.parent.name
+        _assign(sides.setdefault((names[label], holder, video.name), {}), split, subset, place)
+    return _collect("frames", tuple(names[label] for label in sorted(names)), sides)
+
+
+def _assign(known: dict[str, Subset], split: str, subset: Subset, place: str) -> None:
+    if known.get(split, subset) != subset:
+        raise StinPipeError(f"{place}: the video is in both train and test of split {split}")
+    known[split] = subset
+
+
+def _collect(style: ListStyle, classes: tuple[str, ...], sides: _Sides) -> SplitLists:
+    entries = tuple(
+        ListEntry(class_name=class_name, file_name=file_name, splits=splits, folder=folder)
+        for (class_name, folder, file_name), splits in sides.items()
+    )
+    names = {split for entry in entries for split in entry.splits}
+    return SplitLists(
+        style=style,
+        classes=classes or tuple(sorted({entry.class_name for entry in entries})),
+        split_names=tuple(sorted(names, key=lambda name: (len(name), name))),
+        entries=entries,
+    )
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield (file:line, text) of the lines that are not blank, without CRLF and outer blanks."""
+    with open_text(path) as handle:
+        for number, line in enumerate(handle, start=1):
+            if line.strip():
+                yield f"{path}:{number}", line.strip()
+
+
+def open_text(path: Path):
+    """Open a list; a byte-order mark is dropped and bytes that are not UTF-8 are kept as file names are."""
+    try:
+        return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+    except OSError as error:
+        raise StinPipeError(f"{path}: cannot be read: {error.strerror}") from error

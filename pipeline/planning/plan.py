@@ -1,0 +1,260 @@
+"""Freeze what is to be done before any work starts: which video goes into which shard, with which parameters.
+
+Identity is content: ordered video ids and a fingerprint of everything that decides the bytes of a shard.
+The number of workers never enters, so that a resumed run may use any.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from stin_pipe.pipeline.listing.listing import ListedVideo, Listing
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.publish import canonical_json, publish_checked_json
+from stin_pipe.stin.shards.schema import FORMAT_VERSION, FlowCoding, ImageCodec, load_json
+
+ALGORITHM_VERSION = 2
+"""Raise by hand when the same parameters give other bytes than before."""
+
+MAX_VIDEOS_PER_SHARD = 16
+MAX_SHARD_BYTES = 256 * 1024 * 1024
+MIN_SHARDS = 32
+"""Small data sets use smaller shards, so that a few workers all have something to do."""
+
+STORED_PER_SOURCE_BYTE = 12
+"""Bytes of JPEG frames and fields at 340x256 for a byte of 320x240 source (UCF101: 7 GB give about 84 GB)."""
+
+IMPORTED = "imported"
+"""The `flow_backend` of shards whose frames and flow came as folders of images."""
+
+MIXED = "mixed"
+"""The `flow_backend` of a run whose workers each use the back end that suits their node; shards say which."""
+
+PlanKind = Literal["first", "added", "retry"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractParams:
+    """Everything that decides what a shard holds.
+
+    Attributes:
+        size: (width, height) of stored frames in pixels, or None to keep the aspect by `short_side`.
+        short_side: length of the shorter side in pixels when `size` is None.
+        bound_px: motion in pixels a frame that the largest byte stands for.
+        fps: resample to this rate; None keeps every frame.
+        stride: keep every stride-th frame.
+        flow_backend: resolved name, never `auto`; `mixed` or `imported` (see there) aside.
+        flow: parameters of TV-L1; for `imported` the names of the images.
+        codec: `jpeg`, or `png` for lossless frames and fields.
+        partial: whether a video damaged in part is kept with what could be decoded, or refused.
+    """
+
+    size: tuple[int, int] | None
+    short_side: int | None
+    bound_px: float
+    flow_backend: str
+    flow: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    fps: float | None = None
+    stride: int = 1
+    codec: ImageCodec = "jpeg"
+    partial: Literal["keep", "refuse"] = "keep"
+
+    def __post_init__(self) -> None:
+        """Refuse values that no shard can have."""
+        if (self.size is None) == (self.short_side is None):
+            raise ValueError("give either a size or a short side")
+        sides = self.size or (self.short_side or 0,)
+        if min(sides) < 16 or max(sides) > 4096:
+            raise ValueError(
+                f"sides must be 16 to 4096 px (flow needs 16), got {'x'.join(str(side) for side in sides)}"
+            )
+        if not 0 < self.bound_px < float("inf"):
+            raise ValueError(f"bound must be > 0 pixels a frame, got {self.bound_px:g}")
+        if self.fps is not None and not 0 < self.fps <= 1000:
+            raise ValueError(f"fps must be > 0 and at most 1000, got {self.fps:g}")
+        if self.stride < 1:
+            raise ValueError(f"stride must be >= 1, got {self.stride}")
+
+    @property
+    def flow_coding(self) -> FlowCoding:
+        """How the stored bytes of flow become pixels a frame."""
+        imported = self.flow_backend == IMPORTED
+        return (
+            FlowCoding.of_frame_folders(self.bound_px) if imported else FlowCoding.from_bound(self.bound_px)
+        )
+
+    def fingerprint(self) -> str:
+        """Return the digest that two runs share exactly when their shards may be mixed."""
+        identity = {"params": asdict(self), "algorithm": ALGORITHM_VERSION, "format": FORMAT_VERSION}
+        return hashlib.sha256(canonical_json(identity)).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedShard:
+    """A shard to be: its name (five digits) and its videos in order."""
+
+    name: str
+    videos: tuple[ListedVideo, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One frozen plan: `plan.json`, or `plan-NNNN.json` for videos added or retried later."""
+
+    kind: PlanKind
+    dataset: str
+    root: str
+    classes: tuple[str, ...]
+    split_names: tuple[str, ...]
+    split_source: str
+    num_skipped: int
+    num_absent: int
+    params: ExtractParams
+    fingerprint: str
+    shards: tuple[PlannedShard, ...]
+    format_version: int = FORMAT_VERSION
+
+    def save(self, path: Path) -> None:
+        """Publish the plan; it never changes afterwards."""
+        publish_checked_json(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> "Plan":
+        """Read a plan.
+
+        Raises:
+            StinPipeError: it is damaged or of another format version.
+        """
+        next_step = "restore it, or start a new run directory"
+        value = load_json(path, kind="plan", next_step=next_step)
+        try:
+            params = value.pop("params")
+            params["size"] = None if params["size"] is None else tuple(params["size"])
+            shards = tuple(
+                PlannedShard(
+                    name=shard["name"], videos=tuple(ListedVideo(**video) for video in shard["videos"])
+                )
+                for shard in value.pop("shards")
+            )
+            return cls(
+                params=ExtractParams(**params),
+                shards=shards,
+                classes=tuple(value.pop("classes")),
+                split_names=tuple(value.pop("split_names")),
+                **value,
+            )
+        except (AttributeError, ValueError, KeyError, TypeError) as error:
+            raise StinPipeError(f"{path}: damaged plan ({error}); {next_step}") from error
+
+
+def make_plan(
+    listing: Listing,
+    params: ExtractParams,
+    *,
+    kind: PlanKind = "first",
+    first_shard: int = 0,
+    videos: Sequence[ListedVideo] | None = None,
+) -> Plan:
+    """Divide videos into shards of at most 16 videos and about 256 MB.
+
+    Args:
+        listing: the data set; its classes and splits are written into the plan.
+        params: what decides the bytes.
+        kind: `first`, or why this is a later plan.
+        first_shard: number of the first shard.
+        videos: the part of the listing to plan; all of it by default.
+    """
+    chosen = listing.videos if videos is None else tuple(videos)
+    per_shard = min(MAX_VIDEOS_PER_SHARD, max(1, -(-len(chosen) // MIN_SHARDS)))
+    num_parts = Counter(video.path for video in listing.videos)
+    groups: list[list[ListedVideo]] = []
+    room = 0
+    for video in chosen:
+        need = _stored_bytes(listing.root / video.path, params) // max(1, num_parts[video.path])
+        if not groups or len(groups[-1]) >= per_shard or need > room:
+            groups.append([])
+            room = MAX_SHARD_BYTES
+        groups[-1].append(video)
+        room -= need
+    return Plan(
+        kind=kind,
+        dataset=listing.dataset,
+        root=str(listing.root.absolute()),
+        classes=listing.classes,
+        split_names=listing.split_names,
+        split_source=listing.split_source,
+        num_skipped=listing.num_skipped,
+        num_absent=listing.num_absent,
+        params=params,
+        fingerprint=params.fingerprint(),
+        shards=tuple(
+            PlannedShard(name=f"{first_shard + number:05d}", videos=tuple(group))
+            for number, group in enumerate(groups)
+        ),
+    )
+
+
+def estimate_bytes(listing: Listing, params: ExtractParams) -> int:
+    """Estimate the disk that the shards will take, from the sizes of source files and stored frames."""
+    return sum(
+        _stored_bytes(listing.root / path, params) for path in {video.path for video in listing.videos}
+    )
+
+
+def require_same_params(plan: Plan, params: ExtractParams, *, path: Path) -> None:
+    """Refuse to resume a run with other parameters.
+
+    Raises:
+        StinPipeError: names every parameter that differs.
+    """
+    if plan.fingerprint == params.fingerprint():
+        return
+    if IMPORTED in (plan.params.flow_backend, params.flow_backend) and (
+        plan.params.flow_backend != params.flow_backend
+    ):
+        made, asked = ("import", "extract") if plan.params.flow_backend == IMPORTED else ("extract", "import")
+        raise StinPipeError(f"{path}: the run was made by {made}; {asked} needs another --run")
+    old, new = (asdict(item) | dict(item.flow) for item in (plan.params, params))
+    differences = [
+        f"{name}: {_show(old.get(name))} in the run, {_show(new.get(name))} now"
+        for name in {**old, **new}
+        if name != "flow" and old.get(name) != new.get(name)
+    ]
+    if not differences:
+        raise StinPipeError(
+            f"{path}: the run was made by a stin-pipe that extracts some videos otherwise (parts, "
+            "--fps, pixels that are not square); it can be trained and evaluated as it is; to add videos use "
+            "the version that made it, or another --run"
+        )
+    raise StinPipeError(
+        f"{path}: the run was planned with other parameters ({'; '.join(differences)}); "
+        "give the same ones to resume, or another --run"
+    )
+
+
+def _stored_bytes(path: Path, params: ExtractParams) -> int:
+    if params.flow_backend == IMPORTED:
+        return _folder_bytes(path)
+    width, height = params.size or (round(4 / 3 * (params.short_side or 0)), params.short_side or 0)
+    try:
+        source = path.stat().st_size
+    except OSError:  # gone since it was listed; extraction records it as missing
+        return 0
+    return round(STORED_PER_SOURCE_BYTE * source * width * height / (340 * 256))
+
+
+def _folder_bytes(folder: Path) -> int:
+    """Estimate what a folder of images holds from one file in eight; it is kept almost as it is."""
+    try:
+        images = sorted(folder.iterdir())
+        return sum(8 * image.stat().st_size for image in images[::8])
+    except OSError:  # gone or closed to us; the import records why
+        return 0
+
+
+def _show(value: Any) -> str:
+    """Write a size as 340x256, anything else as it is."""
+    return "x".join(map(str, cast(tuple[int, ...], value))) if isinstance(value, tuple) else str(value)

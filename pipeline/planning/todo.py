@@ -1,0 +1,242 @@
+"""Decide what an extract has to do: freeze the first plan, or take up a run where it was left.
+
+The same command again resumes. Videos that came into the folder since join as new shards of a later plan, as
+do failed ones that are tried again; nothing that is done is touched.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stin_pipe.pipeline.listing.hash_split import HASH_SPLIT, hash_side
+from stin_pipe.pipeline.listing.listing import ListedVideo, Listing
+from stin_pipe.pipeline.planning.ledger import Ledger, next_plan_path, plan_paths, read_ledger
+from stin_pipe.pipeline.planning.plan import ExtractParams, Plan, PlanKind, make_plan, require_same_params
+from stin_pipe.pipeline.shard.make_shard import ShardTask
+from stin_pipe.stin.shards.errors import StinPipeError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What an extract would do with a run that has a plan.
+
+    Attributes:
+        ledger: state of the run.
+        added: listed videos that the run does not know, with their sides.
+        retried: failed videos that are still listed, where they are to be tried again.
+        removed: ids of planned videos that the folder or the lists no longer have.
+    """
+
+    ledger: Ledger
+    added: tuple[ListedVideo, ...]
+    retried: tuple[ListedVideo, ...]
+    removed: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What there is to do.
+
+    Attributes:
+        ledger: state of the run before the work.
+        tasks: one for each shard without a valid mark.
+        num_added: videos that joined an existing run now.
+        num_retried: failed videos that are tried again.
+        removed: ids of planned videos that the folder or the lists no longer have.
+    """
+
+    ledger: Ledger
+    tasks: tuple[ShardTask, ...]
+    num_added: int
+    num_retried: int
+    removed: tuple[str, ...]
+
+
+def decide(
+    extract_dir: Path, listing: Listing, params: ExtractParams, *, retry_failed: bool
+) -> Decision | None:
+    """Decide what an extract would do; nothing is written. None when nothing is planned yet.
+
+    Raises:
+        StinPipeError: the run was planned with other parameters, classes or splits.
+    """
+    if not plan_paths(extract_dir):
+        return None
+    ledger = read_ledger(extract_dir)
+    _require_same_data(ledger.plans[0], listing, extract_dir / "plan.json")
+    require_same_params(ledger.plans[0], params, path=extract_dir / "plan.json")
+    listing = _as_planned(ledger, listing)
+    listed = {video.id: video for video in listing.videos}
+    _require_one_source(ledger, listed, listing, extract_dir / "plan.json")
+    _require_same_splits(ledger, listed, listing)
+    failed = [entry.video for entry in ledger.failed if retry_failed and entry.video.id in listed]
+    return Decision(
+        ledger=ledger,
+        added=tuple(
+            _with_stable_side(video, listing) for video in listing.videos if video.id not in ledger.entries
+        ),
+        retried=tuple(replace(listed[video.id], splits=video.splits) for video in failed),
+        removed=tuple(sorted(set(ledger.entries) - set(listed))),
+    )
+
+
+def prepare_work(
+    extract_dir: Path, listing: Listing, params: ExtractParams, *, retry_failed: bool, timeout_s: float
+) -> Work:
+    """Freeze what is not yet planned and list the shards to make.
+
+    Args:
+        extract_dir: the run's `extract` folder; the caller holds its lock.
+        listing: what the folder and the lists hold now.
+        params: what decides the bytes of a shard.
+        retry_failed: plan the failed videos again.
+        timeout_s: time limit a video.
+
+    Raises:
+        StinPipeError: the run was planned with other parameters, classes or splits.
+    """
+    decision = decide(extract_dir, listing, params, retry_failed=retry_failed)
+    if decision is None:
+        make_plan(listing, params).save(extract_dir / "plan.json")
+    else:
+        _append_plan(extract_dir, listing, params, "added", decision.added)
+        _append_plan(extract_dir, listing, params, "retry", decision.retried)
+    ledger = read_ledger(extract_dir)
+    tasks = tuple(
+        ShardTask(
+            extract_dir=extract_dir,
+            root=listing.root.resolve(),
+            shard=shard,
+            params=params,
+            fingerprint=params.fingerprint(),
+            timeout_s=timeout_s,
+        )
+        for shard in ledger.pending
+    )
+    return Work(
+        ledger=ledger,
+        tasks=tasks,
+        num_added=len(decision.added) if decision else 0,
+        num_retried=len(decision.retried) if decision else 0,
+        removed=decision.removed if decision else (),
+    )
+
+
+def count_deleted(ledger: Ledger, listing: Listing) -> int:
+    """Count the failed videos whose files were deleted since; official lists go on to name theirs."""
+    if listing.dataset not in ("folder", "csv"):
+        return 0
+    return sum(not os.path.lexists(listing.root / entry.video.path) for entry in ledger.failed)
+
+
+def _append_plan(
+    extract_dir: Path, listing: Listing, params: ExtractParams, kind: PlanKind, videos: Sequence[ListedVideo]
+) -> None:
+    if not videos:
+        return
+    first_shard = read_ledger(extract_dir).num_shards
+    plan = make_plan(listing, params, kind=kind, first_shard=first_shard, videos=videos)
+    plan.save(next_plan_path(extract_dir))
+
+
+def _require_same_data(plan: Plan, listing: Listing, path: Path) -> None:
+    if plan.dataset != listing.dataset:
+        raise StinPipeError(
+            f"{path}: the run was planned for {plan.dataset} lists, now the source is {listing.dataset}; "
+            "give the same --splits or --list, or another --run"
+        )
+    if plan.classes != listing.classes:
+        gone = sorted(set(plan.classes) - set(listing.classes))
+        new = sorted(set(listing.classes) - set(plan.classes))
+        what = "; ".join(
+            text
+            for text in (
+                f"new: {', '.join(new[:5])}" * bool(new),
+                f"gone: {', '.join(gone[:5])}" * bool(gone),
+            )
+            if text
+        )
+        raise StinPipeError(
+            f"{path}: the run was planned with {len(plan.classes)} classes, now there are "
+            f"{len(listing.classes)} ({what}); labels would change: use another --run"
+        )
+
+
+def _require_one_source(
+    ledger: Ledger, listed: Mapping[str, ListedVideo], listing: Listing, path: Path
+) -> None:
+    """Refuse another data set whose classes happen to have the same names."""
+    planned = [entry.video for entry in ledger.entries.values()]
+    if any(video.id in listed or os.path.lexists(listing.root / video.path) for video in planned):
+        return
+    raise StinPipeError(
+        f"{path}: none of the run's {len(planned)} videos is in {listing.root} (first: {planned[0].path}); "
+        "give the folder of the run, or another --run for other videos"
+    )
+
+
+def _as_planned(ledger: Ledger, listing: Listing) -> Listing:
+    """Give each listed video the id that the run knows it by: the same part of a file may be named otherwise.
+
+    Raises:
+        StinPipeError: an id of the run stands for another file or part now.
+    """
+    known = {_source(entry.video): entry.video for entry in ledger.entries.values()}
+    videos = []
+    for video in listing.videos:
+        planned = ledger.entries[video.id].video if video.id in ledger.entries else None
+        if planned is None or _source(planned) != _source(video):
+            planned = known.get(_source(video), planned)
+        if planned and _is_other(planned, video, listing):
+            raise StinPipeError(
+                f"{video.id}: {_show_source(planned)} in the run, {_show_source(video)} now; "
+                "restore the list, or use another --run"
+            )
+        videos.append(replace(video, id=planned.id) if planned else video)
+    return replace(listing, videos=tuple(videos))
+
+
+def _source(video: ListedVideo) -> tuple[str, str, float, float | None]:
+    return video.class_name, video.path, video.start_s or 0.0, video.end_s
+
+
+def _is_other(planned: ListedVideo, video: ListedVideo, listing: Listing) -> bool:
+    """Tell another part or another file from a file that was moved; split lists name videos alone."""
+    moved = listing.dataset != "csv" or not (listing.root / planned.path).exists()
+    return _source(planned) != _source(replace(video, path=planned.path) if moved else video)
+
+
+def _show_source(video: ListedVideo) -> str:
+    if video.start_s is None and video.end_s is None:
+        return video.path
+    end = "its end" if video.end_s is None else f"{video.end_s} s"
+    return f"{video.path} from {video.start_s or 0.0} s to {end}"
+
+
+def _require_same_splits(ledger: Ledger, listed: dict[str, ListedVideo], listing: Listing) -> None:
+    """Official lists may not move a video between train and test under a run; our hash may not either."""
+    if _by_hash(ledger.plans[0]) and _by_hash(listing):
+        return  # sides were frozen with the plan
+    moved = [
+        entry.video.id
+        for entry in ledger.entries.values()
+        if entry.video.id in listed and dict(listed[entry.video.id].splits) != dict(entry.video.splits)
+    ]
+    if moved:
+        raise StinPipeError(
+            f"the split lists changed for {len(moved)} videos of this run (first: {moved[0]}); "
+            "restore the lists, or use another --run"
+        )
+
+
+def _with_stable_side(video: ListedVideo, listing: Listing) -> ListedVideo:
+    """Give a video that joins a hash-split run the side that its own hash says."""
+    if not _by_hash(listing):
+        return video
+    name = video.path if listing.dataset == "folder" else video.id  # what the listing takes the hash of
+    return replace(video, splits={"1": hash_side(name)})
+
+
+def _by_hash(source: Plan | Listing) -> bool:
+    return HASH_SPLIT in source.split_source

@@ -1,0 +1,106 @@
+"""Flow for several videos at a time on one device: chunks that wait together are solved in one call.
+
+While the device works on one batch, the threads of the videos decode and encode, and their next chunks gather
+for the next batch. Chunks are joined end to end as one clip; the field between two of them is thrown away.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from stin_pipe.pipeline.planning.plan import ExtractParams
+
+MAX_PAIRS = 256
+"""Pairs of a batch: the largest that the device code takes in one launch."""
+
+Solve = Callable[[np.ndarray, ExtractParams], np.ndarray]
+"""Fields as stored, uint8 (T-1, 2H, W), of grey frames (T, H, W); a pair's result depends on it alone."""
+
+
+@dataclass(kw_only=True, eq=False)
+class _Chunk:
+    greys: np.ndarray
+    done: threading.Event = field(default_factory=threading.Event)
+    fields: np.ndarray | None = None
+    error: BaseException | None = None
+
+
+class FlowBatches:
+    """Calls `solve` in a thread of its own, on as many chunks at a time as wait and fit; a context manager.
+
+    Results do not depend on what was joined, so that a shard has the same content however its videos were
+    timed.
+    """
+
+    def __init__(self, solve: Solve, params: ExtractParams, *, max_pairs: int = MAX_PAIRS) -> None:
+        if dict(params.flow).get("warm_start"):
+            raise ValueError("warm_start must be False where chunks of several videos are joined")
+        self._solve, self._params, self._max_pairs = solve, params, max_pairs
+        self._waiting: deque[_Chunk] = deque()
+        self._changed = threading.Condition()
+        self._ended = False
+        self._thread = threading.Thread(target=self._work, name="flow", daemon=True)
+
+    def __enter__(self) -> "FlowBatches":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+        self._thread.join()
+
+    def __call__(self, greys: np.ndarray, params: ExtractParams) -> np.ndarray:
+        """Return the fields of one chunk, from any thread; waits for the device."""
+        assert params == self._params, "one set of parameters a shard"
+        chunk = _Chunk(greys=greys)
+        with self._changed:
+            assert not self._ended, "a chunk after the end"
+            self._waiting.append(chunk)
+            self._changed.notify()
+        chunk.done.wait()
+        if chunk.error is not None:
+            raise chunk.error
+        assert chunk.fields is not None
+        return chunk.fields
+
+    def _work(self) -> None:
+        while batch := self._next_batch():
+            try:
+                self._solve_batch(batch)
+            except BaseException as error:  # noqa: BLE001 - raised again in the threads that wait for it
+                for chunk in batch:
+                    chunk.error = error
+            for chunk in batch:
+                chunk.done.set()
+
+    def _next_batch(self) -> list[_Chunk]:
+        """Take the chunk that waited longest, and those of its frame size that fit beside it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._ended)
+            if not self._waiting:
+                return []
+            batch = [self._waiting.popleft()]
+            room = self._max_pairs - (len(batch[0].greys) - 1)
+            for chunk in list(self._waiting):
+                need = len(chunk.greys)  # its pairs, and the one between it and the chunk before
+                if chunk.greys.shape[1:] == batch[0].greys.shape[1:] and need <= room:
+                    self._waiting.remove(chunk)
+                    batch.append(chunk)
+                    room -= need
+            return batch
+
+    def _solve_batch(self, batch: list[_Chunk]) -> None:
+        if len(batch) == 1:
+            batch[0].fields = self._solve(batch[0].greys, self._params)
+            return
+        fields = self._solve(np.concatenate([chunk.greys for chunk in batch]), self._params)
+        start = 0
+        for chunk in batch:
+            stop = start + len(chunk.greys) - 1
+            chunk.fields = fields[start:stop]
+            start = stop + 1

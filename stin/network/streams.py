@@ -1,0 +1,231 @@
+"""The spatial and the temporal injection network, and each without its injection.
+
+Only the abstract of STIN (Signal, Image and Video Processing 17(4), 2023, DOI 10.1007/s11760-022-02324-x) is
+the source; everything below is a RECONSTRUCTION, and each guess is a field of a configuration that can be
+switched. ``difference="none"`` and ``attention="none"`` are the plain two-stream networks of TSN.
+
+Shapes: clip_BKCHW holds B samples (one crop of one video each) of K segments; C is 3 for RGB and 2 *
+stack_len for flow (x and y of each field in turn). Nothing but batch norm in training looks across samples.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import nn
+
+from stin_pipe.stin.network.backbones import TAPS, Tap, build_backbone
+from stin_pipe.stin.network.modules import ApparentDifference, AttentionForm, DifferenceForm, build_attention
+
+StreamName = Literal["spatial", "temporal"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpatialConfig:
+    """The RGB stream.
+
+    Attributes:
+        backbone: a name that ``backbones.build_backbone`` knows.
+        difference: ``none`` is the plain stream; ``loss`` trains the differences' own head beside the main
+            one; ``inject`` also adds the differences' features to those of the frames.
+        difference_form: see ``modules.segment_differences``.
+        difference_channels: channels that features are reduced to before differences are taken.
+        tap: the backbone's stage that differences are taken (and injected) at.
+        dropout: before both heads.
+        aux_weight: weight of the auxiliary loss, w_s.
+        aux_at_test: the auxiliary scores' share in the stream's score; 0 leaves them out.
+    """
+
+    backbone: str = "resnet50"
+    difference: Literal["none", "loss", "inject"] = "inject"
+    difference_form: DifferenceForm = "signed"
+    difference_channels: int = 128
+    tap: Tap = "layer4"
+    dropout: float = 0.8
+    aux_weight: float = 0.5
+    aux_at_test: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_shared(self.tap, self.dropout, self.aux_weight, self.aux_at_test)
+        if self.difference_channels < 1:
+            raise ValueError(f"difference_channels must be >= 1, got {self.difference_channels}")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is the stream without anything of STIN."""
+        return self.difference == "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemporalConfig:
+    """The flow stream.
+
+    Attributes:
+        backbone: a name that ``backbones.build_backbone`` knows.
+        stack_len: flow fields a segment.
+        attention: ``none`` is the plain stream; the other forms are in ``modules``.
+        tap: the backbone's stage that attention works on.
+        dropout: before both heads.
+        aux_weight: weight of the auxiliary loss, w_t.
+        aux_at_test: the auxiliary scores' share in the stream's score; 0 leaves them out.
+    """
+
+    backbone: str = "resnet50"
+    stack_len: int = 5
+    attention: AttentionForm | Literal["none"] = "sagan"
+    tap: Tap = "layer4"
+    dropout: float = 0.7
+    aux_weight: float = 0.5
+    aux_at_test: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_shared(self.tap, self.dropout, self.aux_weight, self.aux_at_test)
+        if self.stack_len < 1:
+            raise ValueError(f"stack_len must be >= 1, got {self.stack_len}")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is the stream without anything of STIN."""
+        return self.attention == "none"
+
+
+StreamConfig = SpatialConfig | TemporalConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamOutput:
+    """The logits of one forward pass, each the mean over the segments, before softmax."""
+
+    logits: torch.Tensor
+    """(B, num_classes) of the main head."""
+    aux_logits: torch.Tensor | None
+    """(B, num_classes) of the auxiliary head; None in a plain stream."""
+    maps: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """On request: ``differences`` (B, K - step, h, w), mean over channels of |D|; ``attention`` (B, K, h,
+    w)."""
+
+
+class SpatialStream(nn.Module):
+    """Frames of K segments to class scores, with apparent differences injected."""
+
+    def __init__(self, config: SpatialConfig, *, num_classes: int) -> None:
+        super().__init__()
+        self.config = config
+        # The plain parts come first, so that one seed starts them equally with and without the injection.
+        self.backbone = build_backbone(config.backbone, in_channels=3)
+        self.head = _linear(self.backbone.num_features, num_classes)
+        self.dropout = nn.Dropout(config.dropout)
+        self.difference = self.aux_head = self.inject = None
+        if config.difference != "none":
+            tap_channels = self.backbone.tap_channels(config.tap)
+            self.difference = ApparentDifference(
+                tap_channels, channels=config.difference_channels, form=config.difference_form
+            )
+            self.aux_head = _linear(self.difference.num_features, num_classes)
+        if self.difference is not None and config.difference == "inject":
+            self.inject = nn.Conv2d(self.difference.num_features, tap_channels, 1, bias=False)
+            nn.init.zeros_(self.inject.weight)
+
+    def forward(
+        self, clip_BKCHW: torch.Tensor, *, difference_step: int = 1, return_maps: bool = False
+    ) -> StreamOutput:
+        """Score clips; ``difference_step`` is the distance of the segments that are compared."""
+        num_samples, num_segments = clip_BKCHW.shape[:2]
+        x_NCHW = self.backbone.to_tap(clip_BKCHW.flatten(0, 1), self.config.tap)
+        aux = None
+        if self.difference is not None:
+            aux = self.difference(x_NCHW.unflatten(0, (num_samples, num_segments)), step=difference_step)
+            if self.inject is not None:
+                # Segment k receives the difference to the one after it; the last ones, which have none, the
+                # last.
+                last = aux.features.shape[1] - 1
+                source = torch.arange(num_segments, device=x_NCHW.device).clamp(max=last)
+                injected_NCHW = self.inject(aux.features.flatten(0, 1)).unflatten(0, aux.features.shape[:2])
+                x_NCHW = x_NCHW + injected_NCHW[:, source].flatten(0, 1)
+        main_NC = self.backbone.from_tap(x_NCHW, self.config.tap).mean((2, 3))
+        logits = self.head(self.dropout(main_NC)).unflatten(0, (num_samples, num_segments)).mean(1)
+        if aux is None or self.aux_head is None:
+            return StreamOutput(logits=logits, aux_logits=None)
+        pooled_BKC = self.dropout(aux.features.mean((3, 4)))
+        maps = {"differences": aux.differences.abs().mean(2)} if return_maps else {}
+        return StreamOutput(logits=logits, aux_logits=self.aux_head(pooled_BKC).mean(1), maps=maps)
+
+
+class TemporalStream(nn.Module):
+    """Flow stacks of K segments to class scores, with self-attention over the places of each clip."""
+
+    def __init__(self, config: TemporalConfig, *, num_classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config.backbone, in_channels=2 * config.stack_len)
+        self.head = _linear(self.backbone.num_features, num_classes)
+        self.dropout = nn.Dropout(config.dropout)
+        self.attention = self.aux_head = self.gamma = None
+        if config.attention != "none":
+            tap_channels = self.backbone.tap_channels(config.tap)
+            self.attention = build_attention(config.attention, tap_channels)
+            self.gamma = nn.Parameter(torch.zeros(()))
+            self.aux_head = _linear(tap_channels, num_classes)
+
+    def forward(
+        self, clip_BKCHW: torch.Tensor, *, difference_step: int = 1, return_maps: bool = False
+    ) -> StreamOutput:
+        """Score clips; ``difference_step`` is accepted as the spatial stream's is, and means nothing here."""
+        num_samples, num_segments = clip_BKCHW.shape[:2]
+        x_NCHW = self.backbone.to_tap(clip_BKCHW.flatten(0, 1), self.config.tap)
+        attended, tapped_NCHW = None, x_NCHW
+        if self.attention is not None and self.gamma is not None:
+            attended = self.attention(x_NCHW)
+            x_NCHW = x_NCHW + self.gamma * attended.features
+        main_NC = self.backbone.from_tap(x_NCHW, self.config.tap).mean((2, 3))
+        logits = self.head(self.dropout(main_NC)).unflatten(0, (num_samples, num_segments)).mean(1)
+        if attended is None or self.aux_head is None:
+            return StreamOutput(logits=logits, aux_logits=None)
+        # Pooling by the weights, not by gamma's branch: the attention learns where to look from the first
+        # step on, although gamma still is zero.
+        weights_NHW = attended.weights.to(tapped_NCHW.dtype)
+        pooled_NC = (tapped_NCHW * weights_NHW[:, None]).sum((2, 3))
+        aux_logits = self.aux_head(self.dropout(pooled_NC)).unflatten(0, (num_samples, num_segments)).mean(1)
+        maps = {}
+        if return_maps:
+            maps["attention"] = attended.weights.unflatten(0, (num_samples, num_segments))
+        return StreamOutput(logits=logits, aux_logits=aux_logits, maps=maps)
+
+
+Stream = SpatialStream | TemporalStream
+
+
+def build_stream(config: StreamConfig, *, num_classes: int) -> Stream:
+    """Build the stream of this configuration with random weights (torch's global generator)."""
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be >= 2, got {num_classes}")
+    if isinstance(config, SpatialConfig):
+        return SpatialStream(config, num_classes=num_classes)
+    return TemporalStream(config, num_classes=num_classes)
+
+
+def stream_scores(output: StreamOutput, *, aux_at_test: float) -> torch.Tensor:
+    """Return the stream's score: main logits plus the auxiliary ones times their share (B, num_classes)."""
+    if output.aux_logits is None or aux_at_test == 0:
+        return output.logits
+    return output.logits + aux_at_test * output.aux_logits
+
+
+def _linear(in_features: int, num_classes: int) -> nn.Linear:
+    layer = nn.Linear(in_features, num_classes)
+    nn.init.normal_(
+        layer.weight, std=0.001
+    )  # TSN's: scores start near zero, so the first losses are log(num_classes)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _check_shared(tap: str, dropout: float, aux_weight: float, aux_at_test: float) -> None:
+    if tap not in TAPS:
+        raise ValueError(f"tap must be one of {', '.join(TAPS)}, got {tap!r}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+    for name, value in (("aux_weight", aux_weight), ("aux_at_test", aux_at_test)):
+        if not value >= 0:
+            raise ValueError(f"{name} must be >= 0, got {value}")

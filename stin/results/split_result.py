@@ -1,0 +1,250 @@
+"""What fuse-eval finds on one split, and its life as metrics.json."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from stin_pipe.stin.results.analysis import FUSED, Analysis, analyse, fused_answers, stream_answers
+from stin_pipe.stin.results.intervals import LEVEL, NUM_RESAMPLES
+from stin_pipe.stin.results.literature import Published
+from stin_pipe.stin.results.tuning import Tuning
+from stin_pipe.stin.scoring.fusion import FusedScores
+from stin_pipe.stin.scoring.scores import Scores
+from stin_pipe.stin.shards.schema import Manifest
+
+TOP = 5
+INTERVAL_METHOD = (
+    f"{100 * LEVEL:.0f} % intervals: the standard error from {NUM_RESAMPLES} bootstrap resamplings of "
+    "recordings (a video is its own where none is known), within each class for mean class accuracy, put "
+    "into Wilson's interval; differences are paired by video"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPath:
+    """How many videos there are at each stage, from the lists to the scores.
+
+    Attributes:
+        listed: videos that lists or folders name and that were there.
+        absent: videos that the lists name and the folder lacks.
+        skipped: files that no list names.
+        pending: planned, not extracted yet.
+        extracted: in shards.
+        failed: could not be extracted.
+        failed_reasons: reason -> number.
+        train: extracted videos of the split's training list.
+        trained: stream -> videos that it was trained on, where known.
+        held_out: stream -> videos of the training list that it was validated on, where known.
+        test_listed: videos of the split's test list, failed ones among them.
+        test_failed: those that could not be extracted.
+        test_scored: those with scores.
+    """
+
+    listed: int
+    absent: int
+    skipped: int
+    pending: int
+    extracted: int
+    failed: int
+    failed_reasons: Mapping[str, int]
+    train: int
+    trained: Mapping[str, int]
+    held_out: Mapping[str, int]
+    test_listed: int
+    test_failed: int
+    test_scored: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Literature:
+    """Published rows of the data set, and what separates them from ours, in words."""
+
+    rows: tuple[Published, ...]
+    differences: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitResult:
+    """Everything that one split comes to.
+
+    Attributes:
+        split: its name.
+        streams: scores by stream in the order of the weights; ``spatial`` and ``temporal`` first.
+        fused: their fusion.
+        analysis: what was counted.
+        tuning: how the weights were chosen on held-out videos, or None where they were given.
+        data: counts from lists to scores.
+        literature: published numbers, without rows for other data sets.
+        how_made: sentences that say how the numbers were made.
+        metrics: all of it as JSON values; metrics.json.
+    """
+
+    split: str
+    streams: Mapping[str, Scores]
+    fused: FusedScores
+    analysis: Analysis
+    tuning: Tuning | None
+    data: DataPath
+    literature: Literature
+    how_made: tuple[str, ...]
+    metrics: dict[str, Any]
+
+    @property
+    def spatial(self) -> Scores:
+        """Scores of the RGB stream."""
+        return self.streams["spatial"]
+
+    @property
+    def temporal(self) -> Scores:
+        """Scores of the flow stream."""
+        return self.streams["temporal"]
+
+
+def judge_split(
+    split: str,
+    streams: Sequence[Scores],
+    fused: FusedScores,
+    manifest: Manifest,
+    *,
+    protocol: Mapping[str, Any],
+    report: str,
+    tuning: Tuning | None = None,
+    literature: Literature = Literature(rows=(), differences=()),
+    how_made: Sequence[str] = (),
+    trained: Mapping[str, int] | None = None,
+    held_out: Mapping[str, int] | None = None,
+) -> SplitResult:
+    """Count what the scores of a split say, and put it into JSON values.
+
+    Args:
+        split: its name.
+        streams: what was fused, in that order.
+        fused: the fusion.
+        manifest: of the run.
+        protocol: segments, crops and the like, as metrics.json shows them.
+        report: path of the report that will be written.
+        tuning: how the weights were chosen, if they were.
+        literature: published numbers to stand beside.
+        how_made: how the numbers were made, in sentences.
+        trained: stream -> training videos, where known.
+        held_out: stream -> validation videos, where known.
+    """
+    num_failed = len(manifest.failed_of(split, "test"))
+    num_listed = len(manifest.subset(split, "test")) + num_failed
+    data = DataPath(
+        listed=len(manifest.videos) + len(manifest.failed) + manifest.num_pending,
+        absent=manifest.num_absent,
+        skipped=manifest.num_skipped,
+        pending=manifest.num_pending,
+        extracted=len(manifest.videos),
+        failed=len(manifest.failed),
+        failed_reasons=dict(Counter(video.reason for video in manifest.failed).most_common()),
+        train=len(manifest.subset(split, "train")),
+        trained=dict(trained or {}),
+        held_out=dict(held_out or {}),
+        test_listed=num_listed,
+        test_failed=num_failed,
+        test_scored=len(fused.ids),
+    )
+    analysis = analyse(streams, fused, recordings=recordings_of(manifest), num_listed=num_listed)
+    metrics = {
+        "split": split,
+        "num_videos": len(fused.ids),
+        "num_listed": num_listed,
+        **{name: _accuracy_json(analysis, name) for name in analysis.accuracies},
+        "streams": [scores.stream for scores in streams],
+        "fusion_weights": list(fused.weights),
+        "fusion": fused.when,
+        "protocol": dict(protocol),
+        "intervals": {
+            name: {metric: interval.to_json() for metric, interval in found.items()}
+            for name, found in analysis.intervals.items()
+        },
+        "interval_method": INTERVAL_METHOD,
+        "num_recordings": analysis.num_recordings,
+        "comparisons": [item.to_json() for item in analysis.comparisons],
+        "calibration": {name: found.to_json() for name, found in analysis.calibration.items()},
+        "classes": [
+            {"class": item.name, "count": item.count, **item.right, "mistaken_for": item.mistaken_for}
+            for item in analysis.classes
+        ],
+        "confusions": [asdict(item) for item in analysis.confusions],
+        "agreement": {
+            "right_in_all": len(analysis.agreement.right_in_all),
+            "right_alone": {name: len(ids) for name, ids in analysis.agreement.right_alone.items()},
+            "right_in_none": len(analysis.agreement.right_in_none),
+            "won_by_fusion": len(analysis.agreement.won_by_fusion),
+            "lost_by_fusion": len(analysis.agreement.lost_by_fusion),
+        },
+        "tuning": None if tuning is None else tuning.to_json(),
+        "data": asdict(data),
+        "literature": {
+            "rows": [row.to_json() for row in literature.rows],
+            "differences": list(literature.differences),
+        },
+        "how_made": list(how_made),
+        "report": report,
+    }
+    return SplitResult(
+        split=split,
+        streams={scores.stream: scores for scores in streams},
+        fused=fused,
+        analysis=analysis,
+        tuning=tuning,
+        data=data,
+        literature=literature,
+        how_made=tuple(how_made),
+        metrics=metrics,
+    )
+
+
+def recordings_of(manifest: Manifest) -> dict[str, str]:
+    """Return the recording of each video that has one."""
+    return {video.id: video.group_key for video in manifest.videos.values() if video.group_key}
+
+
+def prediction_lines(result: SplitResult) -> bytes:
+    """Return one JSON line a video: truth, rank of the truth and the five likeliest classes of each stream
+    and of the fusion."""
+    ids, names = result.fused.ids, result.fused.class_names
+    answers = [stream_answers(scores, ids) for scores in result.streams.values()]
+    answers.append(fused_answers(result.fused))
+    orders = [np.argsort(-answer.scores, axis=1, kind="stable") for answer in answers]
+    lines = []
+    for row, video_id in enumerate(ids):
+        label = int(result.fused.labels[row])
+        value: dict[str, Any] = {"id": video_id, "truth": names[label]}
+        for answer, order in zip(answers, orders, strict=True):
+            value[answer.name] = {
+                "rank": int(np.flatnonzero(order[row] == label)[0]) + 1,
+                "top5": [
+                    {
+                        "class": names[place],
+                        "score": float(answer.scores[row, place]),
+                        "probability": round(float(np.exp(answer.log_probabilities[row, place])), 6),
+                    }
+                    for place in order[row, :TOP]
+                ],
+            }
+        lines.append(json.dumps(value))
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _accuracy_json(analysis: Analysis, name: str) -> dict[str, float]:
+    value = analysis.accuracies[name].to_json()
+    return {key: value[key] for key in ("top1", "top5", "mean_class", "top1_of_listed")}
+
+
+__all__ = [
+    "FUSED",
+    "DataPath",
+    "Literature",
+    "SplitResult",
+    "judge_split",
+    "prediction_lines",
+    "recordings_of",
+]

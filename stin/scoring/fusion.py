@@ -1,0 +1,212 @@
+"""Join the streams' scores by video, fuse them, and say how often they are right.
+
+Joining by position is the classic silent mistake of two-stream code; here ids decide, and anything that does
+not join is an error that lists what.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from stin_pipe.stin.scoring.scores import Scores
+from stin_pipe.stin.shards.errors import StinPipeError
+
+TSN_WEIGHTS = (1.0, 1.5)
+"""Spatial and temporal weight of TSN (Wang et al., ECCV 2016, section 4.1)."""
+MAX_WEIGHT = 1e6
+"""Far beyond any use, and far from what overflows."""
+MAX_LISTED = 5
+
+FusionPoint = Literal["before_softmax", "after_softmax"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusedScores:
+    """The fused scores of N videos, in the order of the first stream's."""
+
+    ids: tuple[str, ...]
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    scores: np.ndarray
+    """float32 (N, C): mean logits, or mean probabilities where fused after softmax."""
+    weights: tuple[float, ...]
+    """One a stream, in the order in which they were given."""
+    when: FusionPoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """Shares of right answers, 0..1.
+
+    Attributes:
+        top1: share of the scored videos whose label scores highest.
+        top5: share whose label is among the five highest.
+        mean_class: mean over classes of the top-1 share of the class; classes without a scored video do not
+            count.
+        top1_of_listed: top-1 with every listed video that could not be scored counted as wrong.
+        num_scored: videos with scores.
+        num_listed: videos of the list.
+    """
+
+    top1: float
+    top5: float
+    mean_class: float
+    top1_of_listed: float
+    num_scored: int
+    num_listed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+
+def fuse(
+    *streams: Scores,
+    weights: tuple[float, ...] = TSN_WEIGHTS,
+    when: FusionPoint = "before_softmax",
+) -> FusedScores:
+    """Return the weighted mean of the streams' scores, joined by video id.
+
+    Args:
+        streams: scores of the spatial and the temporal stream, and of any others; the videos of each in any
+            order.
+        weights: of the streams in that order; only their ratios matter.
+        when: whether logits or probabilities are averaged.
+
+    Raises:
+        ValueError: for weights that are negative, too large, all zero, or not one a stream.
+        StinPipeError: if a video is missing in one stream, occurs twice, has two labels, or a score is not
+            finite; if the streams know different classes. The message lists the first videos.
+    """
+    check_weights(weights, names=[scores.stream for scores in streams])
+    first = streams[0]
+    _check_stream(first)
+    rows = [np.arange(len(first.ids))] + [_joined_rows(first, other) for other in streams[1:]]
+    parts = [scores.logits[row].astype(np.float64) for scores, row in zip(streams, rows, strict=True)]
+    if when == "after_softmax":
+        parts = [softmax(part) for part in parts]
+    fused = sum(weight * part for weight, part in zip(weights, parts, strict=True)) / sum(weights)
+    return FusedScores(
+        ids=first.ids,
+        labels=first.labels,
+        class_names=first.class_names,
+        scores=np.asarray(fused, np.float32),
+        weights=tuple(weights),
+        when=when,
+    )
+
+
+def check_weights(weights: Sequence[float], *, names: Sequence[str]) -> None:
+    """Refuse weights that do not fit the streams of these names.
+
+    Raises:
+        ValueError: says what is wanted.
+    """
+    if (
+        len(weights) != len(names)
+        or not all(0 <= weight <= MAX_WEIGHT for weight in weights)
+        or not any(weights)
+    ):
+        count = {2: "two"}.get(len(names), str(len(names)))
+        raise ValueError(
+            f"fusion weights must be {count} numbers >= 0, not {'both' if len(names) == 2 else 'all'} 0 "
+            f"({', '.join(names)}) and each up to {MAX_WEIGHT:g}, "
+            f"got {', '.join(f'{weight:g}' for weight in weights)}"
+        )
+
+
+def accuracy(scores_NC: np.ndarray, labels_N: np.ndarray, *, num_listed: int | None = None) -> Accuracy:
+    """Return how often the label's score is among the highest.
+
+    Of equal scores the class with the lower index ranks first, whatever the order of the videos: constant
+    scores give every video class 0, and so chance.
+
+    Args:
+        scores_NC: scores, any scale.
+        labels_N: labels in 0..C-1.
+        num_listed: length of the list that was to be scored; by default N.
+
+    Raises:
+        ValueError: if there is nothing to score, shapes or labels do not fit, or ``num_listed`` is below N.
+    """
+    num_scored = len(labels_N)
+    listed = num_scored if num_listed is None else num_listed
+    if scores_NC.ndim != 2 or len(scores_NC) != num_scored or num_scored == 0:
+        raise ValueError(f"scores must be (N, C) with N = {num_scored} labels >= 1, got {scores_NC.shape}")
+    if labels_N.min() < 0 or labels_N.max() >= scores_NC.shape[1]:
+        raise ValueError(
+            f"labels must be in 0..{scores_NC.shape[1] - 1}, got {labels_N.min()}..{labels_N.max()}"
+        )
+    if listed < num_scored:
+        raise ValueError(f"num_listed must be >= the {num_scored} scored videos, got {listed}")
+    ranks = label_ranks(scores_NC, labels_N)
+    right = ranks == 0
+    classes = np.unique(labels_N)
+    return Accuracy(
+        top1=float(right.mean()),
+        top5=float((ranks < 5).mean()),
+        mean_class=float(np.mean([right[labels_N == label].mean() for label in classes])),
+        top1_of_listed=float(right.sum() / listed),
+        num_scored=num_scored,
+        num_listed=listed,
+    )
+
+
+def label_ranks(scores_NC: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
+    """Return how many classes rank before each video's label: int64 (N,)."""
+    own = np.take_along_axis(scores_NC, labels_N[:, None], axis=1)
+    before = np.arange(scores_NC.shape[1])[None, :] < labels_N[:, None]
+    return ((scores_NC > own) | ((scores_NC == own) & before)).sum(1)
+
+
+def softmax(logits_NC: np.ndarray) -> np.ndarray:
+    """Return the probabilities of each row."""
+    shifted = np.exp(logits_NC - logits_NC.max(1, keepdims=True))
+    return shifted / shifted.sum(1, keepdims=True)
+
+
+def _joined_rows(first: Scores, other: Scores) -> np.ndarray:
+    """Return where each video of `first` is in `other`."""
+    if first.class_names != other.class_names:
+        raise StinPipeError(
+            f"the streams know different classes: {len(first.class_names)} and {len(other.class_names)}, "
+            f"first {first.class_names[:3]} and {other.class_names[:3]}; train both on one run"
+        )
+    _check_stream(other)
+    _refuse(set(first.ids) - set(other.ids), f"are scored by the {first.stream} stream alone")
+    _refuse(set(other.ids) - set(first.ids), f"are scored by the {other.stream} stream alone")
+    row_of = {video_id: row for row, video_id in enumerate(other.ids)}
+    rows = np.array([row_of[video_id] for video_id in first.ids], np.int64)
+    differing = first.labels != other.labels[rows]
+    _refuse(
+        {video_id for video_id, differs in zip(first.ids, differing, strict=True) if differs},
+        "have different labels in the two streams",
+    )
+    return rows
+
+
+def _check_stream(scores: Scores) -> None:
+    twice = {video_id for video_id, count in Counter(scores.ids).items() if count > 1}
+    _refuse(twice, f"are scored more than once by the {scores.stream} stream")
+    finite = np.asarray(np.isfinite(scores.logits).all(axis=1))
+    _refuse(
+        {video_id for video_id, whole in zip(scores.ids, finite, strict=True) if not whole},
+        f"have scores of the {scores.stream} stream that are not finite",
+    )
+
+
+def _refuse(ids: set[str], what: str) -> None:
+    if not ids:
+        return
+    raise StinPipeError(
+        f"{len(ids)} videos {what}: {name_some(ids)}; score both streams on the same list again"
+    )
+
+
+def name_some(ids: Collection[str]) -> str:
+    """Return the first five names in order, and how many more there are."""
+    more = f" and {len(ids) - MAX_LISTED} more" if len(ids) > MAX_LISTED else ""
+    return ", ".join(sorted(ids)[:MAX_LISTED]) + more

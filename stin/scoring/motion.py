@@ -1,0 +1,73 @@
+"""How much moves in a video: whether its flow can say anything."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from stin_pipe.stin.clips.read_clips import ClipShape, ClipSource
+
+MAX_FIELDS = 48
+"""Fields that are looked at, evenly spaced; so a long video costs no more."""
+SPEED_SHARE = 0.5 / 256
+"""A place moves when it goes this share of the short side in a frame, half a pixel of 256, and half a pixel
+at least: below that, the flow of small pictures follows the noise of camera and codec."""
+LEAST_SPEED_PX = 0.5
+LEAST_MOVING = 0.002
+"""Share of places and fields that must move, or there is too little motion to say: 0.2 %."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Motion:
+    """What moves in one video.
+
+    Attributes:
+        num_fields: flow fields of the video.
+        mean_px: mean length of the motion, pixels a frame at the stored size.
+        moving_share: share of places, over the fields looked at, that move (see ``SPEED_SHARE``).
+    """
+
+    num_fields: int
+    mean_px: float
+    moving_share: float
+
+    def doubt(self, *, stack_len: int) -> str:
+        """Say why the temporal stream cannot tell much, or return an empty text.
+
+        Args:
+            stack_len: fields that the temporal stream looks at as one clip.
+        """
+        if self.num_fields == 0:
+            return "one frame has no motion: the spatial stream alone answers, from a single picture"
+        few = f"{self.num_fields} flow fields do not fill a stack of {stack_len}"
+        if self.moving_share < LEAST_MOVING:
+            still = (
+                f"{100 * self.moving_share:.2g} % of the picture moves (less than {100 * LEAST_MOVING:g} %)"
+            )
+            return f"too little motion to say: {still}" + (
+                f", and {few}" if self.num_fields < stack_len else ""
+            )
+        return f"too few frames to say: {few}" if self.num_fields < stack_len else ""
+
+    def to_json(self, *, stack_len: int) -> dict[str, Any]:
+        """Return plain JSON values, with the doubt in words."""
+        return asdict(self) | {"doubt": self.doubt(stack_len=stack_len)}
+
+
+def measure_motion(source: ClipSource, video: ClipShape) -> Motion:
+    """Measure the motion of a video by up to 48 of its fields."""
+    num_fields = video.num_frames - 1
+    if num_fields < 1:
+        return Motion(num_fields=0, mean_px=0.0, moving_share=0.0)
+    chosen = np.unique(np.linspace(0, num_fields - 1, min(num_fields, MAX_FIELDS)).round().astype(int))
+    coding = source.flow_coding(video.id)
+    fields_N2HW = (
+        source.read_flow(video.id, chosen.tolist()).astype(np.float32) - coding.zero
+    ) * coding.scale
+    length_NHW = np.hypot(fields_N2HW[:, 0], fields_N2HW[:, 1])
+    limit_px = max(LEAST_SPEED_PX, SPEED_SHARE * min(video.height, video.width))
+    return Motion(
+        num_fields=num_fields,
+        mean_px=float(length_NHW.mean()),
+        moving_share=float((length_NHW >= limit_px).mean()),
+    )

@@ -1,0 +1,284 @@
+"""Train a stream with several processes on one machine or many, started and watched by Ray Train.
+
+The processes run the very loop of ``train``; Ray places them, joins them (gloo on CPUs, NCCL on GPUs) and
+starts them again when one dies. They then go on from the training's own checkpoints. What they tell, and what
+is told to them, goes through small files in ``out_dir/launch``, which all nodes share with the run.
+"""
+
+import importlib.util
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stin_pipe.stin.device import Runtime
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.stin.train import train_stream
+from stin_pipe.stin.training.config import TrainConfig
+from stin_pipe.stin.training.interrupt import Interrupted, StopSignal
+from stin_pipe.stin.training.launch_files import EventReader, EventWriter, LaunchFolder
+from stin_pipe.stin.training.ranks import BACKEND_CPU, BACKEND_GPU
+from stin_pipe.stin.training.report import OnProgress, TrainResult
+
+LAUNCH_FOLDER = "launch"
+MAX_FAILURES = 3
+"""Deaths of a worker that a launch outlives; the workers then start again from the last checkpoint."""
+POLL_S = 0.3
+ORDERLY_END_S = 10.0
+"""Seconds that Ray has to end by itself once the training has ended."""
+END_GRACE_S = 120.0
+"""Seconds that workers have to end after they were asked to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerCount:
+    """How many processes train; Ray starts as many as there is room for, from ``least`` to ``most``."""
+
+    least: int
+    most: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.least <= self.most:
+            raise ValueError(f"train workers must be N or MIN-MAX with 1 <= MIN <= MAX, got {self}")
+
+    def __str__(self) -> str:
+        return str(self.least) if self.least == self.most else f"{self.least}-{self.most}"
+
+
+def train_on_ray(
+    config: TrainConfig,
+    *,
+    num_workers: WorkerCount,
+    address: str | None,
+    manifest: Manifest,
+    extract_dir: Path,
+    out_dir: Path,
+    split: str,
+    runtime: Runtime,
+    extraction: Mapping[str, Any] | None = None,
+    on_progress: OnProgress = lambda _event: None,
+) -> TrainResult:
+    """Train a stream as ``train_stream`` does, with several processes.
+
+    Args:
+        config: see ``train_stream``, as are those not named here.
+        num_workers: processes; each takes its part of every batch, so their number does not change what a
+            batch is.
+        address: of a Ray cluster, ``auto`` for the one of this machine; None starts Ray here.
+        manifest: the run's videos.
+        extract_dir: on a path that all nodes share, as ``out_dir`` is.
+        out_dir: folder of the training.
+        split: whose training list is used.
+        runtime: ``device`` cpu keeps the workers off GPUs.
+        extraction: kept in the model file.
+        on_progress: called in this process, about once a second.
+
+    Raises:
+        StinPipeError: if Ray Train is not installed, the cluster has too little, or the training fails.
+        Interrupted: after SIGTERM or SIGINT, when a checkpoint has been written.
+    """
+    ray = _import_ray()
+    out_dir = Path(out_dir).absolute()
+    folder = LaunchFolder(path=out_dir / LAUNCH_FOLDER)
+    shutil.rmtree(folder.path, ignore_errors=True)  # of a launch that was killed
+    folder.path.mkdir(parents=True)
+    address = address or os.environ.get("RAY_ADDRESS")
+    _connect(ray, address, num_workers)
+    try:
+        use_gpu = _place(ray, num_workers, runtime)
+        trainer = _trainer(
+            num_workers,
+            use_gpu=use_gpu,
+            storage=folder.path,
+            task=_Task(
+                config=replace(config, init=str(Path(config.init).absolute()) if config.init else ""),
+                manifest=manifest,
+                extract_dir=Path(extract_dir).absolute(),
+                out_dir=out_dir,
+                split=split,
+                runtime=runtime if use_gpu else replace(runtime, device="cpu"),
+                extraction=dict(extraction or {}),
+                num_threads=int(os.environ.get("OMP_NUM_THREADS", "0")),
+            ),
+        )
+        return _watch(trainer, folder, on_progress)
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder.path, ignore_errors=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """What each process is told."""
+
+    config: TrainConfig
+    manifest: Manifest
+    extract_dir: Path
+    out_dir: Path
+    split: str
+    runtime: Runtime
+    extraction: dict[str, Any]
+    num_threads: int
+    """Threads of a process on a CPU; 0 shares the machine's cores."""
+
+    @property
+    def folder(self) -> LaunchFolder:
+        """Where the launch and its workers meet."""
+        return LaunchFolder(path=self.out_dir / LAUNCH_FOLDER)
+
+
+def _work(given: dict[str, Any]) -> None:
+    """Train in one process, and leave word of whatever ends the training in an orderly way."""
+    task: _Task = given["task"]
+    if task.folder.outcome.exists():
+        return  # Ray started again because one process ended alone; there is nothing left to do
+    local_count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(task.num_threads or max(1, len(os.sched_getaffinity(0)) // local_count))
+    try:
+        result = train_stream(
+            task.config,
+            manifest=task.manifest,
+            extract_dir=task.extract_dir,
+            out_dir=task.out_dir,
+            split=task.split,
+            runtime=task.runtime,
+            extraction=task.extraction,
+            on_progress=EventWriter(task.folder).write,
+            stop_file=task.folder.stop,
+        )
+        task.folder.leave_outcome(result)
+    except Interrupted as stop:
+        task.folder.leave_outcome(stop)
+    except (StinPipeError, ValueError) as error:
+        task.folder.leave_outcome(error)
+        raise  # others may wait for this process in vain; Ray ends them
+
+
+def _watch(trainer: Any, folder: LaunchFolder, on_progress: OnProgress) -> TrainResult:
+    """Let Ray train in a thread, pass on what the workers tell, and pass a signal on to them."""
+    failure: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # noqa: BLE001 - raised below, in the thread that is waited on
+            failure.append(error)
+
+    # Ray takes over the signals when it is called from the main thread.
+    thread = threading.Thread(target=fit, daemon=True)
+    reader = EventReader(folder, on_progress)
+    asked_at, ended_at = 0.0, 0.0
+    with StopSignal() as stop:
+        thread.start()
+        while thread.is_alive():
+            thread.join(POLL_S)
+            reader.pump()
+            if folder.outcome.exists():
+                ended_at = ended_at or time.monotonic()
+                if time.monotonic() - ended_at > ORDERLY_END_S:
+                    break  # one process may have ended alone, and the others wait for it in vain
+            if stop.received and not asked_at:
+                asked_at = time.monotonic()
+                folder.ask_to_stop(stop.received)
+            if asked_at and time.monotonic() - asked_at > END_GRACE_S:
+                raise Interrupted(stop.received, step=reader.last_step)
+    reader.pump()
+    if not folder.outcome.exists():
+        raise StinPipeError(
+            f"the train workers failed {MAX_FAILURES + 1} times "
+            f"({_first_line(failure[0]) if failure else 'no reason is known'}); "
+            "what is finished is kept, the same command resumes after the last checkpoint"
+        ) from (failure[0] if failure else None)
+    return folder.read_outcome()
+
+
+def _import_ray() -> Any:
+    missing = [name for name in ("ray", "pandas", "pyarrow") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise StinPipeError(
+            f"--train-workers needs Ray Train, and {', '.join(missing)} is not installed; "
+            'pip install "stin-pipe[cluster]", or start the command with torchrun'
+        )
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    import ray
+
+    return ray
+
+
+def _connect(ray: Any, address: str | None, num_workers: WorkerCount) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address:
+        options["address"] = address
+    else:
+        # Here a worker more than there are cores is slow, but no reason to wait for ever.
+        options |= {
+            "address": "local",  # not a cluster of somebody else's that runs on this machine
+            "include_dashboard": False,
+            "configure_logging": False,
+            "num_cpus": max(num_workers.most, os.cpu_count() or 1),
+        }
+    try:
+        ray.init(**options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        place = f"no Ray cluster at {address}" if address else "Ray does not start on this machine"
+        raise StinPipeError(f"{place}: {_first_line(error)}; check --address") from error
+    finally:
+        signal.signal(signal.SIGTERM, handler)  # ray.init puts its own in place
+
+
+def _place(ray: Any, num_workers: WorkerCount, runtime: Runtime) -> bool:
+    """Decide whether the workers take GPUs, and refuse what the cluster can never give."""
+    resources = ray.cluster_resources()
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    use_gpu = runtime.device != "cpu" and (gpus > 0 or runtime.device != "auto")
+    there, what = (gpus, "GPUs") if use_gpu else (cpus, "CPUs")
+    if there < num_workers.least:
+        raise StinPipeError(
+            f"--train-workers {num_workers} needs {num_workers.least} {what}, the Ray cluster has {there}; "
+            "lower it, or add nodes"
+        )
+    return use_gpu
+
+
+def _trainer(num_workers: WorkerCount, *, use_gpu: bool, storage: Path, task: _Task) -> Any:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    elastic = num_workers.least < num_workers.most
+    try:
+        scaling = ScalingConfig(
+            num_workers=(num_workers.least, num_workers.most) if elastic else num_workers.most,  # pyright: ignore[reportArgumentType]
+            use_gpu=use_gpu,
+        )
+    except (TypeError, ValueError) as error:
+        raise StinPipeError(
+            f"--train-workers {num_workers}: this Ray cannot change the number of workers while it trains "
+            f"({_first_line(error)}); give one number, or update ray"
+        ) from error
+    return TorchTrainer(
+        _work,
+        train_loop_config={"task": task},
+        torch_config=TorchConfig(backend=BACKEND_GPU if use_gpu else BACKEND_CPU),
+        scaling_config=scaling,
+        run_config=RunConfig(
+            name="ray", storage_path=str(storage), failure_config=FailureConfig(max_failures=MAX_FAILURES)
+        ),
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]

@@ -1,0 +1,105 @@
+"""Checkpoints of a training: published whole, marked, checked, and the last two kept.
+
+``step-00001200.pt`` is the state; ``step-00001200.json`` beside it is its mark, written last, with the sha256
+of the state. A state without a mark does not exist; one that differs from its mark is passed over, aloud.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.publish import is_temporary, publish_bytes, publish_json
+
+CHECKPOINT_FORMAT = 1
+NUM_KEPT = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A state that was found whole, and what was found on the way to it."""
+
+    state: dict[str, Any]
+    step: int
+    path: Path
+    notices: tuple[str, ...]
+    """One line for every newer checkpoint that was damaged."""
+
+
+def save_checkpoint(folder: Path, *, step: int, state: Mapping[str, Any]) -> Path:
+    """Publish the state after ``step`` steps, then its mark, then drop all but the last two.
+
+    The state may hold tensors, numbers, text, lists and dicts alone: it is read back with
+    ``weights_only=True``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step-{step:08d}.pt"
+    mark = path.with_suffix(".json")
+    # A mark of an earlier life of this step must not vouch for the bytes that are about to replace its own.
+    mark.unlink(missing_ok=True)
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    content = buffer.getvalue()
+    publish_bytes(path, content)
+    publish_json(
+        mark,
+        {
+            "format": CHECKPOINT_FORMAT,
+            "step": step,
+            "num_bytes": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+        },
+    )
+    for old in _marks(folder)[:-NUM_KEPT]:
+        old.unlink(missing_ok=True)
+        old.with_suffix(".pt").unlink(missing_ok=True)
+    marked = {found.with_suffix(".pt") for found in _marks(folder)}
+    for leftover in folder.iterdir():  # what a killed process left: states without marks, temporary files
+        if is_temporary(leftover) or (leftover.suffix == ".pt" and leftover not in marked):
+            leftover.unlink(missing_ok=True)
+    return path
+
+
+def load_latest(folder: Path) -> Checkpoint | None:
+    """Return the newest checkpoint that agrees with its mark; None where the folder holds no checkpoint at
+    all.
+
+    Raises:
+        StinPipeError: if there are checkpoints, but each is damaged.
+    """
+    notices: list[str] = []
+    marks = _marks(folder)
+    for mark in reversed(marks):
+        path = mark.with_suffix(".pt")
+        try:
+            state = _load_checked(path, mark)
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, UnpicklingError) as error:
+            notices.append(f"{path}: damaged ({error}); falling back to the checkpoint before it")
+            continue
+        return Checkpoint(state=state, step=int(path.stem[5:]), path=path, notices=tuple(notices))
+    if marks:
+        raise StinPipeError(
+            f"{folder}: no checkpoint is whole: {notices[0]}; delete this folder to train from the start"
+        )
+    return None
+
+
+def _marks(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-????????.json"))
+
+
+def _load_checked(path: Path, mark: Path) -> dict[str, Any]:
+    expected = json.loads(mark.read_text())
+    if expected["format"] != CHECKPOINT_FORMAT:
+        raise ValueError(f"format {expected['format']}, this program reads {CHECKPOINT_FORMAT}")
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != expected["sha256"]:
+        raise ValueError(f"sha256 of its {len(content)} bytes differs from its mark")
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

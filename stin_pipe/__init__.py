@@ -1,0 +1,1 @@
+"""From folders of videos to a trained two-stream action recogniser."""

@@ -1,0 +1,202 @@
+"""`stin-pipe doctor`: what works on this machine, in one screen."""
+
+import os
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from stin_pipe.workflows.terminal.options import common_options
+from stin_pipe.workflows.terminal.output import Output, size
+from stin_pipe.workflows.terminal.types import EXISTING_DIRECTORY
+
+EXAMPLES = """\b
+Example:
+  stin-pipe doctor --folder runs
+"""
+
+
+EXTRAS = {
+    "cluster": (("ray", "many nodes, --train-workers"),),
+    "report": (("tensorboard", "event files"), ("matplotlib", "pictures of ablations")),
+    "cuda": (("numba-cuda", "flow on a GPU"),),
+}
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, not written
+WANTED_SHARED_BYTES = 1 << 30
+
+
+class _Absent(Exception):
+    """Something optional that this machine does not have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One line of the screen: `needed` checks that fail make the exit code 1."""
+
+    name: str
+    state: Literal["ok", "missing", "failed"]
+    detail: str
+    needed: bool = True
+
+
+@click.command(epilog=EXAMPLES)
+@click.option(
+    "--folder",
+    type=EXISTING_DIRECTORY,
+    default=".",
+    help="Where runs will be kept: its disk and file system are tried.",
+)
+@common_options
+def doctor(output: Output, folder: Path) -> None:
+    """Check Python, ffmpeg, GPU, flow, disk, shared memory, locks, extras; exit code 1 if a need is unmet."""
+    tests: list[tuple[str, Callable[[], str], bool]] = [
+        ("python", lambda: f"{platform.python_version()} on {platform.system()} {platform.machine()}", True),
+        ("ffmpeg", _ffmpeg, True),
+        ("torch", lambda: _version("torch"), True),
+        ("gpu", _gpu, False),
+        ("opencv", lambda: _version("cv2"), True),
+        ("flow", _flow, True),
+        ("h5py", _hdf5, True),
+        ("cores", lambda: f"{len(os.sched_getaffinity(0))} usable", True),
+        ("disk", lambda: f"{size(shutil.disk_usage(folder).free)} free at {folder.absolute()}", True),
+        ("shared memory", lambda: _shared_memory(SHARED_MEMORY), False),
+        ("run folder", lambda: _publishing(folder), True),
+        ("file locks", lambda: _locks(folder), False),
+        *((f"extra {name}", lambda name=name: _extra(name), False) for name in EXTRAS),
+    ]
+    checks = [_check(name, test, needed) for name, test, needed in tests]
+    for check in checks:
+        output.show(f"{check.state:8}{check.name:15}{check.detail}")
+    broken = [check.name for check in checks if check.needed and check.state != "ok"]
+    output.show(
+        f"not ready: {', '.join(broken)}" if broken else "ready: `stin-pipe demo` shows the whole pipeline"
+    )
+    code = 1 if broken else 0
+    output.result({"checks": [asdict(check) for check in checks], "ready": not broken, "exit_code": code})
+    if code:
+        raise click.exceptions.Exit(code)
+
+
+def _check(name: str, test: Callable[[], str], needed: bool) -> Check:
+    try:
+        return Check(name=name, state="ok", detail=test(), needed=needed)
+    except (ImportError, _Absent) as error:
+        return Check(name=name, state="missing", detail=str(error), needed=needed)
+    except Exception as error:  # noqa: BLE001 - a broken part may fail in any way; the screen names it
+        return Check(name=name, state="failed", detail=f"{type(error).__name__}: {error}", needed=needed)
+
+
+def _version(module: str) -> str:
+    return str(import_module(module).__version__)
+
+
+def _ffmpeg() -> str:
+    from stin_pipe.pipeline.decoding.ffmpeg import WANTED_DECODERS, find_ffmpeg, missing_decoders
+
+    program, lacking = find_ffmpeg(), missing_decoders()
+    codecs = f"lacks {', '.join(lacking)}" if lacking else f"decodes {', '.join(WANTED_DECODERS)}"
+    return f"{program.version} ({program.source}: {program.path}), {codecs}"
+
+
+def _gpu() -> str:
+    import torch
+
+    driver = _driver()
+    if torch.cuda.is_available():
+        devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        names = ", ".join(f"{device.name} ({size(device.total_memory)})" for device in devices)
+        return f"{names}, driver {driver or 'unknown'}, torch's CUDA {torch.version.cuda}"
+    if driver is None:
+        raise _Absent("no NVIDIA driver here; flow and training run on the CPU")
+    if torch.version.cuda is None:
+        raise _Absent(f"driver {driver} is here, but this torch is built without CUDA; install one with CUDA")
+    raise _Absent(f"driver {driver} and torch's CUDA {torch.version.cuda} find no device they can use")
+
+
+def _driver() -> str | None:
+    """Return the version of the NVIDIA driver, None without one."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    match = re.search(r"\b(\d{3,}\.\d+(\.\d+)?)\b", text)
+    return match[1] if match else "of unknown version"
+
+
+def _flow() -> str:
+    import numpy as np
+
+    from stin_pipe.pipeline.flow import resolve_backend, tvl1
+
+    backend = resolve_backend("auto")
+    rng = np.random.default_rng(0)
+    frame = rng.integers(0, 255, (1, 32, 32), dtype=np.uint8)
+    still = tvl1(frame, frame, backend=backend)
+    if np.abs(still).max() > 0:
+        raise RuntimeError(f"back end {backend}: identical frames gave motion")
+    return f"auto is {backend}"
+
+
+def _hdf5() -> str:
+    import h5py
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        h5py.File(Path(folder) / "t.h5", "w", locking=False) as file,
+    ):
+        file.create_dataset("x", (4,), "u1", chunks=(4,), fletcher32=True)
+    return f"{metadata.version('h5py')}, HDF5 {h5py.version.hdf5_version}"
+
+
+def _publishing(folder: Path) -> str:
+    """Try what a run needs of its file system: write, sync, rename, link."""
+    from stin_pipe.stin.shards.publish import publish_bytes
+
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".stin-pipe-doctor-") as name:
+        path = Path(name) / "file"
+        publish_bytes(path, b"x")
+        publish_bytes(path, b"y")
+        os.link(path, path.with_name("link"))
+    return f"{folder.absolute()} can be written, renames and links are atomic"
+
+
+def _locks(folder: Path) -> str:
+    """Try flock on the file system of the runs; a run does without, other programs may not."""
+    import fcntl
+
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".stin-pipe-doctor-") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise _Absent(f"flock is refused ({error.strerror}); runs use links instead") from error
+    return "flock works"
+
+
+def _shared_memory(folder: Path) -> str:
+    free = shutil.disk_usage(folder).free
+    if free < WANTED_SHARED_BYTES:
+        raise _Absent(
+            f"only {size(free)} free in {folder}: Ray and loader workers want {size(WANTED_SHARED_BYTES)} "
+            "(containers: --shm-size 4g)"
+        )
+    return f"{size(free)} free in {folder}"
+
+
+def _extra(name: str) -> str:
+    """Return the versions of an extra's packages."""
+    found, lacking = [], []
+    for package, purpose in EXTRAS[name]:
+        try:
+            found.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            lacking.append(f"{package} ({purpose})")
+    if lacking:
+        raise _Absent(f'no {", ".join(lacking)}: pip install "stin-pipe[{name}]"')
+    return ", ".join(found)

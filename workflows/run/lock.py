@@ -1,0 +1,167 @@
+"""One extract at a time in a run, one training in a folder: a lock file that names its holder.
+
+Network file systems refuse or fake `flock`, so the lock is a file made exclusively; a holder on this host
+is checked by process id, start time and boot id. A batch system may run a job again on another host after the
+first one died; it runs a job once at a time, so an earlier run of the same job holds nothing any more.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.publish import temporary_name
+
+BATCH_JOB = "STIN_PIPE_BATCH_JOB"
+"""Environment variable that names the batch job; jobs of Slurm name themselves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """The process that holds a lock.
+
+    Attributes:
+        start_ticks: when it started, in ticks since boot.
+        job: the batch job that it belongs to, empty outside of one.
+        attempt: which run of that job.
+    """
+
+    host: str
+    process_id: int
+    start_ticks: int
+    boot_id: str
+    job: str = ""
+    attempt: str = ""
+
+
+@contextmanager
+def run_lock(
+    path: Path,
+    *,
+    activity: str = "extract",
+    break_lock: bool = False,
+    to_break: str = "give --break-lock to take over",
+) -> Iterator[None]:
+    """Hold the lock file `path` for the length of the block.
+
+    Args:
+        path: the lock file.
+        activity: what the lock guards, for messages.
+        break_lock: take the lock even if a holder on another host may be alive.
+        to_break: what a person does who knows that a holder on another host is gone.
+
+    Raises:
+        StinPipeError: another process holds it; the message names that process.
+    """
+    own = _own_identity()
+    temporary = temporary_name(path)
+    temporary.write_text(json.dumps(asdict(own)), encoding="utf-8")
+    try:
+        _take(temporary, path, break_lock, activity, to_break)
+    finally:
+        temporary.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        if read_holder(path) == own:
+            path.unlink(missing_ok=True)
+
+
+def read_holder(path: Path) -> Holder | None:
+    """Return who holds the lock, None when nobody does."""
+    try:
+        return Holder(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise StinPipeError(
+            f"{path}: the lock cannot be read ({error}); delete it if nothing works there"
+        ) from error
+
+
+def is_alive(holder: Holder) -> bool | None:
+    """Tell whether the holder still runs; None when it is on another host and nobody here can know."""
+    own = _own_identity()
+    if own.job and holder.job == own.job and holder.attempt != own.attempt:
+        return False
+    if holder.host != own.host:
+        return None
+    if holder.boot_id != own.boot_id:
+        return False
+    return _start_ticks(holder.process_id) == holder.start_ticks
+
+
+def _take(temporary: Path, path: Path, break_lock: bool, activity: str, to_break: str) -> None:
+    for _ in range(2):
+        try:
+            os.link(temporary, path)  # atomic, and fails when the lock exists, also over NFS
+            return
+        except FileExistsError:
+            holder = read_holder(path)
+        if holder is None:
+            continue
+        alive = is_alive(holder)
+        if alive or (alive is None and not break_lock):
+            advice = "wait for it, or stop it" if alive else f"if it no longer runs there, {to_break}"
+            raise StinPipeError(
+                f"{path.parent}: another {activity} works here: process {holder.process_id} on host "
+                f"{holder.host}; {advice}"
+            )
+        _set_aside(path, holder)
+    raise StinPipeError(f"{path}: the lock changes hands while it is taken; try again")
+
+
+def _set_aside(path: Path, stale: Holder) -> None:
+    """Remove a dead holder's lock, and put it back if another process took it at this instant."""
+    aside = temporary_name(path)
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return
+    try:
+        if read_holder(aside) != stale:
+            os.link(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _own_identity() -> Holder:
+    job, attempt = _batch_run()
+    return Holder(
+        host=socket.gethostname(),
+        process_id=os.getpid(),
+        start_ticks=_start_ticks(os.getpid()) or 0,
+        boot_id=_boot_id(),
+        job=job,
+        attempt=attempt,
+    )
+
+
+def _batch_run() -> tuple[str, str]:
+    """Return the batch job that this process belongs to and which run of it this is."""
+    if name := os.environ.get(BATCH_JOB):
+        return name, socket.gethostname()  # each run has pods of its own
+    if number := os.environ.get("SLURM_JOB_ID"):
+        cluster = os.environ.get("SLURM_CLUSTER_NAME", "")
+        return f"slurm {cluster} {number}", os.environ.get("SLURM_RESTART_COUNT", "0")
+    return "", ""
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return "unknown"
+
+
+def _start_ticks(process_id: int) -> int | None:
+    """Return when a process started, in ticks since boot; None when there is no such process."""
+    try:
+        text = Path(f"/proc/{process_id}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return int(text.rpartition(")")[2].split()[19])

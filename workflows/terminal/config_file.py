@@ -1,0 +1,170 @@
+"""Values from `--config FILE.toml`: one file can serve every command of a run.
+
+A command reads the table of its name (`[extract]`, `[job.slurm]`; `[train]` serves both trainings), and two
+keys above all tables: `run` is `--run` of every command, `split` that of those that do the whole chain.
+"""
+
+import math
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from stin_pipe.workflows.terminal.commands import COMMANDS
+from stin_pipe.workflows.terminal.types import Names, Numbers
+
+CHAIN_COMMANDS = ("run", "job.slurm", "job.ray", "job.kubernetes")
+_META = "stin-pipe values of the configuration file"
+
+
+def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    """Make the command's tables of the file its defaults, and remember which value stood where."""
+    if path is None:
+        return None
+    tables = _load(path, ctx, param)
+    name = table_name(ctx)
+    options = {option.lstrip("-"): item for item in ctx.command.params for option in item.opts}
+    defaults: dict[str, Any] = {}
+    places: dict[str, tuple[str, Any]] = {}
+    for place, key, value in _values(tables, name, path, ctx, param):
+        option = key.replace("_", "-")
+        if option not in options:
+            near = [name.replace("-", "_") for name in get_close_matches(option, options, n=1)]
+            known = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(options))}"
+            raise click.BadParameter(f"{path}: {place} has no option {key!r}; {known}", ctx=ctx, param=param)
+        item = options[option]
+        if expected := _expected(item, key, value):
+            raise click.BadParameter(
+                f"{path}: {place} has {key} = {value!r}; {expected}", ctx=ctx, param=param
+            )
+        value = tuple(value) if isinstance(value, list) else value
+        defaults[item.name or option] = value
+        places[option] = (place, value)
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+    ctx.meta[f"{_META}: {name}"] = (path, places)
+    return path
+
+
+def place_of_mistake(error: click.UsageError) -> str:
+    """Return ` (size is from FILE, [extract])` when the wrong value came from a file, else nothing."""
+    ctx = error.ctx
+    if ctx is None:
+        return ""
+    path, places = ctx.meta.get(f"{_META}: {table_name(ctx)}", (None, {}))
+    param = error.param if isinstance(error, click.BadParameter) else None
+    for option, (place, value) in places.items():
+        if param is not None:
+            given = param.name and ctx.get_parameter_source(param.name) == ParameterSource.DEFAULT_MAP
+            blamed = given and f"--{option}" in param.opts
+        else:
+            blamed = f"--{option}" in error.message or repr(value) in error.message
+        if blamed:
+            return f" ({option} is from {path}, {place})"
+    return ""
+
+
+def config_path(ctx: click.Context) -> Path | None:
+    """Return the file that this command was given."""
+    return ctx.meta.get(f"{_META}: {table_name(ctx)}", (None, {}))[0]
+
+
+def place_in_file(ctx: click.Context, option: str) -> str:
+    """Return where the command's file has a value for the option, `[train]`, or nothing."""
+    _, places = ctx.meta.get(f"{_META}: {table_name(ctx)}", (None, {}))
+    return places[option][0] if option in places else ""
+
+
+def table_name(ctx: click.Context) -> str:
+    """Return the name of the command's table: `extract`, or `job.slurm` for a command of a group."""
+    name = ctx.info_name or ""
+    grouped = ctx.parent is not None and ctx.parent.parent is not None
+    return f"{ctx.parent.info_name}.{name}" if grouped and ctx.parent else name
+
+
+def _load(path: Path, ctx: click.Context, param: click.Parameter) -> dict[str, Any]:
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise click.BadParameter(f"{path}: {error.strerror}", ctx=ctx, param=param) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{path}: not TOML: {error}", ctx=ctx, param=param) from error
+    _require_known(tables, path, ctx, param)
+    return tables
+
+
+def _values(
+    tables: dict[str, Any], name: str, path: Path, ctx: click.Context, param: click.Parameter
+) -> list[tuple[str, str, Any]]:
+    """Return (place, key, value) of all that the command reads, the more special last."""
+    found = []
+    has_run = any("--run" in item.opts for item in ctx.command.params)
+    if "run" in tables and has_run:
+        found.append(("above the tables", "run", tables["run"]))
+    if "split" in tables and name in CHAIN_COMMANDS:
+        split = tables["split"]
+        split = [str(item) for item in split] if isinstance(split, list) else str(split)
+        found.append(("above the tables", "split", split))
+    for table in [*(["train"] if name.startswith("train-") else []), name]:
+        if table == "run":
+            continue  # a key, the run directory: the command `run` has its options above the tables
+        values: Any = tables
+        for part in table.split("."):
+            values = values.get(part, {})
+            if not isinstance(values, dict):
+                raise click.BadParameter(f"{path}: [{table}] must be a table", ctx=ctx, param=param)
+        found += [(f"[{table}]", key, value) for key, value in values.items()]
+    return found
+
+
+def _expected(item: click.Parameter, key: str, value: Any) -> str:
+    """Return what the option wants where the value is of a kind that it cannot read, else nothing."""
+    if isinstance(item.type, Numbers):
+        return _wrong_element(value, (int, float), f"write numbers: {key} = [1, 1.5]")
+    several = item.multiple or item.nargs == -1  # an option that repeats, an argument of many
+    if several or isinstance(item.type, Names):
+        if not several and isinstance(value, str):
+            return ""
+        wanted = f'write a list: {key} = ["...", "..."]'
+        kinds = (str,) if isinstance(item.type, click.Path) else (str, int, float)
+        return wanted if not isinstance(value, list) else _wrong_element(value, kinds, wanted)
+    if isinstance(value, (list, dict)):
+        return f'write one value, no list or table: {key} = "..."'
+    if isinstance(item, click.Option) and item.is_flag:
+        return "" if isinstance(value, (bool, str)) else f"write {key} = true or {key} = false"
+    if isinstance(value, bool) or (isinstance(item.type, click.Path) and not isinstance(value, str)):
+        number = isinstance(item.type, (click.types.IntParamType, click.types.FloatParamType))
+        return f"write a number: {key} = 1" if number else f'write text in quotes: {key} = "..."'
+    if isinstance(item.type, click.types.IntParamType) and isinstance(value, float):
+        return f"write a whole number: {key} = {round(value) if math.isfinite(value) else 1}"
+    return ""
+
+
+def _wrong_element(value: Any, kinds: tuple[type, ...], wanted: str) -> str:
+    """Return what is wanted unless the value is text (read as on the command line) or a list of these."""
+    elements = value if isinstance(value, list) else [value]
+    plain = all(isinstance(element, kinds) and not isinstance(element, bool) for element in elements)
+    return "" if isinstance(value, str) or (elements and plain) else wanted
+
+
+def _require_known(tables: dict[str, Any], path: Path, ctx: click.Context, param: click.Parameter) -> None:
+    """Refuse what no command reads: it is a mistake that would go unnoticed."""
+    for name, value in tables.items():
+        if name in ("run", "split"):
+            if isinstance(value, dict):
+                raise click.BadParameter(
+                    f'{path}: [{name}] is no table; write {name} = "..." above all tables',
+                    ctx=ctx,
+                    param=param,
+                )
+        elif name not in COMMANDS and name != "train":
+            kind = "a table" if isinstance(value, dict) else "a value outside of any table"
+            known = ", ".join(f"[{command}]" for command in ("train", *COMMANDS) if command != "run")
+            raise click.BadParameter(
+                f"{path}: {name!r} is {kind} that no command reads; known tables: {known}; "
+                "above them: run, split",
+                ctx=ctx,
+                param=param,
+            )

@@ -1,0 +1,56 @@
+"""How a command ends: its exit code, and what SIGTERM does."""
+
+import signal
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_MANY_FAILURES = 3
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+
+class Terminated(BaseException):
+    """The process was asked to end by SIGTERM; not a KeyboardInterrupt, which click would make its own."""
+
+
+class Grace:
+    """Takes SIGTERM as the wish to end within `seconds`; with 0, as the order to end at once.
+
+    Attributes:
+        asked: whether SIGTERM has come.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.asked = False
+        self._asked_at = 0.0
+        self._before: Any = None
+
+    def __enter__(self) -> "Grace":
+        if self.seconds > 0:
+            self._before = signal.signal(signal.SIGTERM, self._receive)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+        if self.asked and isinstance(error, Exception):
+            raise Terminated from error  # what broke, broke because everything was told to end
+
+    def check(self) -> None:
+        """Be called now and then.
+
+        Raises:
+            Terminated: the time is over.
+        """
+        if self.asked and time.monotonic() - self._asked_at > self.seconds:
+            raise Terminated
+
+    def _receive(self, _signum: int, _frame: FrameType | None) -> None:
+        if not self.asked:  # batch systems send it more than once
+            self.asked, self._asked_at = True, time.monotonic()

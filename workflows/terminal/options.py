@@ -1,0 +1,96 @@
+"""Options that several commands share, and where their values come from.
+
+A value comes from the first of: flag, environment (`STIN_PIPE_<COMMAND>_<OPTION>`, `STIN_PIPE_RUN`),
+`--config FILE.toml` (see `config_file`), recipe, default.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from stin_pipe.workflows.terminal.config_file import read_config, table_name
+from stin_pipe.workflows.terminal.output import Output
+from stin_pipe.workflows.terminal.speech import wishes
+from stin_pipe.workflows.terminal.types import DIRECTORY, FILE, FiniteRange
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Show what the library says of its arguments as wrong usage."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def run_option(required: bool = True) -> Callable[..., Any]:
+    """Add `--run`."""
+    return click.option(
+        "--run",
+        "run_path",
+        type=DIRECTORY,
+        required=required,
+        help="Run directory; made by extract, read by all later stages.",
+    )
+
+
+def failure_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what decides when a video has failed, and how many may: extract and import have it."""
+    options = [
+        click.option(
+            "--timeout",
+            type=FiniteRange(min=0, min_open=True),
+            default=3600.0,
+            help="Seconds after which a video is given up.",
+        ),
+        click.option("--retry-failed", is_flag=True, help="Try failed videos again."),
+        click.option(
+            "--max-failure-rate",
+            type=FiniteRange(0, 1),
+            default=0.05,
+            help="Share of failed videos above which the exit code is 3.",
+        ),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def _open_output(ctx: click.Context, param: click.Parameter, value: bool) -> Output:
+    command = _full_name(ctx)
+    wishes.note(command, as_json=value)
+    return Output(as_json=value, command=command)
+
+
+def _full_name(ctx: click.Context) -> str:
+    return table_name(ctx).replace(".", " ")
+
+
+def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--config`, `--json` and `--debug`; the command gets an `Output` as `output`."""
+    function = click.option(
+        "--debug",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=lambda ctx, param, value: wishes.note(_full_name(ctx), debug=value),
+        help="Show the traceback of an error.",
+    )(function)
+    function = click.option(
+        "--json",
+        "output",
+        is_flag=True,
+        is_eager=True,  # after --config, before what may be wrong
+        callback=_open_output,
+        help="Print one JSON object as the last line of standard output.",
+    )(function)
+    return click.option(
+        "--config",
+        type=FILE,
+        is_eager=True,
+        expose_value=False,
+        callback=read_config,
+        help="TOML file with a table a command.",
+    )(function)

@@ -1,0 +1,124 @@
+"""The options that both trainings have."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from stin_pipe.workflows.terminal.options import common_options, run_option
+from stin_pipe.workflows.terminal.types import FILE, FiniteRange, Setting, WorkerRange
+
+settings_option = click.option(
+    "--set",
+    "settings",
+    type=Setting(),
+    multiple=True,
+    callback=lambda ctx, param, value: dict(value),
+    help="A setting of the recipe that has no flag, such as ema_decay=0.99; repeatable.",
+)
+
+SETTINGS_OF_FLAGS = {
+    "backbone": ("backbone",),
+    "init": ("init",),
+    "epochs": ("epochs", "length", "unit"),
+    "batch_size": ("batch_size",),
+    "lr": ("lr",),
+    "num_segments": ("num_segments",),
+    "aux_weight": ("aux_weight",),
+    "plain": ("injection", "difference", "attention"),
+    "no_flip": ("flip",),
+    "val_share": ("val_share",),
+    "accumulate": ("accumulate",),
+    "seed": ("seed",),
+}
+"""The settings that a flag decides, by the name of its parameter."""
+
+
+def require_one_source(options: Mapping[str, Any]) -> None:
+    """Refuse a setting that both a flag and `--set` give: one of them would be dropped without a word.
+
+    Raises:
+        ValueError: names the flag and the setting.
+    """
+    for name, decided in SETTINGS_OF_FLAGS.items():
+        if options.get(name) in (None, False):
+            continue
+        for setting in decided:
+            if setting in options["settings"]:
+                flag = "--segments" if name == "num_segments" else "--" + name.replace("_", "-")
+                raise ValueError(f"{flag} and --set {setting} decide the same; give one of them")
+
+
+RECIPE_NAMES = ("tsn-ucf101", "tsn-hmdb51", "small")
+"""The names of `stin_pipe.stin.training.recipes`, which a shell completes without its imports."""
+
+
+def _one_split(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    if value == "all":
+        raise click.BadParameter("one split at a time; `stin-pipe run` trains all", ctx=ctx, param=param)
+    return value
+
+
+def _recipes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    return [name for name in RECIPE_NAMES if name.startswith(incomplete)]
+
+
+def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that both trainings have."""
+    options = [
+        run_option(),
+        click.option("--split", default="1", callback=_one_split, help="Split to train on."),
+        click.option(
+            "--recipe",
+            shell_complete=_recipes,
+            help="tsn-ucf101, tsn-hmdb51 or small [default: by data set, small for own videos].",
+        ),
+        click.option("--backbone", help="resnet18, 34, 50, 101, or timm:NAME  [default: the recipe's]"),
+        click.option("--init", type=FILE, help="Weights to start from, .pth or .safetensors."),
+        click.option("--epochs", type=click.IntRange(min=1), help="[default: the recipe's length]"),
+        click.option(
+            "--batch-size", type=click.IntRange(min=1), help="Videos a step  [default: the recipe's]"
+        ),
+        click.option(
+            "--lr",
+            type=FiniteRange(min=0, min_open=True),
+            help="Largest learning rate  [default: the recipe's]",
+        ),
+        click.option(
+            "--segments", "num_segments", type=click.IntRange(min=1), help="Clips of one video a step, K."
+        ),
+        click.option("--aux-weight", type=FiniteRange(min=0), help="Weight of the auxiliary loss; 0 is off."),
+        click.option("--plain", is_flag=True, help="Without injection: a plain two-stream network's stream."),
+        click.option("--no-flip", is_flag=True, help="Never mirror; for data whose label is left or right."),
+        click.option(
+            "--val-share", type=FiniteRange(0, 0.9), help="Part of the training list held out to watch."
+        ),
+        click.option(
+            "--accumulate",
+            type=click.IntRange(min=1),
+            help="Parts in which a batch is run; saves memory  [default: the recipe's, 1]",
+        ),
+        settings_option,
+        click.option("--seed", type=int, help="Of weights, order and augmentation  [default: 0]"),
+        click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N."),
+        click.option(
+            "--amp",
+            type=click.Choice(["auto", "off", "bf16", "fp16"]),
+            default="auto",
+            help="Mixed precision.",
+        ),
+        click.option(
+            "--loader-workers", type=click.IntRange(min=0), help="Processes that read  [default: by cores]"
+        ),
+        click.option("--compile", "compile_", is_flag=True, help="Use torch.compile."),
+        click.option(
+            "--train-workers",
+            type=WorkerRange(),
+            help="Processes that share each batch, started by Ray Train  [default: this one alone]",
+        ),
+        click.option("--address", help="Ray cluster for the train workers  [default: this machine]"),
+        common_options,
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
