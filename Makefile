@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_RUN ?= runs/demo
 
-.PHONY: setup demo test test-all lint fix resolve clean
+.PHONY: setup demo test test-all lint docs fix resolve clean
 
 setup: $(STAMP)
 
@@ -31,6 +31,9 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 fix: setup
 	$(BIN)/ruff check --fix .

@@ -1,9 +1,14 @@
 """The documents say what the program does: its commands, its options, its error texts, its files."""
 
 import ast
+import importlib.util
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -77,6 +82,44 @@ def test_every_page_is_reached_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for page in PAGES[1:]:
         assert f"docs/{page.name}" in readme
+
+
+def site_pages() -> ModuleType:
+    """The hook that makes the pages of the site which are not files of docs/."""
+    spec = importlib.util.spec_from_file_location("site_pages", ROOT / "docs" / "site_pages.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_command_and_option_is_in_the_reference() -> None:
+    pages = site_pages()
+    introduction, *sections = re.split(r"^## stin-pipe ", pages.commands_page(), flags=re.MULTILINE)
+    sections = {section.splitlines()[0]: section for section in sections}
+    names = [name for name, _ in pages.commands()]
+    assert list(sections) == names and len(names) >= 18
+    for name, command in pages.commands():
+        for option in (option for item in command.params for option in item.opts if option.startswith("--")):
+            where = introduction if option in pages.COMMON else sections[name]
+            assert re.search(rf"`{option}[ `]", where), f"{name} {option} is not in the reference"
+
+
+def test_the_site_builds_with_every_link_and_without_a_network(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="the documentation site needs the extra `docs`")
+    pytest.importorskip("mkdocstrings", reason="the documentation site needs the extra `docs`")
+    pytest.importorskip("material", reason="the documentation site needs the extra `docs`")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "https_proxy": "http://127.0.0.1:9"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = {path.parent.name: path.read_text(encoding="utf-8") for path in tmp_path.rglob("index.html")}
+    assert "stin-pipe train-temporal" in pages["commands"]
+    for name, page in pages.items():  # a browser that is offline misses nothing
+        loaded = re.findall(
+            r"<(?:script|img|link rel=.stylesheet.)[^>]*?(?:src|href)=.(https?:[^\"' >]+)", page
+        )
+        assert not loaded, f"{name} loads {loaded}"
 
 
 def test_the_code_of_the_shard_format_reads_a_shard(

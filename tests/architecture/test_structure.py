@@ -143,16 +143,6 @@ def test_every_command_exists_has_an_example_and_json() -> None:
         assert {"--json", "--config", "--debug"} <= options, name
 
 
-def test_every_command_and_option_is_in_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name, command in commands():
-        assert f"stin-pipe {name}" in readme
-        for item in command.params:
-            for option in item.opts:
-                if option.startswith("--"):
-                    assert f"`{option}" in readme, f"{name} {option} is not in README.md"
-
-
 def test_every_package_is_installed() -> None:
     """The links in stin_pipe/ and setuptools' search hold every folder with code."""
     from setuptools import find_packages

@@ -14,6 +14,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+from stin_pipe.workflows.terminal.score_options import RESERVED_NAMES
 
 import stin_pipe.stin.scoring.score_split
 import stin_pipe.workflows.report.render
@@ -28,7 +29,6 @@ from stin_pipe.workflows.cli import cli
 from stin_pipe.workflows.commands.compare import compare_results
 from stin_pipe.workflows.run.lock import run_lock
 from stin_pipe.workflows.run.stage_state import evaluation_state
-from stin_pipe.workflows.terminal.score_options import RESERVED_NAMES
 
 SCORING = ("--segments", "2", "--crops", "1")
 MANY_CLIPS = ("--segments", "25", "--crops", "5")
