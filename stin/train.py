@@ -19,6 +19,7 @@ import torch
 
 from stin_pipe.stin.device import Runtime, choose_device
 from stin_pipe.stin.network.flops import flops_per_sample
+from stin_pipe.stin.network.model_file import MODEL_FILE, RESULT_FILE
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.reader import ShardReader
 from stin_pipe.stin.shards.schema import Manifest
@@ -36,8 +37,6 @@ from stin_pipe.stin.training.ranks import Ranks, joined_ranks
 from stin_pipe.stin.training.report import OnProgress, TrainNotice, TrainProgress, TrainResult, TrainStart
 from stin_pipe.stin.training.state import (
     INIT_DIGEST,
-    MODEL_FILE,
-    RESULT_FILE,
     LoopState,
     TrainingFolder,
     open_training,

@@ -26,9 +26,12 @@ from stin_pipe.stin.training.config import (
     stream_from_json,
     stream_to_json,
 )
-from stin_pipe.stin.training.state import is_as_trained
 
+MODEL_FILE = "model.safetensors"
+RESULT_FILE = "result.json"
+"""What a training writes beside its model: among other things the sha256 of the model file."""
 MODEL_FORMAT = 1
+_MODEL_KEY = "stin_model"
 OTHER_MODEL = "give another model, or train the stream again"
 
 
@@ -79,42 +82,46 @@ def save_model(path: Path, *, weights: Mapping[str, torch.Tensor], info: ModelIn
         {**asdict(info), "format": MODEL_FORMAT, "stream": stream_to_json(info.stream)}, sort_keys=True
     )
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
-    publish_bytes(path, save(tensors, metadata={"stin_model": text}))
+    publish_bytes(path, save(tensors, metadata={_MODEL_KEY: text}))
 
 
 def read_model_info(path: Path) -> ModelInfo:
-    """Read what a model file says of itself, without its weights.
+    """Read a model file's description without its weights; ``load_model`` returns it with them.
 
     Raises:
         StinPipeError: if it is missing, damaged, or no model of this program.
     """
-    if not path.is_file():
-        raise StinPipeError(f"{path}: no such model file; train the stream first, or give another path")
+    _require_file(path)
     try:
         with safe_open(path, framework="pt") as opened:
-            text = (opened.metadata() or {}).get("stin_model")
+            metadata = opened.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise StinPipeError(
-            f"{path}: no model file ({error}); a training writes RUN/train-STREAM/splitN/model.safetensors: "
-            "give one of these, or the train command again if this one is damaged"
-        ) from error
+        raise _not_a_model(path, error) from error
+    return _info_of(path, metadata)
+
+
+def _info_of(path: Path, metadata: Mapping[str, str]) -> ModelInfo:
+    """Parse and check the description in a file's metadata."""
+    text = metadata.get(_MODEL_KEY)
     if text is None:
         raise StinPipeError(
             f"{path}: holds weights but no stin-pipe model; a backbone's weights go to --init of a training"
         )
+
     try:
         value = json.loads(text)
         if not isinstance(value, dict):
             raise ValueError(f"it must be an object, got {type(value).__name__}")
-        found = value.pop("format")
-        if found != MODEL_FORMAT:
-            raise StinPipeError(f"{path}: model format {found}, but this program reads {MODEL_FORMAT}")
+        version = value.pop("format")
+        if version != MODEL_FORMAT:
+            raise StinPipeError(f"{path}: model format {version}, but this program reads {MODEL_FORMAT}")
         info = ModelInfo(
             **{**value, "stream": stream_from_json(value["stream"]), "classes": tuple(value["classes"])}
         )
         _check_info(info)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise StinPipeError(f"{path}: damaged model description: {_said(error)}; {OTHER_MODEL}") from error
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise StinPipeError(f"{path}: damaged model description: {reason}; {OTHER_MODEL}") from error
     return info
 
 
@@ -140,33 +147,80 @@ def _check_info(info: ModelInfo) -> None:
 
 
 def load_model(path: Path, *, device: torch.device | str = "cpu") -> TrainedModel:
-    """Load a model for scoring.
+    """Load a model for scoring; the file is read and hashed once.
 
     Raises:
         StinPipeError: if it is missing, damaged, or no model of this program.
     """
-    if path.is_file() and not is_as_trained(path, path.read_bytes()):
-        raise StinPipeError(
-            f"{path}: damaged since the training wrote it; give the train command again, which writes it anew"
-        )
-    info = read_model_info(path)
+    _require_file(path)
     content = path.read_bytes()
-    device = torch.device(device)
+    digest = hashlib.sha256(content).hexdigest()
+    if not is_as_trained(path, digest):
+        raise StinPipeError(
+            f"{path}: damaged since the training wrote it; run the train command again, which rewrites it"
+        )
+
     try:
         weights = load(content)
+    except (SafetensorError, ValueError) as error:
+        raise _not_a_model(path, error) from error
+    info = _info_of(path, _metadata_of(content))
+
+    try:
         _check_fit(weights, info)
-    except (RuntimeError, ValueError, SafetensorError) as error:
+    except (RuntimeError, ValueError) as error:
         raise StinPipeError(
             f"{path}: the weights do not fit their description: {error}; {OTHER_MODEL}"
         ) from error
+    for name, value in weights.items():
+        if not torch.isfinite(value).all():
+            raise StinPipeError(f"{path}: the weights {name} are not finite; train again with a lower --lr")
+
+    # The random initial weights are overwritten; drawing them must not move the caller's generator.
     with torch.random.fork_rng(devices=[]):
         network = build_stream(info.stream, num_classes=len(info.classes))
     network.load_state_dict(weights)
-    for name, value in weights.items():
-        if not torch.isfinite(value).all():
-            raise StinPipeError(f"{path}: the weights {name} are not finite; train anew with a lower --lr")
+    device = torch.device(device)
     network.eval().requires_grad_(False).to(device)
-    return TrainedModel(network=network, info=info, digest=hashlib.sha256(content).hexdigest(), device=device)
+    return TrainedModel(network=network, info=info, digest=digest, device=device)
+
+
+def is_as_trained(path: Path, digest: str) -> bool:
+    """Tell whether a training's model file still is what the training wrote.
+
+    Args:
+        path: of the model file. The name decides: only ``model.safetensors`` has a result beside it that
+            says its sha256; any other file counts as whole.
+        digest: sha256 of its content.
+    """
+    if path.name != MODEL_FILE:
+        return True
+    try:
+        expected = json.loads((path.parent / RESULT_FILE).read_text()).get("model_sha256")
+    except (OSError, ValueError, AttributeError):
+        return True  # a model on its own
+    return not expected or digest == expected
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise StinPipeError(f"{path}: no such model file; train the stream first, or give another path")
+
+
+def _not_a_model(path: Path, error: Exception) -> StinPipeError:
+    return StinPipeError(
+        f"{path}: no model file ({error}); a training writes RUN/train-STREAM/splitN/{MODEL_FILE}: "
+        "give one of these, or the train command again if this one is damaged"
+    )
+
+
+def _metadata_of(content: bytes) -> dict[str, str]:
+    """Return the metadata of a safetensors file in memory; `load` has checked that its header is whole.
+
+    The package hands out metadata only for a path, which would mean to open the file a second time.
+    """
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length]).get("__metadata__") or {}
 
 
 def _check_fit(weights: Mapping[str, torch.Tensor], info: ModelInfo) -> None:
@@ -176,14 +230,10 @@ def _check_fit(weights: Mapping[str, torch.Tensor], info: ModelInfo) -> None:
         ValueError: names the first weights that differ.
     """
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        wanted = build_stream(info.stream, num_classes=len(info.classes)).state_dict()
-    for name in sorted({*weights, *wanted}):
-        there, expected = (
-            tuple(tensors[name].shape) if name in tensors else "absent" for tensors in (weights, wanted)
+        expected = build_stream(info.stream, num_classes=len(info.classes)).state_dict()
+    for name in sorted({*weights, *expected}):
+        actual_shape, expected_shape = (
+            tuple(tensors[name].shape) if name in tensors else "absent" for tensors in (weights, expected)
         )
-        if there != expected:
-            raise ValueError(f"{name} is {there}, wanted {expected}")
-
-
-def _said(error: Exception) -> str:
-    return f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        if actual_shape != expected_shape:
+            raise ValueError(f"{name} is {actual_shape}, expected {expected_shape}")

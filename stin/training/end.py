@@ -4,13 +4,13 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from stin_pipe.stin.network.model_file import save_model
+from stin_pipe.stin.network.model_file import MODEL_FILE, RESULT_FILE, save_model
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import publish_bytes, publish_json
 from stin_pipe.stin.training.learner import Learner
 from stin_pipe.stin.training.plan import TrainingPlan
 from stin_pipe.stin.training.report import TrainResult
-from stin_pipe.stin.training.state import BEST_FILE, MODEL_FILE, RESULT_FILE, LoopState
+from stin_pipe.stin.training.state import BEST_FILE, LoopState
 
 
 def export_weights(job: TrainingPlan, learner: Learner, path: Path, *, step: int, top1: float | None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stin_pipe.stin.network.model_file import MODEL_FILE, RESULT_FILE, is_as_trained
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import publish_json
 from stin_pipe.stin.training.checkpoint import Checkpoint, load_latest, save_checkpoint
@@ -18,13 +19,11 @@ from stin_pipe.stin.training.holdout import tell_list_change
 from stin_pipe.stin.training.optim import AveragedWeights
 
 CONFIG_FILE = "config.json"
-RESULT_FILE = "result.json"
 CHECKPOINT_FOLDER = "checkpoints"
 INIT_DIGEST = "init_sha256"
 """Key of the digest of the weights that a training starts from."""
 NUM_TRAIN = "num_train"
 """Key of the number of videos on the training list; told, and no part of what a training is known by."""
-MODEL_FILE = "model.safetensors"
 BEST_FILE = "best.safetensors"
 
 _FLAGS = {
@@ -117,7 +116,7 @@ def open_training(
         raise StinPipeError(
             f"{result_path}: damaged ({error}); delete it to finish the training again"
         ) from error
-    if is_as_trained(model_path, model_path.read_bytes()):
+    if is_as_trained(model_path, hashlib.sha256(model_path.read_bytes()).hexdigest()):
         return TrainingFolder(checkpoint=None, result=result, list_change=list_change)
     told = f"{model_path}: damaged (its sha256 is not that of {RESULT_FILE})"
     if list_change:
@@ -183,22 +182,6 @@ def _by_content(item: Mapping[str, Any], *both: Mapping[str, Any]) -> dict[str, 
         return {**item, "config": {**item["config"], "init": ""}}
     place = str(Path(init).resolve()) if init else ""
     return {**item, "config": {**item["config"], "init": place}, INIT_DIGEST: ""}
-
-
-def is_as_trained(path: Path, content: bytes) -> bool:
-    """Tell whether a training's model file holds what the training wrote, as far as its result says so.
-
-    Args:
-        path: of the model file; any other file than a finished training's counts as whole.
-        content: of that file.
-    """
-    if path.name != MODEL_FILE:
-        return True
-    try:
-        expected = json.loads((path.parent / RESULT_FILE).read_text()).get("model_sha256")
-    except (OSError, ValueError, AttributeError):
-        return True  # a model on its own
-    return not expected or hashlib.sha256(content).hexdigest() == expected
 
 
 def snapshot(

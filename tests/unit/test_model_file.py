@@ -1,13 +1,16 @@
 """Model files that say or hold what no training writes are refused by name."""
 
+import hashlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+import stin_pipe.stin.network.model_file
 from stin_pipe.stin.network.model_file import ModelInfo, TrainedModel, load_model, save_model
 from stin_pipe.stin.network.streams import SpatialConfig, build_stream
 from stin_pipe.stin.shards.errors import StinPipeError
@@ -26,7 +29,7 @@ def test_a_model_that_is_not_finite_is_refused(tmp_path):
     weights = dict(build_stream(SPATIAL, num_classes=3).state_dict())
     weights["head.bias"] = torch.tensor([0.0, float("nan"), 0.0])
     save_model(tmp_path / "m.safetensors", weights=weights, info=info(SPATIAL))
-    with pytest.raises(StinPipeError, match=r"m\.safetensors: the weights head\.bias are not finite; train"):
+    with pytest.raises(StinPipeError, match=r"m\.safetensors: the weights head\.bias are not finite"):
         load_model(tmp_path / "m.safetensors")
 
 
@@ -70,7 +73,7 @@ def test_a_description_larger_than_its_weights_takes_no_memory(tmp_path):
     path = tmp_path / "m.safetensors"
     save_model(path, weights=build_stream(SPATIAL, num_classes=3).state_dict(), info=info(huge))
     with pytest.raises(
-        StinPipeError, match=r"do not fit their description: \S+ is \(.*\), wanted \(.*10000000"
+        StinPipeError, match=r"do not fit their description: \S+ is \(.*\), expected \(.*10000000"
     ):
         load_model(path)
 
@@ -98,3 +101,36 @@ def test_how_frames_were_made_is_checked_before_any_video(changes, message):
         return
     with pytest.raises(StinPipeError, match=f"spatial model says wrongly how .*{message}.*; give another"):
         common_params({"spatial": model})
+
+
+def test_a_model_file_is_read_and_hashed_once_a_load(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    save_model(path, weights=build_stream(SPATIAL, num_classes=3).state_dict(), info=info(SPATIAL))
+    (tmp_path / "result.json").write_text(
+        json.dumps({"model_sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+    )
+    opened, hashed = [], []
+
+    def read(self, original=Path.read_bytes):
+        opened.append(self.name)
+        return original(self)
+
+    def sha256(content, original=hashlib.sha256):
+        hashed.append(len(content))
+        return original(content)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    monkeypatch.setattr(hashlib, "sha256", sha256)
+    monkeypatch.setattr(stin_pipe.stin.network.model_file, "safe_open", None)
+    assert load_model(path).info == info(SPATIAL)
+    assert (opened, hashed) == ([path.name], [path.stat().st_size])
+
+
+def test_a_model_that_is_no_longer_what_its_training_wrote_is_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_model(path, weights=build_stream(SPATIAL, num_classes=3).state_dict(), info=info(SPATIAL))
+    (tmp_path / "result.json").write_text(json.dumps({"model_sha256": "0" * 64}))
+    with pytest.raises(StinPipeError, match=r"damaged since the training wrote it; run the train command"):
+        load_model(path)
+    path.rename(tmp_path / "copy.safetensors")  # a model on its own has nothing to be compared with
+    assert load_model(tmp_path / "copy.safetensors").info == info(SPATIAL)
