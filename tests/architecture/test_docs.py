@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -134,3 +135,15 @@ def test_the_code_of_the_shard_format_reads_a_shard(
     assert names["x_px"].shape == names["y_px"].shape == (6, 32, 48)
     assert abs(names["x_px"]).max() > 0.5  # something moves in the made videos
     assert capsys.readouterr().out.count("\n") == 1  # one video in a shard of so few
+
+
+def test_every_experiment_has_its_figures() -> None:
+    text = (ROOT / "EXPERIMENTS.md").read_text(encoding="utf-8")
+    for path in (ROOT / "benchmarks" / "results").glob("*.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        assert f"`{path.name}`" in text, f"EXPERIMENTS.md does not name {path.name}"
+        assert record["question"] and record["measurements"]
+        for measurement in record["measurements"]:
+            assert {"date", "commit", "command", "machine", "values"} <= set(measurement), path.name
+    for name in re.findall(r"`([a-z0-9-]+\.json)`", text):
+        assert (ROOT / "benchmarks" / "results" / name).exists() or name in ("flow.json", "out.json"), name
