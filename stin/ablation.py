@@ -236,12 +236,12 @@ def compare(
 def judge_scores(scores: Scores) -> Judgement:
     """Judge a stream and its heads by their scores."""
 
-    def top1(logits: np.ndarray) -> float:
-        return float((label_ranks(logits, scores.labels) == 0).mean())
+    def top1(values: np.ndarray) -> float:
+        return float((label_ranks(values, scores.labels) == 0).mean())
 
     return Judgement(
-        top1=top1(scores.logits),
-        main_top1=top1(scores.main_logits),
+        top1=top1(scores.scores),
+        main_top1=top1(scores.scores if scores.main_logits is None else scores.main_logits),
         aux_top1=None if scores.aux_logits is None else top1(scores.aux_logits),
     )
 

@@ -167,6 +167,6 @@ def _scores(
     logits[np.arange(len(videos)), said] += 5
     values = logits.astype(np.float32)
     return Scores(
-        ids=tuple(video.id for video in videos), labels=labels, class_names=manifest.classes, logits=values,
+        ids=tuple(video.id for video in videos), labels=labels, class_names=manifest.classes, scores=values,
         main_logits=values, aux_logits=None, stream=stream, model_digest=digest,
     )  # fmt: skip

@@ -104,7 +104,7 @@ class TrainingClips(Dataset[Batch]):
         clips = sample.clips[0]
         if self.augment.jitter and isinstance(self.stream, SpatialConfig):
             clips = _jitter(clips, strength=self.augment.jitter, generator=generator)
-        return _one(video, clips, sample)
+        return one_sample(video, clips, sample)
 
 
 class ScoringClips(Dataset[Batch]):
@@ -145,7 +145,7 @@ class ScoringClips(Dataset[Batch]):
         sample = read_clips(
             self.source, video, starts=starts, crops=crops, stream=self.stream, crop_px=self.crop_px
         )
-        return _one(video, sample.clips, sample)
+        return one_sample(video, sample.clips, sample)
 
 
 def join_samples(samples: Sequence[Batch]) -> Batch:
@@ -170,7 +170,14 @@ def network_input(
     return normalise_flow(clips, zero=batch.flow_zero, scale=batch.flow_scale, bound_px=bound_px)
 
 
-def _one(video: ClipShape, clips: np.ndarray, sample: CutClips) -> Batch:
+def one_sample(video: ClipShape, clips: np.ndarray, sample: CutClips) -> Batch:
+    """Return these clips of one video as a batch.
+
+    Args:
+        video: their id and label.
+        clips: uint8, a part of ``sample.clips`` or an augmented one.
+        sample: what was read, with the meaning of its quantised flow.
+    """
     coding = sample.coding
     return Batch(
         clips=torch.from_numpy(np.ascontiguousarray(clips)),

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from stin_pipe.stin.network.auxiliary import with_auxiliary
 from stin_pipe.stin.network.backbones import TAPS, Tap, build_backbone
 from stin_pipe.stin.network.modules import ApparentDifference, AttentionForm, DifferenceForm, build_attention
 
@@ -206,10 +207,8 @@ def build_stream(config: StreamConfig, *, num_classes: int) -> Stream:
 
 
 def stream_scores(output: StreamOutput, *, aux_at_test: float) -> torch.Tensor:
-    """Return the stream's score: main logits plus the auxiliary ones times their share (B, num_classes)."""
-    if output.aux_logits is None or aux_at_test == 0:
-        return output.logits
-    return output.logits + aux_at_test * output.aux_logits
+    """Return the score of each sample (B, num_classes); see ``with_auxiliary``."""
+    return with_auxiliary(output.logits, output.aux_logits, share=aux_at_test)
 
 
 def _linear(in_features: int, num_classes: int) -> nn.Linear:

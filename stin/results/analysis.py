@@ -3,17 +3,18 @@ calibration, classes, confusions, and who is right alone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from stin_pipe.stin.results.calibration import Calibration, calibrate, log_softmax
+from stin_pipe.stin.results.calibration import Calibration, calibrate
 from stin_pipe.stin.results.comparison import Comparison, compare_drawn, recording_numbers
 from stin_pipe.stin.results.intervals import Interval, Resampled, resample, share_interval, worth_by_class
-from stin_pipe.stin.scoring.fusion import Accuracy, FusedScores, accuracy, label_ranks
+from stin_pipe.stin.scoring.fusion import FUSED, Accuracy, FusedScores, accuracy, label_ranks
 from stin_pipe.stin.scoring.scores import Scores
 
-FUSED = "fused"
 NUM_CONFUSIONS = 20
+NUM_LIKELIEST = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +109,7 @@ def analyse(
         num_listed: length of the list that was to be scored.
     """
     labels = fused.labels
-    answers = [stream_answers(scores, fused.ids) for scores in streams] + [fused_answers(fused)]
+    answers = [answers_of(scores, fused.ids) for scores in (*streams, fused)]
     accuracies = {answer.name: accuracy(answer.scores, labels, num_listed=num_listed) for answer in answers}
     ranks = {answer.name: label_ranks(answer.scores, labels) for answer in answers}
     right = {name: rank == 0 for name, rank in ranks.items()}
@@ -142,20 +143,26 @@ def analyse(
     )
 
 
-def stream_answers(scores: Scores, ids: Sequence[str]) -> Answers:
-    """Return one stream's answers in the order of ``ids``."""
+def answers_of(scores: Scores, ids: Sequence[str]) -> Answers:
+    """Return the answers of a stream or of the fusion, in the order of ``ids``."""
     row_of = {video_id: row for row, video_id in enumerate(scores.ids)}
-    logits = scores.logits[[row_of[video_id] for video_id in ids]]
-    return Answers(name=scores.stream, scores=logits, log_probabilities=log_softmax(logits))
+    rows = [row_of[video_id] for video_id in ids]
+    return Answers(
+        name=scores.stream, scores=scores.scores[rows], log_probabilities=scores.log_probabilities()[rows]
+    )
 
 
-def fused_answers(fused: FusedScores) -> Answers:
-    """Return the fusion's answers."""
-    if fused.when == "after_softmax":  # they are probabilities
-        logs = np.log(np.maximum(fused.scores.astype(np.float64), np.finfo(np.float32).tiny))
-    else:
-        logs = log_softmax(fused.scores)
-    return Answers(name=FUSED, scores=fused.scores, log_probabilities=logs)
+def likeliest(answers: Answers, row: int, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the five likeliest classes of one video as JSON values, the likeliest first."""
+    order = np.argsort(-answers.scores[row], kind="stable")[:NUM_LIKELIEST]
+    return [
+        {
+            "class": class_names[label],
+            "score": float(answers.scores[row, label]),
+            "probability": round(float(np.exp(answers.log_probabilities[row, label])), 6),
+        }
+        for label in order
+    ]
 
 
 def _intervals(

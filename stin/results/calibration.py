@@ -70,9 +70,3 @@ def calibrate(log_probabilities_NC: np.ndarray, labels_N: np.ndarray) -> Calibra
     gaps = sum(item.count * abs(item.accuracy - item.confidence) for item in bins)
     own = np.take_along_axis(log_probabilities_NC, labels_N[:, None], axis=1)
     return Calibration(ece=gaps / len(labels_N), nll=float(-own.mean()), bins=tuple(bins))
-
-
-def log_softmax(logits_NC: np.ndarray) -> np.ndarray:
-    """Return the logarithms of each row's probabilities, float64."""
-    shifted = logits_NC.astype(np.float64) - logits_NC.max(1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))

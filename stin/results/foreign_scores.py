@@ -3,13 +3,14 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from stin_pipe.stin.results.score_files import ScoreTable, label_text, read_score_table
 from stin_pipe.stin.scoring.fusion import name_some
-from stin_pipe.stin.scoring.scores import Scores
+from stin_pipe.stin.scoring.scores import Kind, Scores
 from stin_pipe.stin.shards.errors import StinPipeError
 
 MAX_SCORE = 1e30
@@ -49,19 +50,13 @@ def read_foreign_scores(
     _check_videos(path, table.ids, labels)
     _check_labels(path, table, labels, class_names)
     _check_values(path, table)
-    are_probabilities = bool(
-        (table.scores >= 0).all() and np.allclose(table.scores.sum(1), 1, rtol=0, atol=1e-3)
-    )
-    logits = (
-        np.log(np.maximum(table.scores, LEAST_PROBABILITY)) if are_probabilities else table.scores
-    ).astype(np.float32)
+    are_probabilities = _kind_of(table) == "probabilities"
+    logits = np.log(np.maximum(table.scores, LEAST_PROBABILITY)) if are_probabilities else table.scores
     return Scores(
         ids=tuple(table.ids),
         labels=np.array([labels[video_id] for video_id in table.ids], np.int64),
         class_names=tuple(class_names),
-        logits=logits,
-        main_logits=logits,
-        aux_logits=None,
+        scores=logits.astype(np.float32),
         stream=stream,
         protocol={
             "file": str(path),
@@ -93,14 +88,12 @@ def read_labelled_scores(path: Path) -> Scores:
     unknown = {label_text(label) for label in table.labels} - set(table.classes)
     if unknown:
         raise StinPipeError(f"{path}: {len(unknown)} labels are none of its classes: {name_some(unknown)}")
-    logits = table.scores.astype(np.float32)
     return Scores(
         ids=tuple(table.ids),
         labels=np.array([table.classes.index(label_text(label)) for label in table.labels], np.int64),
         class_names=tuple(table.classes),
-        logits=logits,
-        main_logits=logits,
-        aux_logits=None,
+        scores=table.scores.astype(np.float32),
+        kind=_kind_of(table),
         stream=path.stem,
     )
 
@@ -133,9 +126,15 @@ def _in_class_order(path: Path, table: ScoreTable, class_names: Sequence[str]) -
             table.classes[item] if isinstance(item, int) and 0 <= item < len(columns) else item
             for item in labels
         ]
-    return ScoreTable(
-        ids=table.ids, scores=table.scores[:, columns], labels=labels, classes=list(class_names)
-    )
+    return replace(table, scores=table.scores[:, columns], labels=labels, classes=list(class_names))
+
+
+def _kind_of(table: ScoreTable) -> Kind:
+    """Return what the scores are; where a file does not say, rows that sum to 1 are probabilities."""
+    if table.kind is not None:
+        return table.kind
+    sum_to_1 = np.allclose(table.scores.sum(1), 1, rtol=0, atol=1e-3)
+    return "probabilities" if sum_to_1 and (table.scores >= 0).all() else "logits"
 
 
 def _check_videos(path: Path, ids: Sequence[str], labels: Mapping[str, int]) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from stin_pipe.stin.scoring.fusion import name_some
-from stin_pipe.stin.scoring.scores import Scores
+from stin_pipe.stin.scoring.scores import Kind, Scores
 from stin_pipe.stin.shards.errors import StinPipeError
 
 PICKLES = (".pkl", ".pickle", ".pth", ".pt", ".joblib")
@@ -35,12 +35,14 @@ class ScoreTable:
         scores: float64 (N, C).
         labels: N names or numbers, as they are in the file; None without any.
         classes: C names in the order of the columns; None without any.
+        kind: what the scores are; None where the file does not say.
     """
 
     ids: list[str]
     scores: np.ndarray
     labels: list[Any] | None
     classes: list[str] | None
+    kind: Kind | None = None
 
 
 def require_score_file(path: Path) -> None:
@@ -200,12 +202,13 @@ def _numbers(line: Sequence[str], header: Sequence[str], first: int, number: int
 
 
 def _own(path: Path) -> ScoreTable:
-    found = Scores.load(path)
+    own = Scores.load(path)
     return ScoreTable(
-        ids=list(found.ids),
-        scores=found.logits.astype(np.float64),
-        labels=[found.class_names[label] for label in found.labels],
-        classes=list(found.class_names),
+        ids=list(own.ids),
+        scores=own.scores.astype(np.float64),
+        labels=[own.class_names[label] for label in own.labels],
+        classes=list(own.class_names),
+        kind=own.kind,
     )
 
 

@@ -158,14 +158,14 @@ def _table(
         joined.append(scores)
     labels = reference.labels
     numbers = recording_numbers(common, labels, recordings)
-    right = [label_ranks(scores.logits, labels) == 0 for scores in joined]
+    right = [label_ranks(scores.scores, labels) == 0 for scores in joined]
     drawn = resample(np.column_stack(right), labels, numbers)
     present = np.unique(labels)
     worth = {"top1": float(len(labels)), "mean_class": worth_by_class(labels)}
     errors = {"top1": drawn.overall.std(0), "mean_class": drawn.by_class.std(0)}
     standings = []
     for place, (item, scores) in enumerate(zip(contenders, joined, strict=True)):
-        found = accuracy(scores.logits, labels)
+        found = accuracy(scores.scores, labels)
         standings.append(
             Standing(
                 name=item.name,
@@ -214,8 +214,8 @@ def _as_classes_of(name: str, scores: Scores, other: str, class_names: tuple[str
         scores,
         labels=np.array([place[int(label)] for label in scores.labels], np.int64),
         class_names=class_names,
-        logits=scores.logits[:, columns],
-        main_logits=scores.main_logits[:, columns],
+        scores=scores.scores[:, columns],
+        main_logits=None,
         aux_logits=None,
     )
 
@@ -226,7 +226,7 @@ def _rows(name: str, scores: Scores, ids: Sequence[str]) -> Scores:
         raise StinPipeError(f"{name}: {len(twice)} videos are scored more than once: {name_some(twice)}")
     row_of = {video_id: row for row, video_id in enumerate(scores.ids)}
     rows = [row_of[video_id] for video_id in ids]
-    chosen = scores.logits[rows]
+    chosen = scores.scores[rows]
     broken = np.flatnonzero(~np.isfinite(chosen).all(axis=1))
     if len(broken):
         raise StinPipeError(
@@ -237,8 +237,8 @@ def _rows(name: str, scores: Scores, ids: Sequence[str]) -> Scores:
         scores,
         ids=tuple(ids),
         labels=scores.labels[rows],
-        logits=chosen,
-        main_logits=scores.main_logits[rows],
+        scores=chosen,
+        main_logits=None,
         aux_logits=None,
     )
 

@@ -6,17 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
-from stin_pipe.stin.results.analysis import FUSED, Analysis, analyse, fused_answers, stream_answers
+from stin_pipe.stin.results.analysis import Analysis, analyse, answers_of, likeliest
 from stin_pipe.stin.results.intervals import LEVEL, NUM_RESAMPLES
 from stin_pipe.stin.results.literature import Published
 from stin_pipe.stin.results.tuning import Tuning
-from stin_pipe.stin.scoring.fusion import FusedScores
+from stin_pipe.stin.scoring.fusion import FusedScores, label_ranks
 from stin_pipe.stin.scoring.scores import Scores
 from stin_pipe.stin.shards.schema import Manifest
 
-TOP = 5
 INTERVAL_METHOD = (
     f"{100 * LEVEL:.0f} % intervals: the standard error from {NUM_RESAMPLES} bootstrap resamplings of "
     "recordings (a video is its own where none is known), within each class for mean class accuracy, put "
@@ -117,6 +114,7 @@ def judge_split(
     how_made: Sequence[str] = (),
     trained: Mapping[str, int] | None = None,
     held_out: Mapping[str, int] | None = None,
+    score_files: Mapping[str, str] | None = None,
 ) -> SplitResult:
     """Count what the scores of a split say, and put it into JSON values.
 
@@ -132,6 +130,7 @@ def judge_split(
         how_made: how the numbers were made, in sentences.
         trained: stream -> training videos, where known.
         held_out: stream -> validation videos, where known.
+        score_files: stream -> sha256 of the file that its scores are kept in, where they are.
     """
     num_failed = len(manifest.failed_of(split, "test"))
     num_listed = len(manifest.subset(split, "test")) + num_failed
@@ -188,6 +187,7 @@ def judge_split(
         },
         "how_made": list(how_made),
         "report": report,
+        "score_files": dict(score_files or {}),
     }
     return SplitResult(
         split=split,
@@ -210,25 +210,16 @@ def recordings_of(manifest: Manifest) -> dict[str, str]:
 def prediction_lines(result: SplitResult) -> bytes:
     """Return one JSON line a video: truth, rank of the truth and the five likeliest classes of each stream
     and of the fusion."""
-    ids, names = result.fused.ids, result.fused.class_names
-    answers = [stream_answers(scores, ids) for scores in result.streams.values()]
-    answers.append(fused_answers(result.fused))
-    orders = [np.argsort(-answer.scores, axis=1, kind="stable") for answer in answers]
+    fused = result.fused
+    answers = [answers_of(scores, fused.ids) for scores in (*result.streams.values(), fused)]
+    ranks = [label_ranks(answer.scores, fused.labels) for answer in answers]
     lines = []
-    for row, video_id in enumerate(ids):
-        label = int(result.fused.labels[row])
-        value: dict[str, Any] = {"id": video_id, "truth": names[label]}
-        for answer, order in zip(answers, orders, strict=True):
+    for row, video_id in enumerate(fused.ids):
+        value: dict[str, Any] = {"id": video_id, "truth": fused.class_names[int(fused.labels[row])]}
+        for answer, rank in zip(answers, ranks, strict=True):
             value[answer.name] = {
-                "rank": int(np.flatnonzero(order[row] == label)[0]) + 1,
-                "top5": [
-                    {
-                        "class": names[place],
-                        "score": float(answer.scores[row, place]),
-                        "probability": round(float(np.exp(answer.log_probabilities[row, place])), 6),
-                    }
-                    for place in order[row, :TOP]
-                ],
+                "rank": int(rank[row]) + 1,
+                "top5": likeliest(answer, row, fused.class_names),
             }
         lines.append(json.dumps(value))
     return ("\n".join(lines) + "\n").encode()
@@ -237,14 +228,3 @@ def prediction_lines(result: SplitResult) -> bytes:
 def _accuracy_json(analysis: Analysis, name: str) -> dict[str, float]:
     value = analysis.accuracies[name].to_json()
     return {key: value[key] for key in ("top1", "top5", "mean_class", "top1_of_listed")}
-
-
-__all__ = [
-    "FUSED",
-    "DataPath",
-    "Literature",
-    "SplitResult",
-    "judge_split",
-    "prediction_lines",
-    "recordings_of",
-]

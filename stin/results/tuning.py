@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from stin_pipe.stin.results.analysis import fused_answers
 from stin_pipe.stin.results.comparison import recording_numbers
 from stin_pipe.stin.results.intervals import Interval, resample, share_interval
 from stin_pipe.stin.scoring.fusion import FusionPoint, accuracy, fuse
@@ -92,7 +91,7 @@ def tune_fusion(
     curve, rights = [], []
     for share in GRID:
         fused = fuse(spatial, temporal, weights=(1 - share, share), when=when)
-        logs = fused_answers(fused).log_probabilities
+        logs = fused.log_probabilities()
         found = accuracy(fused.scores, fused.labels)
         own = np.take_along_axis(logs, fused.labels[:, None], axis=1)
         rights.append(fused.scores.argmax(1) == fused.labels)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stin_pipe.stin.scoring.scores import Scores
+from stin_pipe.stin.scoring.scores import Scores, softmax
 from stin_pipe.stin.shards.errors import StinPipeError
 
 TSN_WEIGHTS = (1.0, 1.5)
@@ -19,21 +19,22 @@ TSN_WEIGHTS = (1.0, 1.5)
 MAX_WEIGHT = 1e6
 """Far beyond any use, and far from what overflows."""
 MAX_LISTED = 5
+FUSED = "fused"
+"""Name of the fusion beside the streams' names."""
 
 FusionPoint = Literal["before_softmax", "after_softmax"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FusedScores:
-    """The fused scores of N videos, in the order of the first stream's."""
+class FusedScores(Scores):
+    """The fused scores of N videos, in the order of the first stream's.
 
-    ids: tuple[str, ...]
-    labels: np.ndarray
-    class_names: tuple[str, ...]
-    scores: np.ndarray
-    """float32 (N, C): mean logits, or mean probabilities where fused after softmax."""
+    Attributes:
+        weights: one a stream, in the order in which the streams were given.
+        when: whether logits or probabilities were averaged, and so what the scores are.
+    """
+
     weights: tuple[float, ...]
-    """One a stream, in the order in which they were given."""
     when: FusionPoint
 
 
@@ -85,18 +86,38 @@ def fuse(
     first = streams[0]
     _check_stream(first)
     rows = [np.arange(len(first.ids))] + [_joined_rows(first, other) for other in streams[1:]]
-    parts = [scores.logits[row].astype(np.float64) for scores, row in zip(streams, rows, strict=True)]
-    if when == "after_softmax":
-        parts = [softmax(part) for part in parts]
-    fused = sum(weight * part for weight, part in zip(weights, parts, strict=True)) / sum(weights)
+    fused = weighted_mean(
+        [_logits(scores)[row] for scores, row in zip(streams, rows, strict=True)], weights, when=when
+    )
+
     return FusedScores(
         ids=first.ids,
         labels=first.labels,
         class_names=first.class_names,
         scores=np.asarray(fused, np.float32),
+        kind="logits" if when == "before_softmax" else "probabilities",
+        stream=FUSED,
+        protocol={"weights": list(weights), "when": when},
         weights=tuple(weights),
         when=when,
     )
+
+
+def weighted_mean(
+    logits: Sequence[np.ndarray], weights: Sequence[float], *, when: FusionPoint = "before_softmax"
+) -> np.ndarray:
+    """Return the fusion of streams whose rows are the same videos in the same order: float64 (N, C).
+
+    Args:
+        logits: (N, C) of each stream.
+        weights: of the streams in that order; only their ratios matter.
+        when: ``before_softmax`` gives mean logits, ``after_softmax`` mean probabilities.
+    """
+    parts = [part.astype(np.float64) for part in logits]
+    if when == "after_softmax":
+        parts = [softmax(part) for part in parts]
+    total = sum(weight * part for weight, part in zip(weights, parts, strict=True))
+    return np.asarray(total / sum(weights))
 
 
 def check_weights(weights: Sequence[float], *, names: Sequence[str]) -> None:
@@ -162,10 +183,9 @@ def label_ranks(scores_NC: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
     return ((scores_NC > own) | ((scores_NC == own) & before)).sum(1)
 
 
-def softmax(logits_NC: np.ndarray) -> np.ndarray:
-    """Return the probabilities of each row."""
-    shifted = np.exp(logits_NC - logits_NC.max(1, keepdims=True))
-    return shifted / shifted.sum(1, keepdims=True)
+def _logits(scores: Scores) -> np.ndarray:
+    """Return scores that softmax turns into the stream's probabilities."""
+    return scores.scores if scores.kind == "logits" else scores.log_probabilities()
 
 
 def _joined_rows(first: Scores, other: Scores) -> np.ndarray:
@@ -191,7 +211,7 @@ def _joined_rows(first: Scores, other: Scores) -> np.ndarray:
 def _check_stream(scores: Scores) -> None:
     twice = {video_id for video_id, count in Counter(scores.ids).items() if count > 1}
     _refuse(twice, f"are scored more than once by the {scores.stream} stream")
-    finite = np.asarray(np.isfinite(scores.logits).all(axis=1))
+    finite = np.asarray(np.isfinite(scores.scores).all(axis=1))
     _refuse(
         {video_id for video_id, whole in zip(scores.ids, finite, strict=True) if not whole},
         f"have scores of the {scores.stream} stream that are not finite",

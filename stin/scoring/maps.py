@@ -6,13 +6,13 @@ of the picture that several crops see gets their mean.
 Shapes: K segments, h x w places of a feature map, H x W the stored picture.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
 
-from stin_pipe.stin.clips.dataset import Batch, network_input
+from stin_pipe.stin.clips.dataset import network_input, one_sample
 from stin_pipe.stin.clips.read_clips import ClipShape, ClipSource, clip_length, item_count, read_clips
 from stin_pipe.stin.clips.sampling import evenly_spaced_starts
 from stin_pipe.stin.clips.transforms import Crop, protocol_crops
@@ -66,24 +66,11 @@ def stream_maps(
     cut = read_clips(source, video, starts=starts, crops=crops, stream=info.stream, crop_px=info.crop_px)
     spatial = info.stream_name == "spatial"
     step = TestProtocol(num_segments=num_segments).step_for(info.num_segments) if spatial else 0
-    coding = cut.coding
-    batch = Batch(
-        clips=torch.from_numpy(np.ascontiguousarray(cut.clips)),
-        labels=torch.zeros(len(crops), dtype=torch.int64),
-        flow_zero=torch.full((len(crops),), coding.zero if coding else 0.0),
-        flow_scale=torch.full((len(crops),), coding.scale if coding else 0.0),
-        ids=(video.id,) * len(crops),
-        num_repeated=cut.num_repeated,
-    )
+
     by_crop = []
-    for number in range(len(crops)):  # one at a time: memory stays that of one crop
-        part = replace(
-            batch,
-            clips=batch.clips[number : number + 1],
-            flow_zero=batch.flow_zero[:1],
-            flow_scale=batch.flow_scale[:1],
-        )
-        inputs = network_input(part, stream=info.stream, bound_px=info.bound_px, device=model.device)
+    for clips in cut.clips:  # one crop at a time: memory stays that of one
+        sample = one_sample(video, clips[None], cut)
+        inputs = network_input(sample, stream=info.stream, bound_px=info.bound_px, device=model.device)
         maps = model.network(inputs, difference_step=max(1, step), return_maps=True).maps
         values_Mhw = maps["differences" if spatial else "attention"][0].float()
         if not spatial:

@@ -30,6 +30,7 @@ def score_clip(
     flow: np.ndarray | None = None,
     coding: FlowCoding | None = None,
     protocol: TestProtocol | None = None,
+    aux_share: float | None = None,
 ) -> ClipScores:
     """Score one video in memory; equal to scoring it from a shard that holds these frames and fields.
 
@@ -39,6 +40,7 @@ def score_clip(
         flow: uint8 (T - 1, 2, H, W) quantised, for a temporal model, with its ``coding``.
         coding: what the quantised values mean.
         protocol: segments and crops; by default the whole test protocol.
+        aux_share: share of the auxiliary scores; None is the model's own.
 
     Raises:
         ValueError: if what the model's stream needs is missing or has another shape.
@@ -58,7 +60,7 @@ def score_clip(
     video = ClipShape(id="clip", label=0, num_frames=num_frames, height=height, width=width)
     protocol = protocol or TestProtocol()
     clips = scoring_clips(model, [video], MemoryClip(rgb=rgb, flow=flow, coding=coding), protocol)
-    return Scorer(model, protocol, lambda _message: None).score_sample(clips[0])
+    return Scorer(model, protocol, lambda _message: None, aux_share=aux_share).score_sample(clips[0])
 
 
 def score_split(
@@ -156,7 +158,7 @@ def _scores_of(
         ids=tuple(video.id for video in videos),
         labels=np.array([video.label for video in videos], np.int64),
         class_names=model.info.classes,
-        logits=rows[:, :num],
+        scores=rows[:, :num],
         main_logits=rows[:, num : 2 * num],
         aux_logits=rows[:, 2 * num :] if rows.shape[1] == 3 * num else None,
         stream=model.info.stream_name,

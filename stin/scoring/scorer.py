@@ -68,8 +68,16 @@ class ClipScores:
 class Scorer:
     """Scores videos one after the other; where GPU memory runs out, in smaller passes from then on."""
 
-    def __init__(self, model: TrainedModel, protocol: TestProtocol, notify: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        model: TrainedModel,
+        protocol: TestProtocol,
+        notify: Callable[[str], None],
+        *,
+        aux_share: float | None = None,
+    ) -> None:
         self.model = model
+        self.aux_share = model.info.stream.aux_at_test if aux_share is None else aux_share
         self.protocol = protocol
         self.notify = notify
         self.crops_a_pass = max(1, MAX_CLIPS_A_PASS // protocol.num_segments)
@@ -124,7 +132,7 @@ class Scorer:
                 )
                 torch.cuda.empty_cache()
         aux = output.aux_logits
-        logits = stream_scores(output, aux_at_test=self.model.info.stream.aux_at_test)
+        logits = stream_scores(output, aux_at_test=self.aux_share)
         if not torch.isfinite(logits).all():
             advice = "" if self.protocol.precision == "fp32" else ", or score with --amp off"
             raise StinPipeError(

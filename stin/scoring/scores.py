@@ -1,4 +1,4 @@
-"""The scores of one stream on a list of videos, and their life as a file.
+"""The scores of one stream, or of a fusion, on a list of videos, and how they are kept in a file.
 
 A score file is a ``.npz`` of plain arrays (no objects, so nothing is unpickled); a name ending in ``.json``
 gives the same as readable text.
@@ -9,29 +9,30 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
+from stin_pipe.stin.network.auxiliary import with_auxiliary
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import publish_bytes, publish_json
 
 SCORES_FORMAT = 1
-MAX_AUX_SHARE = 1e6
-"""Far beyond any use, and far from what overflows."""
+Kind = Literal["logits", "probabilities"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What one stream says of N videos, before softmax.
+    """What one stream, or the fusion of several, says of N videos.
 
     Attributes:
         ids: video ids, each once.
         labels: int64 (N,).
         class_names: names by label, C of them.
-        logits: float32 (N, C), the stream's score: main plus the auxiliary logits' share.
-        main_logits: float32 (N, C).
-        aux_logits: float32 (N, C), or None in a plain stream.
+        scores: float32 (N, C), the highest wins; of a stream, main plus the auxiliary logits' share.
+        kind: what the scores are: ``logits``, or the ``probabilities`` of a fusion after softmax.
+        main_logits: float32 (N, C) of the main head alone, where a stream of ours made the scores.
+        aux_logits: float32 (N, C) of the auxiliary head; None in a plain stream.
         stream: ``spatial``, ``temporal``, ``fused``, or the name of another program's stream.
         protocol: segments, crops and what else the numbers depend on.
         model_digest: sha256 of the model file.
@@ -40,49 +41,55 @@ class Scores:
     ids: tuple[str, ...]
     labels: np.ndarray
     class_names: tuple[str, ...]
-    logits: np.ndarray
-    main_logits: np.ndarray
-    aux_logits: np.ndarray | None
+    scores: np.ndarray
+    kind: Kind = "logits"
+    main_logits: np.ndarray | None = None
+    aux_logits: np.ndarray | None = None
     stream: str
     protocol: Mapping[str, Any] = field(default_factory=dict)
     model_digest: str = ""
 
     def __post_init__(self) -> None:
         shape = (len(self.ids), len(self.class_names))
-        arrays = {"logits": self.logits, "main_logits": self.main_logits, "aux_logits": self.aux_logits}
+        arrays = {"scores": self.scores, "main_logits": self.main_logits, "aux_logits": self.aux_logits}
         for name, array in arrays.items():
             if array is not None and array.shape != shape:
                 raise ValueError(f"{name} must have shape {shape} (videos, classes), got {array.shape}")
         if self.labels.shape != shape[:1]:
             raise ValueError(f"labels must have shape {shape[:1]}, got {self.labels.shape}")
 
+    def log_probabilities(self) -> np.ndarray:
+        """Return the logarithm of each class's probability: float64 (N, C)."""
+        if self.kind == "logits":
+            return log_softmax(self.scores)
+        # A probability that underflowed to 0 would be infinitely wrong.
+        return np.log(np.maximum(self.scores.astype(np.float64), np.finfo(np.float32).tiny))
+
     def with_aux(self, share: float) -> "Scores":
         """Return the same with another share of the auxiliary logits; 0 leaves them out.
 
         Raises:
-            StinPipeError: for a share that no score survives.
+            StinPipeError: for a share that would overflow every score.
         """
-        if not abs(share) <= MAX_AUX_SHARE:
-            raise StinPipeError(
-                f"the auxiliary scores' share (--aux) must be a number up to {MAX_AUX_SHARE:g}, got {share:g}"
-            )
-        if self.aux_logits is None:
-            return self
-        return replace(self, logits=self.main_logits + np.float32(share) * self.aux_logits)
+        main = self.scores if self.main_logits is None else self.main_logits
+        return replace(self, scores=with_auxiliary(main, self.aux_logits, share=share))
 
     def save(self, path: Path) -> None:
         """Publish the scores whole, as .npz or .json by the path's suffix."""
         about = {
             "format": SCORES_FORMAT,
+            "kind": self.kind,
             "ids": list(self.ids),
             "class_names": list(self.class_names),
             "stream": self.stream,
             "protocol": dict(self.protocol),
             "model_digest": self.model_digest,
         }
-        arrays = {"labels": self.labels, "logits": self.logits, "main_logits": self.main_logits}
-        if self.aux_logits is not None:
-            arrays["aux_logits"] = self.aux_logits
+        # The array is named after its kind, so that numpy alone shows what a file holds.
+        arrays = {"labels": self.labels, self.kind: self.scores}
+        arrays |= {} if self.main_logits is None else {"main_logits": self.main_logits}
+        arrays |= {} if self.aux_logits is None else {"aux_logits": self.aux_logits}
+
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".json":
             publish_json(path, {**about, **{name: array.tolist() for name, array in arrays.items()}})
@@ -102,6 +109,7 @@ class Scores:
         """
         if not path.is_file():
             raise StinPipeError(f"{path}: no such score file; run fuse-eval first, or give another path")
+
         try:
             if path.suffix == ".json":
                 value = json.loads(path.read_text())
@@ -111,19 +119,37 @@ class Scores:
                 value = {**json.loads(arrays.pop("about").tobytes()), **arrays}
             if value["format"] != SCORES_FORMAT:
                 raise ValueError(f"format {value['format']}, this program reads {SCORES_FORMAT}")
-            aux = value.get("aux_logits")
-            return cls(
+            # 0.1.0 named every array "logits"; a fusion after softmax is known by its protocol there.
+            name = value.get("kind", "logits")
+            if name not in get_args(Kind):
+                raise ValueError(f"kind {name!r}, this program reads {' and '.join(get_args(Kind))}")
+            is_old_fusion = "kind" not in value and value["protocol"].get("when") == "after_softmax"
+            main, aux = (None if is_old_fusion else value.get(part) for part in ("main_logits", "aux_logits"))
+            return Scores(
                 ids=tuple(value["ids"]),
                 labels=np.asarray(value["labels"], np.int64),
                 class_names=tuple(value["class_names"]),
-                logits=np.asarray(value["logits"], np.float32),
-                main_logits=np.asarray(value["main_logits"], np.float32),
+                scores=np.asarray(value[name], np.float32),
+                kind="probabilities" if name == "probabilities" or is_old_fusion else "logits",
+                main_logits=None if main is None else np.asarray(main, np.float32),
                 aux_logits=None if aux is None else np.asarray(aux, np.float32),
                 stream=value["stream"],
                 protocol=value["protocol"],
                 model_digest=value["model_digest"],
             )
-        except Exception as error:  # zip, numpy and json each have their own ways to find a file damaged
+        except Exception as error:  # zip, numpy and json each report damage in their own ways
             raise StinPipeError(
                 f"{path}: not a readable score file: {error}; delete it and score again"
             ) from error
+
+
+def softmax(logits_NC: np.ndarray) -> np.ndarray:
+    """Return the probabilities of each row."""
+    shifted = np.exp(logits_NC - logits_NC.max(1, keepdims=True))
+    return shifted / shifted.sum(1, keepdims=True)
+
+
+def log_softmax(logits_NC: np.ndarray) -> np.ndarray:
+    """Return the log probabilities of each row: float64 (N, C)."""
+    shifted = logits_NC.astype(np.float64) - logits_NC.max(1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))

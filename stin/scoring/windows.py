@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 
-from stin_pipe.stin.clips.dataset import Batch, network_input
+from stin_pipe.stin.clips.dataset import Batch, join_samples, network_input, one_sample
 from stin_pipe.stin.clips.read_clips import ClipShape, ClipSource, clip_length, item_count, read_clips
 from stin_pipe.stin.clips.sampling import evenly_spaced_starts
 from stin_pipe.stin.clips.transforms import Crop, protocol_crops
@@ -98,15 +98,9 @@ def running_scores(
             _read_window(model, source, video, int(end), window_frames, crop)
             for end in ends[first : first + WINDOWS_A_PASS]
         ]
-        batch = Batch(
-            clips=torch.cat([window.clips for window in windows]),
-            labels=torch.zeros(len(windows), dtype=torch.int64),
-            flow_zero=torch.cat([window.flow_zero for window in windows]),
-            flow_scale=torch.cat([window.flow_scale for window in windows]),
-            ids=(video.id,) * len(windows),
-            num_repeated=0,
+        inputs = network_input(
+            join_samples(windows), stream=info.stream, bound_px=info.bound_px, device=model.device
         )
-        inputs = network_input(batch, stream=info.stream, bound_px=info.bound_px, device=model.device)
         output = model.network(inputs, return_maps=True)
         logits.append(stream_scores(output, aux_at_test=aux_at_test).float().cpu().numpy())
         if output.maps:
@@ -137,12 +131,4 @@ def _read_window(
         num_segments=max(2, model.info.num_segments),
     )
     cut = read_clips(source, seen, starts=starts, crops=(crop,), stream=stream, crop_px=model.info.crop_px)
-    coding = cut.coding
-    return Batch(
-        clips=torch.from_numpy(np.ascontiguousarray(cut.clips)),
-        labels=torch.zeros(1, dtype=torch.int64),
-        flow_zero=torch.tensor([coding.zero if coding else 0.0], dtype=torch.float32),
-        flow_scale=torch.tensor([coding.scale if coding else 0.0], dtype=torch.float32),
-        ids=(video.id,),
-        num_repeated=cut.num_repeated,
-    )
+    return one_sample(video, cut.clips[0], cut)

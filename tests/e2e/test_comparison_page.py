@@ -21,7 +21,7 @@ def compared(made_report, tmp_path_factory: pytest.TempPathFactory, call):
         logits = np.eye(len(classes), dtype=np.float32)[guesses]
         Scores(
             ids=tuple(f"<i>{row}</i>" for row in range(NUM_VIDEOS)), labels=labels, class_names=classes,
-            logits=logits, main_logits=logits, aux_logits=None, stream="scores",
+            scores=logits, main_logits=logits, aux_logits=None, stream="scores",
         ).save(path)  # fmt: skip
     page = folder / "pages" / "compared.html"
     called = call("compare", *paths, "--html", page, "--json")

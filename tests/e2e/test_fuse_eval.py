@@ -153,7 +153,7 @@ def test_files_replace_a_stream_and_add_a_third(run: Path) -> None:
     temporal = Scores.load(folder / "temporal.npz")
     lines = [",".join(["id", *temporal.class_names])]
     lines += [
-        ",".join([video_id, *(repr(float(cell)) for cell in temporal.logits[row])])
+        ",".join([video_id, *(repr(float(cell)) for cell in temporal.scores[row])])
         for row, video_id in reversed(list(enumerate(temporal.ids)))
     ]
     (run / "flow.csv").write_text("\n".join(lines))
@@ -191,7 +191,7 @@ def test_auxiliary_scores_are_left_out_or_weighed(run: Path) -> None:
     fused = {}
     for aux in ("auto", "exclude", "2"):
         value = evaluate(run, "--aux", aux)
-        fused[aux] = Scores.load(folder / "fused.npz").logits
+        fused[aux] = Scores.load(folder / "fused.npz").scores
         assert value["protocol"]["aux"]["spatial"] == {"auto": 0.5, "exclude": 0.0, "2": 2.0}[aux]
     spatial, temporal = (Scores.load(folder / f"{name}.npz") for name in ("spatial", "temporal"))
     assert spatial.aux_logits is not None and temporal.aux_logits is not None
@@ -200,7 +200,7 @@ def test_auxiliary_scores_are_left_out_or_weighed(run: Path) -> None:
         expected = expected + 1.5 * (temporal.main_logits + share * temporal.aux_logits)
         np.testing.assert_allclose(fused[aux], expected / 2.5, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(
-        fused["auto"], (spatial.logits + 1.5 * temporal.logits) / 2.5, rtol=1e-5, atol=1e-6
+        fused["auto"], (spatial.scores + 1.5 * temporal.scores) / 2.5, rtol=1e-5, atol=1e-6
     )
 
 
@@ -226,8 +226,8 @@ def test_predictions_say_what_the_scores_say(run: Path) -> None:
         assert top1 == pytest.approx(value[name]["top1"])
         row = scores.ids.index(lines[3]["id"])
         best = lines[3][name]["top5"][0]
-        assert best["class"] == scores.class_names[scores.logits[row].argmax()]
-        assert best["score"] == pytest.approx(float(scores.logits[row].max()))
+        assert best["class"] == scores.class_names[scores.scores[row].argmax()]
+        assert best["score"] == pytest.approx(float(scores.scores[row].max()))
         assert sum(item["probability"] for item in lines[3][name]["top5"]) == pytest.approx(1, abs=1e-5)
 
 
@@ -265,7 +265,7 @@ def test_scoring_killed_goes_on_at_the_next_video(run: Path, monkeypatch) -> Non
     )
     assert evaluate(run, *MANY_CLIPS) == undisturbed
     after = Scores.load(folder / "spatial.npz")
-    assert np.array_equal(after.logits, before.logits) and after.ids == before.ids
+    assert np.array_equal(after.scores, before.scores) and after.ids == before.ids
     done = (len(content) - content.index(b"\n") - 1) // ROW_BYTES
     assert tuple(scored) == (*before.ids[done:], *before.ids)  # the rest of spatial, then all of temporal
     assert not journal.exists()
@@ -301,7 +301,7 @@ def test_two_runs_and_two_files_are_compared(run: Path, tmp_path: Path, call) ->
     scores = Scores.load(other / "fuse-eval" / "split1" / "fused.npz")
     scores.save(tmp_path / "file.json")
     np.savez(
-        tmp_path / "bare.npz", ids=np.array(scores.ids), scores=scores.logits, labels=list(scores.labels)
+        tmp_path / "bare.npz", ids=np.array(scores.ids), scores=scores.scores, labels=list(scores.labels)
     )
     same = call("compare", run, tmp_path / "file.json", "--json").json
     assert same["tables"][0]["stream"] == "scores"

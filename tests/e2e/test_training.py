@@ -79,7 +79,7 @@ def test_the_flow_stream_learns_the_motion(trained, tiny_run):
         split="1",
         protocol=TestProtocol(num_segments=3, num_crops=5),
     )
-    assert accuracy(scores.logits, scores.labels).top1 >= 5 / 6
+    assert accuracy(scores.scores, scores.labels).top1 >= 5 / 6
 
 
 def test_the_result_and_the_folder_say_what_happened(trained):
@@ -249,7 +249,7 @@ def test_a_clip_in_memory_scores_as_from_its_shard(trained, tiny_run, stream):
             coding=reader.flow_coding(video_id),
             protocol=protocol,
         )
-        assert np.array_equal(clip.logits, scores.logits[row])
+        assert np.array_equal(clip.logits, scores.scores[row])
 
 
 def test_scoring_resumes_and_returns_at_once_when_done(trained, tiny_run, tmp_path):
@@ -278,14 +278,14 @@ def test_scoring_resumes_and_returns_at_once_when_done(trained, tiny_run, tmp_pa
     calls = []
     resumed = score_split(model, out_path=path, on_progress=lambda *call: calls.append(call), **arguments)
     assert calls[0] == (3, 6)  # nothing that was scored is scored again
-    assert resumed.ids == undisturbed.ids and np.array_equal(resumed.logits, undisturbed.logits)
+    assert resumed.ids == undisturbed.ids and np.array_equal(resumed.scores, undisturbed.scores)
     assert [item.name for item in tmp_path.iterdir()] == ["temporal.npz"]
     calls.clear()
     score_split(model, out_path=path, on_progress=lambda *call: calls.append(call), **arguments)
     assert calls == [(6, 6)]
     # Another protocol is another scoring.
     other = {**arguments, "protocol": TestProtocol(num_segments=3, num_crops=1)}
-    assert not np.array_equal(score_split(model, out_path=path, **other).logits, undisturbed.logits)
+    assert not np.array_equal(score_split(model, out_path=path, **other).scores, undisturbed.scores)
     assert Scores.load(path).protocol["num_segments"] == 3
 
 
@@ -304,7 +304,7 @@ def test_the_streams_of_a_run_fuse(trained, tiny_run):
     ]
     fused = fuse(*scored)
     assert fused.ids == tuple(video.id for video in manifest.subset("1", "test"))
-    np.testing.assert_allclose(fused.scores, (scored[0].logits + 1.5 * scored[1].logits) / 2.5, rtol=1e-5)
+    np.testing.assert_allclose(fused.scores, (scored[0].scores + 1.5 * scored[1].scores) / 2.5, rtol=1e-5)
 
 
 def test_models_of_other_classes_and_too_few_segments_are_refused(trained, tiny_run):

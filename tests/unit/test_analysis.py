@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
 
-from stin_pipe.stin.results.analysis import analyse, fused_answers
-from stin_pipe.stin.results.calibration import calibrate, log_softmax
+from stin_pipe.stin.results.analysis import analyse
+from stin_pipe.stin.results.calibration import calibrate
 from stin_pipe.stin.results.comparison import compare, recording_numbers
-from stin_pipe.stin.scoring.fusion import accuracy, fuse, softmax
-from stin_pipe.stin.scoring.scores import Scores
+from stin_pipe.stin.scoring.fusion import accuracy, fuse
+from stin_pipe.stin.scoring.scores import Scores, log_softmax, softmax
 
 
 def scores(stream, logits, labels, *, ids=None, names=None):
@@ -22,7 +22,7 @@ def scores(stream, logits, labels, *, ids=None, names=None):
         ids=tuple(ids or (f"v{row}" for row in range(len(labels)))),
         labels=np.asarray(labels, np.int64),
         class_names=tuple(names or (f"c{column}" for column in range(logits.shape[1]))),
-        logits=logits,
+        scores=logits,
         main_logits=logits,
         aux_logits=None,
         stream=stream,
@@ -129,7 +129,7 @@ def test_paired_intervals_come_from_the_two_answers_that_are_compared():
     found = analyse([spatial, temporal], fused, recordings=recordings)
     assert found.num_recordings == 30
     right = {
-        name: item.logits.argmax(1) == labels for name, item in (("spatial", spatial), ("temporal", temporal))
+        name: item.scores.argmax(1) == labels for name, item in (("spatial", spatial), ("temporal", temporal))
     }
     right["fused"] = fused.scores.argmax(1) == labels
     for item in found.comparisons:
@@ -167,7 +167,7 @@ def test_streams_in_another_order_give_the_same_analysis():
     order = [2, 0, 4, 3, 1]
     shuffled = scores(
         "temporal",
-        TEMPORAL.logits[order],
+        TEMPORAL.scores[order],
         TEMPORAL.labels[order],
         ids=[TEMPORAL.ids[row] for row in order],
     )
@@ -177,11 +177,11 @@ def test_streams_in_another_order_give_the_same_analysis():
 
 
 def test_probabilities_of_the_fusion_are_the_fused_ones():
-    after = fused_answers(fuse(SPATIAL, TEMPORAL, when="after_softmax"))
-    mixed = (softmax(SPATIAL.logits) + 1.5 * softmax(TEMPORAL.logits)) / 2.5
-    np.testing.assert_allclose(np.exp(after.log_probabilities), mixed, rtol=1e-5)
-    before = fused_answers(fuse(SPATIAL, TEMPORAL))
-    np.testing.assert_allclose(np.exp(before.log_probabilities).sum(1), 1)
+    after = fuse(SPATIAL, TEMPORAL, when="after_softmax")
+    mixed = (softmax(SPATIAL.scores) + 1.5 * softmax(TEMPORAL.scores)) / 2.5
+    np.testing.assert_allclose(np.exp(after.log_probabilities()), mixed, rtol=1e-5)
+    before = fuse(SPATIAL, TEMPORAL)
+    np.testing.assert_allclose(np.exp(before.log_probabilities()).sum(1), 1)
 
 
 def test_comparisons_are_plain_json():

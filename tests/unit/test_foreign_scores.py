@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from stin_pipe.stin.results.foreign_scores import read_foreign_scores, read_labelled_scores
-from stin_pipe.stin.scoring.fusion import fuse, softmax
-from stin_pipe.stin.scoring.scores import Scores
+from stin_pipe.stin.scoring.fusion import fuse
+from stin_pipe.stin.scoring.scores import Scores, softmax
 from stin_pipe.stin.shards.errors import StinPipeError
 
 CLASSES = ("run", "walk", "sit")
@@ -51,7 +51,7 @@ def test_all_kinds_of_files_say_the_same(tmp_path):
         ids=tuple(IDS),
         labels=np.array([2, 0, 1]),
         class_names=CLASSES,
-        logits=TABLE.astype(np.float32),
+        scores=TABLE.astype(np.float32),
         main_logits=TABLE.astype(np.float32),
         aux_logits=None,
         stream="temporal",
@@ -63,7 +63,7 @@ def test_all_kinds_of_files_say_the_same(tmp_path):
     for path in files:
         found = read(path)
         assert found.ids == tuple(IDS) and found.labels.tolist() == [2, 0, 1], path
-        np.testing.assert_array_equal(found.logits, TABLE.astype(np.float32), err_msg=path.name)
+        np.testing.assert_array_equal(found.scores, TABLE.astype(np.float32), err_msg=path.name)
         assert (found.stream, found.class_names) == ("pose", CLASSES)
         assert found.protocol["values"] == "before softmax"
 
@@ -71,9 +71,9 @@ def test_all_kinds_of_files_say_the_same(tmp_path):
 def test_probabilities_are_fused_as_their_logarithms(tmp_path):
     found = read(write_csv(tmp_path / "p.csv", table=softmax(TABLE)))
     assert found.protocol["values"] == "probabilities, taken as their logarithms"
-    np.testing.assert_allclose(softmax(found.logits), softmax(TABLE), rtol=1e-5)
+    np.testing.assert_allclose(softmax(found.scores), softmax(TABLE), rtol=1e-5)
     zeros = read(write_csv(tmp_path / "z.csv", table=np.eye(3)))
-    assert np.isfinite(zeros.logits).all()
+    assert np.isfinite(zeros.scores).all()
 
 
 def test_a_third_stream_is_fused_by_its_weight(tmp_path):
@@ -82,7 +82,7 @@ def test_a_third_stream_is_fused_by_its_weight(tmp_path):
         ids=tuple(LIST),
         labels=np.array([0, 1, 2]),
         class_names=CLASSES,
-        logits=np.ones((3, 3), np.float32),
+        scores=np.ones((3, 3), np.float32),
         main_logits=np.ones((3, 3), np.float32),
         aux_logits=None,
         stream="spatial",
@@ -185,7 +185,7 @@ def test_pickles_are_refused_unopened_with_a_way_out_that_works(tmp_path):
     lines = [line[2:] for line in str(caught.value).splitlines() if line.startswith("  ")]
     code = "\n".join(lines).replace("'dict.", f"'{tmp_path}/dict.")
     exec(code, {})  # noqa: S102
-    np.testing.assert_array_equal(read(tmp_path / "dict.npz").logits, TABLE.astype(np.float32))
+    np.testing.assert_array_equal(read(tmp_path / "dict.npz").scores, TABLE.astype(np.float32))
 
 
 @pytest.mark.parametrize(

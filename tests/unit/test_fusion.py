@@ -1,5 +1,6 @@
 """Joining by id, fusing, and counting: by hand, and against orders that would fool a positional join."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stin_pipe.stin.scoring.fusion import accuracy, check_weights, fuse, label_ranks, softmax
-from stin_pipe.stin.scoring.scores import Scores
+from stin_pipe.stin.results.foreign_scores import read_foreign_scores, read_labelled_scores
+from stin_pipe.stin.scoring.fusion import accuracy, check_weights, fuse, label_ranks
+from stin_pipe.stin.scoring.scores import Scores, softmax
 from stin_pipe.stin.shards.errors import StinPipeError
 
 NAMES = ("a", "b", "c")
@@ -21,7 +23,7 @@ def scores(ids, logits, *, labels=None, stream="spatial", names=NAMES, aux=None)
         ids=tuple(ids),
         labels=labels,
         class_names=names,
-        logits=logits,
+        scores=logits,
         main_logits=logits,
         aux_logits=aux,
         stream=stream,
@@ -43,7 +45,7 @@ def test_fusion_joins_by_id_and_weighs_logits_one_to_one_and_a_half():
 
 def test_fusion_after_softmax_weighs_probabilities():
     fused = fuse(SPATIAL, TEMPORAL, weights=(2, 1), when="after_softmax")
-    expected = (2 * softmax(SPATIAL.logits) + softmax(TEMPORAL.logits[::-1])) / 3
+    expected = (2 * softmax(SPATIAL.scores) + softmax(TEMPORAL.scores[::-1])) / 3
     np.testing.assert_allclose(fused.scores, expected, rtol=1e-6)
     np.testing.assert_allclose(fused.scores.sum(1), 1, rtol=1e-6)
 
@@ -80,7 +82,7 @@ def test_fusion_does_not_depend_on_the_order_of_either_stream(seed, num):
                 SPATIAL,
                 ids=("v1",),
                 labels=np.array([0]),
-                logits=np.zeros((1, 3)),
+                scores=np.zeros((1, 3)),
                 main_logits=np.zeros((1, 3)),
             ),
             TEMPORAL,
@@ -98,7 +100,7 @@ def test_fusion_does_not_depend_on_the_order_of_either_stream(seed, num):
         ),
         (
             SPATIAL,
-            replace(TEMPORAL, logits=np.array([[0, 0, np.nan], [0, np.inf, 0]], np.float32)),
+            replace(TEMPORAL, scores=np.array([[0, 0, np.nan], [0, np.inf, 0]], np.float32)),
             "2 videos have scores of the temporal stream that are not finite: v1, v2",
         ),
         (
@@ -189,8 +191,44 @@ def test_scores_survive_their_file(tmp_path, suffix, aux):
     after = Scores.load(path)
     assert (after.ids, after.class_names, after.stream) == (before.ids, before.class_names, before.stream)
     assert (after.protocol, after.model_digest) == (before.protocol, before.model_digest)
-    assert (after.logits == before.logits).all() and (after.labels == before.labels).all()
+    assert (after.scores == before.scores).all() and (after.labels == before.labels).all()
     assert (after.aux_logits is None) == (aux is None)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".json"])
+def test_a_fusion_after_softmax_is_kept_as_probabilities(tmp_path, suffix):
+    fused = fuse(SPATIAL, TEMPORAL, when="after_softmax")
+    path = tmp_path / f"fused{suffix}"
+    fused.save(path)
+    kept = Scores.load(path)
+    assert (kept.kind, kept.stream) == ("probabilities", "fused")
+    np.testing.assert_allclose(np.exp(kept.log_probabilities()), fused.scores, rtol=1e-6)
+    if suffix == ".npz":
+        with np.load(path) as opened:
+            assert sorted(opened.files) == ["about", "labels", "probabilities"]
+    assert read_labelled_scores(path).kind == "probabilities"
+    labels = dict(zip(fused.ids, fused.labels.tolist(), strict=True))
+    taken = read_foreign_scores(path, stream="theirs", labels=labels, class_names=NAMES)
+    assert taken.kind == "logits"
+    np.testing.assert_allclose(softmax(taken.scores), fused.scores, rtol=1e-5)
+    again = fuse(kept, TEMPORAL, weights=(1, 0))
+    np.testing.assert_allclose(softmax(again.scores), fused.scores, rtol=1e-5)
+
+
+def test_the_probabilities_that_0_1_0_kept_as_logits_are_known(tmp_path):
+    fused = fuse(SPATIAL, TEMPORAL, when="after_softmax")
+    about = {"format": 1, "ids": list(fused.ids), "class_names": NAMES, "stream": "fused", "model_digest": ""}
+    for when, kind in (("after_softmax", "probabilities"), ("before_softmax", "logits")):
+        text = json.dumps(about | {"protocol": {"weights": [1.0, 1.5], "when": when}}).encode()
+        np.savez(
+            tmp_path / "fused.npz",
+            about=np.frombuffer(text, np.uint8),
+            labels=fused.labels,
+            logits=fused.scores,
+            main_logits=fused.scores,
+        )
+        kept = Scores.load(tmp_path / "fused.npz")
+        assert kept.kind == kind and (kept.scores == fused.scores).all()
 
 
 def test_score_files_hold_no_objects(tmp_path):
@@ -211,5 +249,5 @@ def test_damaged_score_files_are_refused(tmp_path):
 
 
 def test_scores_of_the_wrong_shape_are_refused():
-    with pytest.raises(ValueError, match=r"logits must have shape \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"scores must have shape \(1, 3\)"):
         scores(["v"], np.zeros((1, 2)))

@@ -9,7 +9,7 @@ import pytest
 from stin_pipe.pipeline.decoding.ffmpeg import Ffmpeg
 from stin_pipe.pipeline.decoding.frames import DecodeNotes, decode_frames
 from stin_pipe.stin.clips.transforms import Crop
-from stin_pipe.stin.scoring.fusion import softmax
+from stin_pipe.stin.scoring.scores import softmax
 from stin_pipe.stin.scoring.windows import Running
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.workflows.prediction.overlay import _encode, overlay_paths, running_probabilities

@@ -19,7 +19,7 @@ def scores(guesses, labels, *, ids=None, classes=CLASSES, stream="fused"):
         ids=tuple(ids or (f"v{row}" for row in range(len(labels)))),
         labels=np.array(labels),
         class_names=classes,
-        logits=logits,
+        scores=logits,
         main_logits=logits,
         aux_logits=None,
         stream=stream,
@@ -62,8 +62,8 @@ def test_order_of_videos_and_classes_does_not_matter():
         ids=tuple(plain.ids[row] for row in order),
         labels=np.array([columns.index(plain.labels[row]) for row in order]),
         class_names=tuple(CLASSES[column] for column in columns),
-        logits=plain.logits[order][:, columns],
-        main_logits=plain.logits[order][:, columns],
+        scores=plain.scores[order][:, columns],
+        main_logits=plain.scores[order][:, columns],
     )
     other = Contender(name="second", streams={"fused": moved})
     assert stand_side_by_side([FIRST, other]).to_json() == straight
@@ -115,7 +115,7 @@ def test_three_contenders_and_the_streams_that_all_have():
             "second: 1 videos are scored more than once: v0",
         ),
         (
-            replace(scores([0] * 6, LABELS), logits=np.full((6, 3), np.nan, np.float32)),
+            replace(scores([0] * 6, LABELS), scores=np.full((6, 3), np.nan, np.float32)),
             (
                 "second: 6 videos have fused scores that are not finite: v0, v1, v2, v3, v4 and 1 more; "
                 "score them again"

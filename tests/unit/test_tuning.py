@@ -19,7 +19,7 @@ def scores(stream, logits, labels):
         ids=tuple(f"v{row}" for row in range(len(labels))),
         labels=np.asarray(labels),
         class_names=tuple(f"c{column}" for column in range(logits.shape[1])),
-        logits=logits,
+        scores=logits,
         main_logits=logits,
         aux_logits=None,
         stream=stream,

@@ -134,7 +134,7 @@ def _plain_top1(
         protocol=TestProtocol(num_segments=NUM_SEGMENTS, num_crops=NUM_CROPS),
         out_path=path.parent / "scores.npz",
     )
-    return accuracy(scores.logits, scores.labels).top1
+    return accuracy(scores.scores, scores.labels).top1
 
 
 def _show(output: Output, numbers: dict[str, Any], num_videos: int) -> None:

@@ -140,15 +140,15 @@ def running_probabilities(
     running: "Mapping[str, Running]", weights: tuple[float, float], when: "FusionPoint" = "before_softmax"
 ) -> np.ndarray:
     """Return the windows' probabilities (W, C): of the fused streams, or of the only one."""
-    from stin_pipe.stin.scoring.fusion import softmax
+    from stin_pipe.stin.scoring.fusion import weighted_mean
+    from stin_pipe.stin.scoring.scores import softmax
 
-    if len(running) == 1:
-        return softmax(next(iter(running.values())).logits.astype(np.float64))
-    parts = [running[stream].logits.astype(np.float64) for stream in ("spatial", "temporal")]
-    if when == "after_softmax":
-        parts = [softmax(part) for part in parts]
-    mean = (weights[0] * parts[0] + weights[1] * parts[1]) / sum(weights)
-    return mean if when == "after_softmax" else softmax(mean)
+    streams = [stream for stream in ("spatial", "temporal") if stream in running]
+    logits = [running[stream].logits for stream in streams]
+    if len(logits) == 1:
+        return softmax(logits[0].astype(np.float64))
+    fused = weighted_mean(logits, weights, when=when)
+    return fused if when == "after_softmax" else softmax(fused)
 
 
 def _frames(source: Path, video: "ManifestVideo", params: "ExtractParams") -> Iterator[np.ndarray]:

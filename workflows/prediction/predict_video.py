@@ -6,25 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from stin_pipe.pipeline.planning.plan import ExtractParams
 from stin_pipe.stin.clips.read_clips import ClipShape
 from stin_pipe.stin.network.model_file import TrainedModel
 from stin_pipe.stin.network.streams import TemporalConfig
-from stin_pipe.stin.results.analysis import Answers, fused_answers, stream_answers
-from stin_pipe.stin.results.calibration import log_softmax
-from stin_pipe.stin.scoring.fusion import fuse
+from stin_pipe.stin.results.analysis import Answers, answers_of, likeliest
+from stin_pipe.stin.scoring.fusion import FUSED, fuse
 from stin_pipe.stin.scoring.motion import Motion, measure_motion
 from stin_pipe.stin.scoring.score_split import score_clip, score_split
 from stin_pipe.stin.scoring.scorer import TestProtocol
-from stin_pipe.stin.scoring.scores import Scores
+from stin_pipe.stin.scoring.scores import Scores, log_softmax
 from stin_pipe.stin.shards.reader import ShardReader
 from stin_pipe.stin.shards.schema import Manifest
 from stin_pipe.workflows.prediction.fusion_choice import FusionChoice
 from stin_pipe.workflows.prediction.one_video import UnusableVideo, one_video_run, single_frame
-
-TOP = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +91,11 @@ def predict_video(
             for stream, found in scores.items()
         }
         (video,) = manifest.videos.values()
-        answers = [stream_answers(found, [video.id]) for found in scores.values()]
         if len(scores) == 2:
-            fused = fuse(scores["spatial"], scores["temporal"], weights=fusion.weights, when=fusion.when)
-            answers.append(fused_answers(fused))
-        shown = {answer.name: _top(classes, answer) for answer in answers}
+            scores[FUSED] = fuse(
+                scores["spatial"], scores["temporal"], weights=fusion.weights, when=fusion.when
+            )
+        shown = {name: likeliest(answers_of(found, [video.id]), 0, classes) for name, found in scores.items()}
         stack_len = max(_stack_len(model) for model in models.values())
         motion = measure_motion(ShardReader(Path(name), manifest), ClipShape.of(video))
         if overlay is not None:
@@ -128,15 +123,18 @@ def _predict_frame(
 ) -> Prediction:
     """Classify a video of one frame, which has no flow, by the spatial stream alone."""
 
-    found = score_clip(model, rgb=single_frame(path, params, timeout_s), protocol=protocol)
-    logits = found.logits[None]
-    if "spatial" in fusion.aux and found.aux_logits is not None:
-        logits = (found.main_logits + np.float32(fusion.aux["spatial"]) * found.aux_logits)[None]
-    answer = Answers(name="spatial", scores=logits, log_probabilities=log_softmax(logits))
+    scored = score_clip(
+        model,
+        rgb=single_frame(path, params, timeout_s),
+        protocol=protocol,
+        aux_share=fusion.aux.get("spatial"),
+    )
+    logits = scored.logits[None]
+    answers = Answers(name="spatial", scores=logits, log_probabilities=log_softmax(logits))
     return Prediction(
         video=str(path),
         num_frames=1,
-        spatial=_top(model.info.classes, answer),
+        spatial=likeliest(answers, 0, model.info.classes),
         temporal=None,
         fused=None,
         fusion=None,
@@ -179,15 +177,3 @@ def _draw_overlay(
         verdict=Verdict(stream=stream, name=top["class"], probability=top["probability"]),
         on_progress=lambda share: tell(f"overlay, {share:.0%}"),
     )
-
-
-def _top(classes: tuple[str, ...], answer: Answers) -> list[dict[str, Any]]:
-    order = np.argsort(-answer.scores[0], kind="stable")[:TOP]
-    return [
-        {
-            "class": classes[place],
-            "probability": round(float(np.exp(answer.log_probabilities[0, place])), 6),
-            "score": float(answer.scores[0, place]),
-        }
-        for place in order
-    ]

@@ -69,14 +69,13 @@ class VideoCards:
 def video_cards(run: "RunDir", manifest: "Manifest", result: "SplitResult") -> VideoCards:
     """Choose the videos and draw them; what cannot be read is said in its place, and never stops the page."""
     from stin_pipe.pipeline.flow.colour import colour_key
-    from stin_pipe.stin.results.analysis import fused_answers, stream_answers
+    from stin_pipe.stin.results.analysis import answers_of
     from stin_pipe.stin.shards.reader import ShardReader
 
     if not run.extract.is_dir():
         return VideoCards(groups=(), key_picture="", missing="the run has no extracted videos")
     ids = result.fused.ids
-    answers = [*(stream_answers(scores, ids) for scores in result.streams.values())]
-    answers.append(fused_answers(result.fused))
+    answers = [answers_of(scores, ids) for scores in (*result.streams.values(), result.fused)]
     sureness = {answer.name: np.exp(answer.log_probabilities) for answer in answers}
     chosen = choose_videos(result.fused.labels, sureness["fused"], sureness["spatial"], sureness["temporal"])
     models = {
