@@ -26,7 +26,7 @@ from stin_pipe.stin.shards.schema import Manifest
 from stin_pipe.stin.train import train_stream
 from stin_pipe.stin.training.config import TrainConfig, override
 from stin_pipe.stin.training.metrics_log import METRICS_FILE
-from stin_pipe.stin.training.report import OnProgress
+from stin_pipe.stin.training.report import AblationStep, TrainEvent
 from stin_pipe.stin.training.state import CONFIG_FILE
 
 __all__ = [
@@ -86,17 +86,6 @@ def check_file_name(what: str, name: str) -> None:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class AblationStep:
-    """What is trained now, for whoever watches."""
-
-    variant: str
-    seed: int
-    number: int
-    """1-based, of ``total``."""
-    total: int
-
-
 def named_variants(base: TrainConfig, names: Sequence[str] = ()) -> tuple[Variant, ...]:
     """Return variants of ``base``'s stream by their names in ``NAMED_VARIANTS``; by default all of them.
 
@@ -127,9 +116,9 @@ def run_ablation(
     protocol: TestProtocol | None = None,
     runtime: Runtime | None = None,
     extraction: Mapping[str, Any] | None = None,
-    on_step: Callable[[AblationStep], None] = lambda _step: None,
-    on_progress: OnProgress = lambda _event: None,
+    on_event: Callable[[AblationStep | TrainEvent], None] = lambda _event: None,
     on_table: Callable[[AblationTable], None] = lambda _table: None,
+    handle_signals: bool = True,
 ) -> AblationTable:
     """Train every variant with every seed in folders below ``out_dir`` and compare them.
 
@@ -148,9 +137,9 @@ def run_ablation(
         protocol: for ``test``; by default the whole one.
         runtime: see ``train_stream``.
         extraction: see ``train_stream``.
-        on_step: called before each training.
-        on_progress: called as ``train_stream`` does.
+        on_event: called before each training, and as ``train_stream`` does.
         on_table: called after each seed with the table so far.
+        handle_signals: see ``train_stream``.
 
     Raises:
         ValueError: if there is nothing to train, or a name or seed occurs twice.
@@ -166,7 +155,7 @@ def run_ablation(
     num_judged = 0
     total = len(seeds) * len(variants)
     for number, (seed, variant) in enumerate(product(seeds, variants), start=1):
-        on_step(AblationStep(variant=variant.name, seed=seed, number=number, total=total))
+        on_event(AblationStep(variant=variant.name, seed=seed, number=number, total=total))
         folder = training_folder(Path(out_dir) / variant.name, split=split, seed=seed)
         config = replace(variant.config, seed=seed)
         result = train_stream(
@@ -177,7 +166,8 @@ def run_ablation(
             split=split,
             runtime=runtime,
             extraction=extraction,
-            on_progress=on_progress,
+            on_progress=on_event,
+            handle_signals=handle_signals,
         )
         if result.list_change:
             raise StinPipeError(

@@ -65,6 +65,7 @@ def train_stream(
     extraction: Mapping[str, Any] | None = None,
     on_progress: OnProgress = lambda _event: None,
     stop_file: Path | None = None,
+    handle_signals: bool = True,
 ) -> TrainResult:
     """Train a stream, or resume or merely report the training that ``out_dir`` holds.
 
@@ -79,6 +80,7 @@ def train_stream(
         extraction: JSON values kept in the model file, for whoever must make frames and flow the same way.
         on_progress: called at the start, after every step, and with every notice; in the first process alone.
         stop_file: asks to stop when it appears, as a signal does; see ``StopSignal``.
+        handle_signals: whether SIGTERM and SIGINT end the training after a checkpoint.
 
     Raises:
         StinPipeError: if the data or the folder do not allow it; if the loss is no longer finite; out of GPU
@@ -126,7 +128,7 @@ def train_stream(
         flops = flops_per_sample(job.config, num_classes=len(manifest.classes))
         tell(_start(job, learner, state, flops))
         with ExitStack() as opened:
-            stop = opened.enter_context(StopSignal(stop_file))
+            stop = opened.enter_context(StopSignal(stop_file, handle_signals=handle_signals))
             log = None
             if ranks.is_first:
                 log = opened.enter_context(

@@ -29,8 +29,9 @@ class StopSignal:
     number there.
     """
 
-    def __init__(self, file: Path | None = None) -> None:
+    def __init__(self, file: Path | None = None, *, handle_signals: bool = True) -> None:
         self._received = 0
+        self._handle_signals = handle_signals
         self._file = file
         self._before: dict[int, Any] = {}
 
@@ -42,7 +43,7 @@ class StopSignal:
         return self._received
 
     def __enter__(self) -> "StopSignal":
-        if threading.current_thread() is threading.main_thread():
+        if self._handle_signals and threading.current_thread() is threading.main_thread():
             for signum in _SIGNALS:
                 self._before[signum] = signal.signal(signum, self._receive)
         return self

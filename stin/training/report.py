@@ -53,7 +53,19 @@ class TrainNotice:
     message: str
 
 
-OnProgress = Callable[[TrainStart | TrainProgress | TrainNotice], None]
+@dataclass(frozen=True, kw_only=True)
+class AblationStep:
+    """What is trained now, for whoever watches."""
+
+    variant: str
+    seed: int
+    number: int
+    """1-based, of ``total``."""
+    total: int
+
+
+TrainEvent = TrainStart | TrainProgress | TrainNotice
+OnProgress = Callable[[TrainEvent], None]
 
 
 @dataclass(frozen=True, kw_only=True)

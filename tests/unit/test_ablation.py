@@ -16,7 +16,7 @@ from stin_pipe.stin.shards.schema import Manifest
 from stin_pipe.stin.train import Runtime
 from stin_pipe.stin.training.config import override
 from stin_pipe.stin.training.recipes import resolve_recipe
-from stin_pipe.workflows.commands.ablate import _table_name
+from stin_pipe.workflows.run.ablation import AblateOptions, table_name
 
 
 def tiny(stream="spatial", **changes):
@@ -78,7 +78,7 @@ def test_a_second_call_trains_only_what_is_new(ablated, tiny_run):
     out, variants, table = ablated
     stamps = {path: path.stat().st_mtime_ns for path in out.rglob("result.json")}
     steps = []
-    more = ablate(tiny_run, out, variants, seeds=(0, 1, 2), on_progress=steps.append)
+    more = ablate(tiny_run, out, variants, seeds=(0, 1, 2), on_event=steps.append)
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     assert len(list(out.rglob("result.json"))) == 6
     assert more.rows[1].by_seed[0] == table.rows[1].by_seed[0]
@@ -158,7 +158,7 @@ def test_the_splits_have_folders_of_their_own_and_earlier_trainings_keep_theirs(
 
 def test_a_table_has_a_name_of_its_own():
     def name(given, split="1", variant="plain"):
-        return _table_name({"name": given, "split": split}, [Variant(name=variant, config=tiny())])
+        return table_name(AblateOptions(name=given, split=split), [Variant(name=variant, config=tiny())])
 
     assert (name(None), name(None, split="2"), name("mine", split="2")) == (
         "ablation",

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 
 import click
@@ -22,6 +22,8 @@ from stin_pipe.stin.training.config import (
 from stin_pipe.stin.training.optim import AveragedWeights, build_optimizer, learning_rate
 from stin_pipe.stin.training.recipes import RECIPES, resolve_recipe
 from stin_pipe.workflows.cli import cli
+from stin_pipe.workflows.run.ablation import AblateOptions, chosen_variants
+from stin_pipe.workflows.run.training import TrainOptions, training_config
 from stin_pipe.workflows.terminal.training_options import RECIPE_NAMES
 
 
@@ -217,17 +219,21 @@ def test_injection_is_true_or_false_and_agrees_with_the_form():
     assert override(config, injection=True) == config
 
 
+def values_of(name, *arguments):
+    """What the command line gives to a command's options object."""
+    command = cli.get_command(click.Context(cli), name)
+    values = command.make_context(name, ["--run", "r", *arguments]).params
+    return {key: value for key, value in values.items() if key not in ("output", "run_path")}
+
+
+@pytest.mark.parametrize(("command", "kind"), [("train-spatial", TrainOptions), ("ablate", AblateOptions)])
+def test_options_have_the_names_and_defaults_of_the_flags(command, kind):
+    assert values_of(command) == asdict(kind())
+
+
 def test_settings_reach_the_training_and_none_is_dropped():
-    from click import Context, UsageError
-
-    from stin_pipe.workflows.cli import cli
-    from stin_pipe.workflows.commands.train import training_config
-
-    command = cli.get_command(Context(cli), "train-spatial")
-
     def made(*arguments):
-        options = command.make_context("train-spatial", ["--run", "r", *arguments]).params
-        return training_config("spatial", "folder", options)
+        return training_config("spatial", "folder", TrainOptions(**values_of("train-spatial", *arguments)))
 
     assert made("--set", "seed=7").seed == 7
     assert (made("--seed", "3").seed, made().seed) == (3, 0)
@@ -238,28 +244,21 @@ def test_settings_reach_the_training_and_none_is_dropped():
         (("--plain", "--set", "difference=loss"), "--plain and --set difference"),
         (("--no-flip", "--set", "flip=true"), "--no-flip and --set flip"),
     ):
-        with pytest.raises(UsageError, match=told):
+        with pytest.raises(ValueError, match=told):
             made(*flags)
 
 
 def test_an_ablation_holds_out_what_was_asked_for(tmp_path):
-    from click import Context
-
-    from stin_pipe.workflows.cli import cli
-    from stin_pipe.workflows.commands.ablate import _variants
-
-    command = cli.get_command(Context(cli), "ablate")
-
     def shares(*arguments):
-        options = command.make_context("ablate", ["--run", "r", "--only", "plain", *arguments]).params
-        return {variant.config.val_share for variant in _variants("folder", options)}
+        options = AblateOptions(**values_of("ablate", "--only", "plain", *arguments))
+        return {variant.config.val_share for variant in chosen_variants("folder", options)}
 
     assert shares() == {0.2}
     assert shares("--set", "val_share=0.5") == shares("--val-share", "0.5") == {0.5}
     file = tmp_path / "mine.toml"
     file.write_text('[a]\nstream = "spatial"\nseed = 3\n')
     for given in (("--set", "seed=7"), ("--variants", str(file))):
-        with pytest.raises(ValueError, match="seed is no setting here; --seeds N"):
+        with pytest.raises(ValueError, match="an ablation sets the seeds itself; give --seeds N"):
             shares(*given)
 
 

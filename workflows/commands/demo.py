@@ -8,6 +8,7 @@ import click
 
 from stin_pipe.workflows.terminal.options import common_options, run_option
 from stin_pipe.workflows.terminal.output import Output, duration
+from stin_pipe.workflows.terminal.training_report import shown_training
 
 if TYPE_CHECKING:
     from stin_pipe.stin.shards.run_dir import RunDir
@@ -109,10 +110,18 @@ def _train(
     folder: str,
     options: dict[str, Any],
 ) -> Path:
-    from stin_pipe.workflows.commands.train import train_with_progress
+    from stin_pipe.workflows.run.training import TrainOptions, train_locked
 
     out_dir = run.training(folder, SPLIT)
-    train_with_progress(output, run, config, split=SPLIT, out_dir=out_dir, runtime_options=options)
+    with shown_training(output, f"train {folder}") as show:
+        train_locked(
+            run,
+            config,
+            out_dir=out_dir,
+            options=TrainOptions(split=SPLIT, **options),
+            on_event=show,
+            handle_signals=True,
+        )
     return out_dir / "model.safetensors"
 
 

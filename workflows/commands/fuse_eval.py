@@ -92,11 +92,12 @@ def fuse_eval(output: Output, run_path: Path, split: str, **options: Any) -> Non
     Rows that sum to 1 are taken for probabilities. Pickled files are refused.
     """
     from stin_pipe.stin.shards.schema import Manifest
-    from stin_pipe.workflows.commands.train import require_split
     from stin_pipe.workflows.report.text import mean_of_splits, show_result
     from stin_pipe.workflows.run.how_made import listed_but_not_there
     from stin_pipe.workflows.run.run_dir import open_run, recorded
+    from stin_pipe.workflows.run.training import require_split
     from stin_pipe.workflows.terminal.eval_settings import check_device, eval_settings
+    from stin_pipe.workflows.terminal.options import usage_errors
 
     options["split"] = split
     settings = eval_settings(options)
@@ -104,7 +105,8 @@ def fuse_eval(output: Output, run_path: Path, split: str, **options: Any) -> Non
     run = open_run(run_path)
     manifest = Manifest.load(run.manifest)
     if split != "all":
-        require_split(manifest, split)
+        with usage_errors():
+            require_split(manifest, split)
     if not_there := listed_but_not_there(manifest):
         output.warn(not_there)
     splits = _trained_splits(run, manifest) if split == "all" else [split]

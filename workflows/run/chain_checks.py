@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stin_pipe.workflows.commands.train import RECIPE_OF_DATASET
 from stin_pipe.workflows.run.stages import TRAININGS
 from stin_pipe.workflows.terminal.config_file import place_in_file
 from stin_pipe.workflows.terminal.options import usage_errors
@@ -86,16 +85,19 @@ def check_trainings(
     Raises:
         click.UsageError: names the file, the table or tables, and what is wrong.
     """
-    from stin_pipe.workflows.commands.train import training_config
+    from stin_pipe.workflows.run.training import TrainOptions, training_config
 
     found = {}
     for stage in trainings:
         command = stage.command.name or ""
-        stream = command.removeprefix("train-")
+        stream = "spatial" if command == "train-spatial" else "temporal"
         try:
-            found[stream] = training_config(stream, dataset, stage.params)
-        except click.UsageError as error:
-            raise click.UsageError(f"{config}: [train] or [{command}]: {error.message}") from error
+            values = {
+                name: value for name, value in stage.params.items() if name not in ("output", "run_path")
+            }
+            found[stream] = training_config(stream, dataset, TrainOptions(**values))
+        except ValueError as error:
+            raise click.UsageError(f"{config}: [train] or [{command}]: {error}") from error
     return found
 
 
@@ -187,6 +189,8 @@ def check_tables_for_pods(ctx: click.Context, config: Path, run_path: Path, want
         stage_context(ctx, config, command, run_path, files_are_here=False)
         for command in ("extract", "fuse-eval", *TRAININGS)
     )
+    from stin_pipe.workflows.run.training import RECIPE_OF_DATASET
+
     named = extract.params["dataset"]
     configs: dict[str, TrainConfig] = {}
     mistake = None

@@ -1,6 +1,6 @@
 """The options that both trainings have."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -16,38 +16,6 @@ settings_option = click.option(
     callback=lambda ctx, param, value: dict(value),
     help="A setting of the recipe that has no flag, such as ema_decay=0.99; repeatable.",
 )
-
-SETTINGS_OF_FLAGS = {
-    "backbone": ("backbone",),
-    "init": ("init",),
-    "epochs": ("epochs", "length", "unit"),
-    "batch_size": ("batch_size",),
-    "lr": ("lr",),
-    "num_segments": ("num_segments",),
-    "aux_weight": ("aux_weight",),
-    "plain": ("injection", "difference", "attention"),
-    "no_flip": ("flip",),
-    "val_share": ("val_share",),
-    "accumulate": ("accumulate",),
-    "seed": ("seed",),
-}
-"""The settings that a flag decides, by the name of its parameter."""
-
-
-def require_one_source(options: Mapping[str, Any]) -> None:
-    """Refuse a setting that both a flag and `--set` give: one of them would be dropped without a word.
-
-    Raises:
-        ValueError: names the flag and the setting.
-    """
-    for name, decided in SETTINGS_OF_FLAGS.items():
-        if options.get(name) in (None, False):
-            continue
-        for setting in decided:
-            if setting in options["settings"]:
-                flag = "--segments" if name == "num_segments" else "--" + name.replace("_", "-")
-                raise ValueError(f"{flag} and --set {setting} decide the same; give one of them")
-
 
 RECIPE_NAMES = ("tsn-ucf101", "tsn-hmdb51", "small")
 """The names of `stin_pipe.stin.training.recipes`, which a shell completes without its imports."""

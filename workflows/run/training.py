@@ -1,0 +1,235 @@
+"""Train one stream of a run: options to a complete configuration, then the training, locked and recorded."""
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stin_pipe.pipeline.planning.ledger import plan_paths
+from stin_pipe.pipeline.planning.plan import Plan
+from stin_pipe.stin.device import Amp, Runtime
+from stin_pipe.stin.network.backbones import check_backbone_name
+from stin_pipe.stin.network.streams import StreamName
+from stin_pipe.stin.shards.run_dir import RunDir
+from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.stin.train import train_stream
+from stin_pipe.stin.train_on_ray import WorkerCount, train_on_ray
+from stin_pipe.stin.training.config import TrainConfig, override
+from stin_pipe.stin.training.ranks import is_first_process
+from stin_pipe.stin.training.recipes import resolve_recipe
+from stin_pipe.stin.training.report import TrainEvent, TrainNotice, TrainResult
+from stin_pipe.workflows.run.lock import run_lock
+from stin_pipe.workflows.run.run_dir import open_run, recorded
+
+RECIPE_OF_DATASET = {"ucf101": "tsn-ucf101", "hmdb51": "tsn-hmdb51"}
+
+_SETTINGS_OF_FLAGS = {
+    "backbone": ("backbone",),
+    "init": ("init",),
+    "epochs": ("epochs", "length", "unit"),
+    "batch_size": ("batch_size",),
+    "lr": ("lr",),
+    "num_segments": ("num_segments",),
+    "aux_weight": ("aux_weight",),
+    "plain": ("injection", "difference", "attention"),
+    "no_flip": ("flip",),
+    "val_share": ("val_share",),
+    "accumulate": ("accumulate",),
+    "seed": ("seed",),
+}
+"""The settings that a flag decides, by the name of its option."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """The options of both trainings; None leaves a value to the recipe.
+
+    Attributes:
+        split: the split whose training list is used.
+        recipe: ``tsn-ucf101``, ``tsn-hmdb51`` or ``small``; None chooses by data set.
+        backbone: ``resnet18``, ``34``, ``50``, ``101``, or ``timm:NAME``.
+        init: weights file to start from.
+        epochs: length of the training.
+        batch_size: videos a step.
+        lr: largest learning rate.
+        num_segments: clips of one video in a training sample, K.
+        aux_weight: weight of the auxiliary loss.
+        plain: train without the injection, as a stream of a plain two-stream network.
+        no_flip: never mirror clips.
+        val_share: share of the training list that is held out.
+        accumulate: parts in which a batch is run.
+        settings: further settings of the recipe by name, such as ``{"ema_decay": 0.99}``.
+        seed: of weights, order and augmentation.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        amp: mixed precision.
+        loader_workers: processes that read; None chooses by cores.
+        compile_: use ``torch.compile``.
+        train_workers: least and most processes that share each batch, started by Ray Train.
+        address: Ray cluster of the train workers; None is this machine.
+    """
+
+    split: str = "1"
+    recipe: str | None = None
+    backbone: str | None = None
+    init: Path | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    num_segments: int | None = None
+    aux_weight: float | None = None
+    plain: bool = False
+    no_flip: bool = False
+    val_share: float | None = None
+    accumulate: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    device: str = "auto"
+    amp: Amp = "auto"
+    loader_workers: int | None = None
+    compile_: bool = False
+    train_workers: tuple[int, int] | None = None
+    address: str | None = None
+
+    @property
+    def runtime(self) -> Runtime:
+        """Where and how fast the training runs."""
+        return Runtime(
+            device=self.device, amp=self.amp, loader_workers=self.loader_workers, compile=self.compile_
+        )
+
+
+def train_run(
+    run_path: Path,
+    stream: StreamName,
+    options: TrainOptions | None = None,
+    on_event: Callable[[TrainEvent], None] = lambda _event: None,
+    *,
+    handle_signals: bool = False,
+) -> TrainResult:
+    """Train one stream of a run, or resume its training; a finished one is only reported.
+
+    Args:
+        run_path: the run directory, with extracted videos.
+        stream: ``spatial`` or ``temporal``.
+        options: see ``TrainOptions``.
+        on_event: called at the start, after every step and with every notice.
+        handle_signals: whether SIGTERM and SIGINT end the training after a checkpoint.
+
+    Raises:
+        ValueError: for an option, setting or split that does not exist or does not fit the others.
+        StinPipeError: if the run or its data do not allow the training, or it fails.
+        Interrupted: after a signal, if these are handled.
+    """
+    options = options or TrainOptions()
+    run = open_run(run_path)
+    manifest = Manifest.load(run.manifest)
+    require_split(manifest, options.split)
+    if options.address and not options.train_workers:
+        raise ValueError("--address: needs --train-workers N, how many processes train there")
+    config = training_config(stream, manifest.dataset, options)
+
+    # torchrun starts this program several times; the first process writes for all.
+    record = nullcontext()
+    if is_first_process():
+        record = recorded(run, f"train-{stream}", {"train": asdict(config), **asdict(options)})
+    with record:
+        return train_locked(
+            run,
+            config,
+            out_dir=run.training(stream, options.split),
+            options=options,
+            on_event=on_event,
+            handle_signals=handle_signals,
+        )
+
+
+def train_locked(
+    run: RunDir,
+    config: TrainConfig,
+    *,
+    out_dir: Path,
+    options: TrainOptions,
+    on_event: Callable[[TrainEvent], None],
+    handle_signals: bool = False,
+) -> TrainResult:
+    """Train a complete configuration in any folder of a run, which no other training may use meanwhile.
+
+    Of ``options`` it takes the split and what says where and how fast to train; see ``train_run``.
+    """
+    manifest = Manifest.load(run.manifest)
+    is_first = is_first_process()
+    if manifest.num_pending and is_first:
+        message = f"{manifest.num_pending} videos are not extracted yet; training uses the ones that are"
+        on_event(TrainNotice(message=message))
+
+    out_dir.mkdir(parents=True, exist_ok=True)
+    lock = out_dir / "lock.json"
+    with run_lock(lock, activity="training", to_break=f"delete {lock}") if is_first else nullcontext():
+        job: dict[str, Any] = {
+            "manifest": manifest,
+            "extract_dir": run.extract,
+            "out_dir": out_dir,
+            "split": options.split,
+            "runtime": options.runtime,
+            "extraction": extraction_of(run),
+            "on_progress": on_event,
+        }
+        if options.train_workers is None:
+            return train_stream(config, **job, handle_signals=handle_signals)
+        least, most = options.train_workers
+        workers = WorkerCount(least=least, most=most)
+        return train_on_ray(config, num_workers=workers, address=options.address, **job)
+
+
+def training_config(stream: StreamName, dataset: str, options: TrainOptions) -> TrainConfig:
+    """Return the complete configuration of a training with these options.
+
+    Raises:
+        ValueError: for a recipe, backbone, setting or value that does not exist, or one given twice.
+    """
+    _require_one_source(options)
+    check_backbone_name(options.backbone or "resnet18")
+    recipe = resolve_recipe(options.recipe or RECIPE_OF_DATASET.get(dataset, "small"), stream)
+    return override(
+        override(recipe, **options.settings),
+        backbone=options.backbone,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        lr=options.lr,
+        num_segments=options.num_segments,
+        aux_weight=options.aux_weight,
+        val_share=options.val_share,
+        accumulate=options.accumulate,
+        seed=options.seed,
+        init=str(options.init.absolute()) if options.init else None,
+        flip=False if options.no_flip else None,
+        injection=False if options.plain else None,
+    )
+
+
+def _require_one_source(options: TrainOptions) -> None:
+    """Refuse a setting that both a flag and `--set` give: one of them would be dropped without a word."""
+    for name, settings in _SETTINGS_OF_FLAGS.items():
+        if getattr(options, name) in (None, False):
+            continue
+        for setting in settings:
+            if setting in options.settings:
+                flag = "--segments" if name == "num_segments" else "--" + name.replace("_", "-")
+                raise ValueError(f"{flag} and --set {setting} decide the same; give one of them")
+
+
+def require_split(manifest: Manifest, split: str) -> None:
+    """Refuse a split that the run does not have.
+
+    Raises:
+        ValueError: names the splits it has.
+    """
+    if split not in manifest.split_names:
+        names = ", ".join(manifest.split_names)
+        raise ValueError(f"--split: {split!r} is not in this run; its splits are: {names}")
+
+
+def extraction_of(run: RunDir) -> dict[str, Any]:
+    """Return how the run's frames and flow were made; model files keep it."""
+    return asdict(Plan.load(plan_paths(run.extract)[0]).params)
