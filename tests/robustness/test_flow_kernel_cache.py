@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -58,22 +59,22 @@ def test_a_directory_that_others_can_write_is_not_trusted(homes):
     assert directory.stat().st_mode & 0o077 == 0
 
 
-def test_another_source_has_another_cache(homes, tmp_path, monkeypatch):
+@pytest.mark.parametrize("source", ["steps.py", "cpu/solver.py", "cpu/pair.py", "cpu/simd.py"])
+def test_another_source_has_another_cache(homes, tmp_path, monkeypatch, source):
     before = kernel_cache.choose_directory()
     copy = tmp_path / "flow"
-    copy.mkdir()
-    for path in pathlib.Path(kernel_cache.__file__).parent.glob("*.py"):
-        (copy / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(kernel_cache, "__file__", str(copy / "kernel_cache.py"))
+    shutil.copytree(pathlib.Path(kernel_cache.__file__).parents[1], copy)
+    monkeypatch.setattr(kernel_cache, "__file__", str(copy / "cpu" / "kernel_cache.py"))
     assert kernel_cache.choose_directory() == before
-    with (copy / "steps.py").open("a") as file:
+    with (copy / source).open("a") as file:
         file.write("# changed\n")
     assert kernel_cache.choose_directory() != before
 
 
 WORKER = """
 import numpy as np
-from stin_pipe.pipeline.flow import kernel_cache, tvl1
+from stin_pipe.pipeline.flow import tvl1
+from stin_pipe.pipeline.flow.cpu import kernel_cache
 frames = np.zeros((1, 16, 16), np.uint8)
 assert not tvl1(frames, frames, backend="cpu").any()
 pair = kernel_cache.load_kernels()

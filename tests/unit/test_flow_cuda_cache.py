@@ -1,8 +1,10 @@
 """Keeping compiled CUDA kernels: one compiler of many, damage, folders that cannot be written."""
 
 import os
+import shutil
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +52,19 @@ def test_another_gpu_or_block_has_code_of_its_own(compiled):
     for capability, threads in (((9, 0), 256), ((8, 0), 256), ((9, 0), 128), ((9, 0), 256)):
         assert cuda_cache.load_code(capability, threads)["iterate"][1] == repr(capability).encode()
     assert compiled == [256, 256, 128]
+
+
+@pytest.mark.parametrize("source", ["steps.py", "cuda/solver.py", "cuda/patch.py"])
+def test_another_source_has_code_of_its_own(compiled, tmp_path, monkeypatch, source):
+    copy = tmp_path / "flow"
+    shutil.copytree(Path(cuda_cache.__file__).parents[1], copy)
+    monkeypatch.setattr(cuda_cache, "__file__", str(copy / "cuda" / "cache.py"))
+    for _ in range(2):
+        cuda_cache.load_code((9, 0), 256)
+    with (copy / source).open("a") as file:
+        file.write("# changed\n")
+    cuda_cache.load_code((9, 0), 256)
+    assert compiled == [256, 256]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip"])

@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-KERNEL_SOURCES = ("cpu_*.py", "kernel_cache.py", "simd*.py", "steps.py")
 _THREADS_LOCK = threading.Lock()
 
 
@@ -67,7 +66,7 @@ def choose_directory(preferred: str = "") -> pathlib.Path:
 def _digest_sources() -> str:
     here = pathlib.Path(__file__).parent
     digest = hashlib.sha256()
-    for path in sorted(path for pattern in KERNEL_SOURCES for path in here.glob(pattern)):
+    for path in [*sorted(here.glob("*.py")), here.parent / "steps.py"]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 

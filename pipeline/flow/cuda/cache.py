@@ -19,7 +19,7 @@ from stin_pipe.pipeline.flow.cuda.compile import compile_ptx, entry_name, link
 from stin_pipe.stin.shards.errors import StinPipeError
 
 CACHE_VARIABLE = "STIN_PIPE_CACHE"
-_SOURCES = ("cuda_device", "cuda_tiles", "cuda_patch", "cuda_solver", "cuda_image", "cuda_compile", "steps")
+_SOURCES = ("device", "tiles", "patch", "solver", "image", "compile", "../steps")
 _PACKAGES = ("numba", "numba-cuda", "llvmlite", "numpy")
 
 
