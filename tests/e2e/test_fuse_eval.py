@@ -21,6 +21,7 @@ import stin_pipe.workflows.report.render
 from stin_pipe.stin.scoring.scores import Scores
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import publish_json
+from stin_pipe.stin.shards.run_dir import RunDir
 from stin_pipe.stin.shards.schema import FORMAT_VERSION, Manifest
 from stin_pipe.stin.train import Runtime, train_stream
 from stin_pipe.stin.training.config import override
@@ -28,7 +29,7 @@ from stin_pipe.stin.training.recipes import resolve_recipe
 from stin_pipe.workflows.cli import cli
 from stin_pipe.workflows.commands.compare import compare_results
 from stin_pipe.workflows.run.lock import run_lock
-from stin_pipe.workflows.run.stage_state import evaluation_state
+from stin_pipe.workflows.run.stages import evaluation_state
 
 SCORING = ("--segments", "2", "--crops", "1")
 MANY_CLIPS = ("--segments", "25", "--crops", "5")
@@ -254,7 +255,9 @@ def test_scoring_killed_goes_on_at_the_next_video(run: Path, monkeypatch) -> Non
     process.wait()
     content = journal.read_bytes()
     assert 3 <= _records(journal) < 12 and not (folder / "spatial.npz").exists()
-    assert evaluation_state(folder)["state"].startswith("unfinished (no stream scored, spatial begun)")
+    state = evaluation_state(RunDir(path=run), "1")
+    assert state.progress == "unfinished"  # its lock names a process that is gone
+    assert state.sentence.startswith("unfinished (no stream scored, spatial started)")
     scored = []
     monkeypatch.setattr(
         stin_pipe.stin.scoring.score_split.Scorer,

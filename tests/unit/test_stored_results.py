@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from stin_pipe.stin.results.stored import read_lines, read_metrics, read_result
+from stin_pipe.stin.shards.run_dir import RunDir
 from stin_pipe.workflows.prediction.fusion_choice import choose_fusion
 from stin_pipe.workflows.report.charts import training_charts
-from stin_pipe.workflows.run.stage_state import evaluation_state, training_state
+from stin_pipe.workflows.run.stages import evaluation_state, training_state
 
 METRICS = {
     "fused": {"top1": 0.5},
@@ -26,6 +27,14 @@ def evaluated(run: Path, text: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").write_text(text, encoding="latin-1")
     return folder
+
+
+def trained(path: Path) -> tuple[RunDir, Path]:
+    """Return a run, and its folder of the spatial stream's training on split 1."""
+    run = RunDir(path=path)
+    folder = run.training("spatial", "1")
+    folder.mkdir(parents=True)
+    return run, folder
 
 
 @pytest.mark.parametrize(
@@ -50,13 +59,16 @@ def evaluated(run: Path, text: str) -> Path:
 def test_damaged_metrics_are_none(text: str, tmp_path: Path) -> None:
     folder = evaluated(tmp_path, text)
     assert read_metrics(folder) == {}
-    assert evaluation_state(folder)["state"].startswith("damaged: ")
+    state = evaluation_state(RunDir(path=tmp_path), "1")
+    assert (state.progress, state.fused_top1) == ("damaged", None)
+    assert state.sentence == f"damaged: {folder / 'metrics.json'} cannot be read; run fuse-eval again"
     assert choose_fusion(tmp_path, "1", None).source == "TSN's"
 
 
 def test_whole_metrics_are_used(tmp_path: Path) -> None:
     folder = evaluated(tmp_path, json.dumps(METRICS))
-    assert read_metrics(folder) == METRICS and evaluation_state(folder)["fused_top1"] == 0.5
+    state = evaluation_state(RunDir(path=tmp_path), "1")
+    assert read_metrics(folder) == METRICS and (state.progress, state.fused_top1) == ("done", 0.5)
     chosen = choose_fusion(tmp_path, "1", None)
     assert (chosen.weights, chosen.when) == ((1.0, 2.0), "after_softmax")
     assert read_metrics(tmp_path) == {}
@@ -64,11 +76,13 @@ def test_whole_metrics_are_used(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [*DAMAGED, json.dumps(RESULT | {"num_train": None})])
 def test_damaged_results_of_a_training_are_none(text: str, tmp_path: Path) -> None:
-    (tmp_path / "result.json").write_text(text, encoding="latin-1")
-    assert read_result(tmp_path) == {}
-    assert training_state(tmp_path)["state"].startswith("damaged: ")
-    (tmp_path / "result.json").write_text(json.dumps(RESULT))
-    assert read_result(tmp_path) == RESULT and training_state(tmp_path)["state"] == "done"
+    run, folder = trained(tmp_path)
+    (folder / "result.json").write_text(text, encoding="latin-1")
+    assert read_result(folder) == {}
+    assert training_state(run, "train-spatial", "1").progress == "damaged"
+    (folder / "result.json").write_text(json.dumps(RESULT))
+    state = training_state(run, "train-spatial", "1")
+    assert read_result(folder) == RESULT and (state.progress, state.steps) == ("done", 3)
 
 
 def test_lines_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
@@ -77,10 +91,11 @@ def test_lines_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
         *("[1]", "\xff", '{"kind": "train", "step": 4, "loss": NaN}', '{"kind": "train", "loss": "low"}'),
         '{"kind": "train", "step": 5, "lo',
     ]
-    (tmp_path / "metrics.jsonl").write_text("\n".join(lines), encoding="latin-1")
-    assert len(read_lines(tmp_path / "metrics.jsonl")) == 5
-    (chart,) = training_charts(tmp_path, "spatial")
+    run, folder = trained(tmp_path)
+    (folder / "metrics.jsonl").write_text("\n".join(lines), encoding="latin-1")
+    assert len(read_lines(folder / "metrics.jsonl")) == 5
+    (chart,) = training_charts(folder, "spatial")
     assert "from 1 at step 1 to 0.333 at step 3" in chart.text
-    state = training_state(tmp_path)
-    assert (state["steps"], state["loss"]) == (4, 1.0 / 3)
+    state = training_state(run, "train-spatial", "1")
+    assert (state.progress, state.steps, state.loss) == ("unfinished", 4, 1.0 / 3)
     assert training_charts(tmp_path / "none", "spatial") == []

@@ -17,7 +17,7 @@ from stin_pipe.workflows.run.chain_checks import (
     require_run,
     stage_context,
 )
-from stin_pipe.workflows.run.stages import TRAININGS, Stage, chain_stages
+from stin_pipe.workflows.run.stages import TRAININGS, StageState, chain_stages
 from stin_pipe.workflows.terminal.config_file import config_path
 from stin_pipe.workflows.terminal.options import common_options, run_option
 from stin_pipe.workflows.terminal.output import Output, duration
@@ -128,7 +128,7 @@ def write_starter(path: Path) -> None:
         raise click.UsageError(f"--write-config: {path} exists; give another name, or delete it") from error
 
 
-def show_stages(output: Output, stages: Sequence[Stage]) -> None:
+def show_stages(output: Output, stages: Sequence[StageState]) -> None:
     """Print the chain, a line a stage."""
     for stage in stages:
         output.show(f"{stage.name:24}{stage.progress:13}{stage.detail}".rstrip())

@@ -1,39 +1,56 @@
-"""The whole chain of a run: which stages there are, and how far each is.
+"""The chain of a run: its stages, and how far each one is, read from the run's files at any time.
 
-The order is extract, then both trainings of each split, then fuse-eval of each split.
+The order is extract, then both trainings of every split, then fuse-eval of every split.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
-from stin_pipe.workflows.run.stage_state import evaluation_state, extract_state, manifest_now, training_state
-
-if TYPE_CHECKING:
-    from stin_pipe.stin.shards.run_dir import RunDir
-    from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.pipeline.planning.ledger import plan_paths, read_ledger
+from stin_pipe.stin.results.stored import is_number, json_object, read_lines, read_metrics, read_result
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.run_dir import RunDir
+from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.stin.training.holdout import divide_training_list, list_digest, tell_list_change
+from stin_pipe.workflows.run.lock import Holder, is_alive, read_holder
+from stin_pipe.workflows.run.run_dir import open_run, read_run_json
 
 Progress = Literal["not started", "running", "unfinished", "done", "damaged"]
 TRAININGS = ("train-spatial", "train-temporal")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One stage of the chain and how far it is."""
+class StageState:
+    """How far one stage is.
+
+    Attributes:
+        split: None for extract, which serves all splits.
+        progress: what the program goes by.
+        sentence: the same for people, often with the next step; nothing reads it back.
+        detail: what the line of the chain adds to the progress.
+    """
 
     command: str
     split: str | None
-    """None for extract, which serves all splits."""
     progress: Progress
+    sentence: str
     detail: str = ""
 
     @property
     def name(self) -> str:
-        """What people call it, `train-spatial split 1`."""
+        """What people call the stage, `train-spatial split 1`."""
         return self.command if self.split is None else f"{self.command} split {self.split}"
 
+    @property
+    def folder(self) -> str:
+        """Its folder in the run, `train-spatial/split1`."""
+        return self.command if self.split is None else f"{self.command}/split{self.split}"
+
     def to_json(self) -> dict[str, Any]:
-        """Return the stage for `--json`."""
+        """Return the stage as a link of the chain."""
         return {
             "stage": self.command,
             "split": self.split,
@@ -42,73 +59,308 @@ class Stage:
         }
 
 
-def chain_stages(run: "RunDir", splits: Sequence[str]) -> list[Stage]:
-    """Return every stage of the chain over these splits, in order, with its state."""
-    stages = [_extract_stage(run)]
-    manifest = manifest_now(run)
-    stages += [_training_stage(run, command, split, manifest) for split in splits for command in TRAININGS]
-    return stages + [_evaluation_stage(run, split) for split in splits]
+@dataclass(frozen=True, kw_only=True)
+class ExtractState(StageState):
+    """How far the extraction is.
+
+    Attributes:
+        num_in_hand: videos of the shards that workers are making now.
+        failures: how many videos failed, by reason.
+        num_damaged: videos kept although only a part of them could be decoded.
+        broken: marks that cannot be used, with the reason.
+        failures_file: one line a failed video; None before an extract has ended with failures.
+    """
+
+    command: str = "extract"
+    split: str | None = None
+    num_videos: int = 0
+    num_done: int = 0
+    num_failed: int = 0
+    num_left: int = 0
+    num_in_hand: int = 0
+    num_frames: int = 0
+    num_shards: int = 0
+    num_shards_done: int = 0
+    failures: Mapping[str, int] = field(default_factory=dict)
+    num_damaged: int = 0
+    broken: tuple[str, ...] = ()
+    failures_file: Path | None = None
+
+    def to_status(self) -> dict[str, Any]:
+        """Return what `status --json` says of the extraction."""
+        value = {
+            "state": self.sentence,
+            "videos": self.num_videos,
+            "done": self.num_done,
+            "failed": self.num_failed,
+            "not_yet": self.num_left,
+        }
+        if self.progress == "not started":
+            return value
+        return value | {
+            "in_hand": self.num_in_hand,
+            "frames": self.num_frames,
+            "shards": self.num_shards,
+            "shards_done": self.num_shards_done,
+            "failures": dict(self.failures),
+            "damaged": self.num_damaged,
+            "broken": list(self.broken),
+        }
 
 
-def recorded_splits(run: "RunDir") -> list[str]:
-    """Return the splits of the chain that was last asked for; else those worked on, or the first."""
-    from stin_pipe.stin.shards.schema import Manifest
-    from stin_pipe.workflows.run.run_dir import read_run_json
+@dataclass(frozen=True, kw_only=True)
+class TrainingState(StageState):
+    """How far one training is.
 
+    Attributes:
+        steps: optimiser steps done.
+        loss: of the last of them; None once the training is finished.
+        val_top1: of the finished training; None where it held no video out.
+        list_change: how the training list has changed since a finished training; empty if it has not.
+    """
+
+    steps: int = 0
+    loss: float | None = None
+    val_top1: float | None = None
+    list_change: str = ""
+
+    def to_status(self) -> dict[str, Any]:
+        """Return what `status --json` says of the training."""
+        value: dict[str, Any] = {"stage": self.folder, "state": self.sentence}
+        if self.progress == "damaged":
+            return value
+        if self.progress == "done":
+            return value | {"steps": self.steps, "val_top1": self.val_top1, "older_list": self.list_change}
+        return value | {"steps": self.steps, "loss": self.loss}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationState(StageState):
+    """How far the evaluation of one split is; accuracy and report are there once it is done."""
+
+    command: str = "fuse-eval"
+    fused_top1: float | None = None
+    report: Path | None = None
+
+    def to_status(self) -> dict[str, Any]:
+        """Return what `status --json` says of the evaluation."""
+        value: dict[str, Any] = {"stage": self.folder, "state": self.sentence}
+        if self.progress != "done":
+            return value
+        return value | {"fused_top1": self.fused_top1, "report": str(self.report)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """How far a run is.
+
+    Attributes:
+        trainings, evaluations: those that have a folder, by name.
+        chain: every stage of the chain that was last asked for, in order.
+    """
+
+    run: RunDir
+    extract: ExtractState
+    trainings: tuple[TrainingState, ...]
+    evaluations: tuple[EvaluationState, ...]
+    chain: tuple[StageState, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result of `status --json`."""
+        return {
+            "extract": self.extract.to_status(),
+            "training": [state.to_status() for state in self.trainings],
+            "fuse_eval": [state.to_status() for state in self.evaluations],
+            "chain": [state.to_json() for state in self.chain],
+        }
+
+
+def read_status(path: Path) -> RunStatus:
+    """Read how far the run at `path` is; works while other processes write to it.
+
+    Raises:
+        StinPipeError: the path holds no run, or a part of it that cannot be read.
+    """
+    run = open_run(path)
+    recorded, with_files = recorded_splits(run), splits_with_files(run)
+    stages = chain_stages(run, list(dict.fromkeys([*recorded, *with_files])))
+    started = sorted((stage for stage in stages if stage.progress != "not started"), key=lambda s: s.folder)
+    (extract,) = (stage for stage in stages if isinstance(stage, ExtractState))
+    return RunStatus(
+        run=run,
+        extract=extract,
+        trainings=tuple(stage for stage in started if isinstance(stage, TrainingState)),
+        evaluations=tuple(stage for stage in started if isinstance(stage, EvaluationState)),
+        chain=tuple(stage for stage in stages if stage.split is None or stage.split in recorded),
+    )
+
+
+def chain_stages(run: RunDir, splits: Sequence[str]) -> list[StageState]:
+    """Return every stage of the chain over these splits, in order."""
+    manifest = _manifest_or_none(run)
+    return [
+        extract_state(run),
+        *(training_state(run, command, split, manifest) for split in splits for command in TRAININGS),
+        *(evaluation_state(run, split) for split in splits),
+    ]
+
+
+def recorded_splits(run: RunDir) -> list[str]:
+    """Return the splits of the run's last chain; without one, those worked on; else the first of the data."""
     for entry in reversed(read_run_json(run.path)["commands"]):
         if entry.get("command") == "run":
             return [str(split) for split in entry["config"]["splits"]]
-    folders = [*run.path.glob("train-*/split*"), *run.path.glob("fuse-eval/split*")]
-    if folders:
-        return sorted({path.name.removeprefix("split") for path in folders})
+    if splits := splits_with_files(run):
+        return splits
     return list(Manifest.load(run.manifest).split_names[:1]) if run.manifest.exists() else []
 
 
-def _extract_stage(run: "RunDir") -> Stage:
-    state = extract_state(run)
-    progress: Progress = "unfinished"
-    for word in ("not started", "running", "done"):
-        if state["state"].startswith(word):
-            progress = word
-    detail = f"{state['done']} of {state['videos']} videos" if state["videos"] else ""
-    if state["failed"]:
-        detail += f", {state['failed']} failed"
-    return Stage(command="extract", split=None, progress=progress, detail=detail)
+def splits_with_files(run: RunDir) -> list[str]:
+    """Return the splits that have a folder of a training or an evaluation."""
+    folders = [*run.path.glob("train-*/split*"), *run.path.glob("fuse-eval/split*")]
+    return sorted({path.name.removeprefix("split") for path in folders})
 
 
-def _training_stage(run: "RunDir", command: str, split: str, manifest: "Manifest | None") -> Stage:
+def extract_state(run: RunDir) -> ExtractState:
+    """Return how far the extraction is, from its plans and marks."""
+    # This one module loads OpenCV and HDF5, for a second; status is asked for on login nodes, in loops.
+    from stin_pipe.pipeline.shard.make_shard import running_shards
+
+    if not plan_paths(run.extract):
+        return ExtractState(progress="not started", sentence="not started")
+    ledger = read_ledger(run.extract)
+    holder = _working_holder(run.extract)
+
+    progress: Progress = "running" if holder else "unfinished"
+    sentence = "stopped; the same extract command resumes"
+    if not ledger.pending:
+        progress, sentence = "done", "done"
+    elif holder:
+        sentence = f"running (process {holder.process_id} on {holder.host})"
+    detail = f"{len(ledger.done)} of {len(ledger.entries)} videos" if ledger.entries else ""
+    detail += f", {len(ledger.failed)} failed" if ledger.failed else ""
+
+    failures_file = run.extract / "failures.jsonl"
+    finished = [entry.outcome for entry in ledger.done if entry.outcome]
+    return ExtractState(
+        progress=progress,
+        sentence=sentence,
+        detail=detail,
+        num_videos=len(ledger.entries),
+        num_done=len(ledger.done),
+        num_failed=len(ledger.failed),
+        num_left=len(ledger.not_yet),
+        num_in_hand=sum(shard.num_videos for shard in running_shards(run.extract)) if holder else 0,
+        num_frames=sum(outcome.meta.num_frames for outcome in finished if outcome.meta),
+        num_shards=ledger.num_shards,
+        num_shards_done=ledger.num_shards - len(ledger.pending),
+        failures=Counter(entry.outcome.reason for entry in ledger.failed if entry.outcome),
+        num_damaged=sum(bool(outcome.notes.get("damaged")) for outcome in finished),
+        broken=tuple(ledger.broken.values()),
+        failures_file=failures_file if ledger.failed and failures_file.exists() else None,
+    )
+
+
+def training_state(run: RunDir, command: str, split: str, manifest: Manifest | None = None) -> TrainingState:
+    """Return how far one training is.
+
+    Args:
+        run: the run.
+        command: `train-spatial` or `train-temporal`.
+        split: the split it trains on.
+        manifest: the run's videos now, for telling whether a finished training had others.
+    """
     path = run.training(command.removeprefix("train-"), split)
     if not path.exists():
-        return Stage(command=command, split=split, progress="not started")
-    state = training_state(path, manifest)
-    if state["state"].startswith("damaged"):
-        return Stage(command=command, split=split, progress="damaged", detail=state["state"])
-    progress: Progress = "done" if state["state"] == "done" else "unfinished"
-    detail = f"{state['steps']} steps"
-    if older := state.get("older_list"):
-        detail += f", trained on an older list ({older})"
-    if progress == "unfinished" and _is_locked(path):
-        progress = "running"
-    return Stage(command=command, split=split, progress=progress, detail=detail)
+        return TrainingState(command=command, split=split, progress="not started", sentence="not started")
+    if (path / "result.json").exists():
+        return _finished_training(path, command, split, manifest)
+
+    steps, loss = 0, None
+    for record in read_lines(path / "metrics.jsonl"):
+        steps = int(record["step"]) if is_number(record.get("step")) else steps
+        if record.get("kind") == "train" and is_number(record.get("loss")):
+            loss = record["loss"]
+    return TrainingState(
+        command=command,
+        split=split,
+        progress="running" if _working_holder(path) else "unfinished",
+        sentence="unfinished",
+        detail=f"{steps} steps",
+        steps=steps,
+        loss=loss,
+    )
 
 
-def _evaluation_stage(run: "RunDir", split: str) -> Stage:
+def _finished_training(path: Path, command: str, split: str, manifest: Manifest | None) -> TrainingState:
+    result = read_result(path)
+    if not result:
+        sentence = f"damaged: {path / 'result.json'} cannot be read; delete {path} and train again"
+        return TrainingState(
+            command=command, split=split, progress="damaged", sentence=sentence, detail=sentence
+        )
+    change = _list_change(path, result, manifest) if manifest else ""
+    return TrainingState(
+        command=command,
+        split=split,
+        progress="done",
+        sentence="done",
+        detail=f"{result['steps']} steps" + (f", trained on an older list ({change})" if change else ""),
+        steps=result["steps"],
+        val_top1=result["last_val_top1"],
+        list_change=change,
+    )
+
+
+def _list_change(path: Path, result: Mapping[str, Any], manifest: Manifest) -> str:
+    try:
+        stored = json_object((path / "config.json").read_text(encoding="utf-8"))
+        share, trained_on = stored["config"]["val_share"], stored["training_list"]
+        videos = divide_training_list(manifest, split=stored["split"], share=share).train
+    except (OSError, ValueError, KeyError, TypeError, StinPipeError):
+        return ""  # unknown: a damaged or older config.json must not keep status from answering
+    return "" if list_digest(videos) == trained_on else tell_list_change(result.get("num_train"), len(videos))
+
+
+def evaluation_state(run: RunDir, split: str) -> EvaluationState:
+    """Return how far the evaluation of one split is."""
     path = run.fusion(split)
     if not path.exists():
-        return Stage(command="fuse-eval", split=split, progress="not started")
-    state = evaluation_state(path)
-    if state["state"] == "done":
-        detail = f"fused top-1 {state['fused_top1']:.3f}"
-        return Stage(command="fuse-eval", split=split, progress="done", detail=detail)
-    if state["state"].startswith("damaged"):
-        return Stage(command="fuse-eval", split=split, progress="damaged", detail=state["state"])
-    progress: Progress = "running" if _is_locked(path) else "unfinished"
-    return Stage(command="fuse-eval", split=split, progress=progress)
+        return EvaluationState(split=split, progress="not started", sentence="not started")
+    metrics = path / "metrics.json"
+    if not metrics.exists():
+        scored = ", ".join(sorted(item.stem for item in path.glob("*.npz"))) or "no stream"
+        started = ", ".join(sorted(item.stem for item in path.glob("*.journal")))
+        what = f"{scored} scored" + (f", {started} started" if started else "")
+        return EvaluationState(
+            split=split,
+            progress="running" if _working_holder(path) else "unfinished",
+            sentence=f"unfinished ({what}); the same fuse-eval command resumes",
+        )
+
+    value = read_metrics(path)
+    if not value:
+        sentence = f"damaged: {metrics} cannot be read; run fuse-eval again"
+        return EvaluationState(split=split, progress="damaged", sentence=sentence, detail=sentence)
+    top1 = value["fused"]["top1"]
+    return EvaluationState(
+        split=split,
+        progress="done",
+        sentence="done",
+        detail=f"fused top-1 {top1:.3f}",
+        fused_top1=top1,
+        report=path / "report.html",
+    )
 
 
-def _is_locked(folder: Any) -> bool:
-    """Tell whether a training or evaluation works in the folder, or may do so on another host."""
-    from stin_pipe.workflows.run.lock import is_alive, read_holder
-
+def _working_holder(folder: Path) -> Holder | None:
+    """Return the process that works in the folder; one on another host counts, since nobody here can know."""
     holder = read_holder(folder / "lock.json")
-    return holder is not None and is_alive(holder) is not False
+    return holder if holder is not None and is_alive(holder) is not False else None
+
+
+def _manifest_or_none(run: RunDir) -> Manifest | None:
+    try:
+        return Manifest.load(run.manifest) if run.manifest.exists() else None
+    except StinPipeError:
+        return None  # extract says what is wrong with it; the other stages can still be told
