@@ -461,6 +461,7 @@ def make_shards(folder: Path, count: int) -> Path:
         dataset="folder",
         classes=("c0", "c1"),
         split_names=("1",),
+        split_from="lists",
         split_source="made",
         videos=dict(sorted(videos.items())),
         failed=(),

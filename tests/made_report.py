@@ -130,8 +130,9 @@ def _write_run(run: RunDir, classes: tuple[str, ...], per_class: int, num_frames
         id=f"{classes[0]}/bad<b>.avi", label=0, splits={"1": "test"}, reason="too_short", message="<i>1</i>"
     )
     manifest = Manifest(
-        dataset="folder", classes=classes, split_names=("1",), split_source="<i>lists</i>",
-        videos=dict(sorted(videos.items())), failed=(failed,), num_skipped=2, num_absent=1, num_pending=0,
+        dataset="folder", classes=classes, split_names=("1",), split_from="lists",
+        split_source="<i>lists</i>", videos=dict(sorted(videos.items())), failed=(failed,), num_skipped=2,
+        num_absent=1, num_pending=0,
         bound_px=BOUND_PX, flow_backend="cpu", fingerprint="made",
     )  # fmt: skip
     manifest.save(run.manifest)

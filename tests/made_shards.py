@@ -78,6 +78,7 @@ def make_run(
         dataset="folder",
         classes=CLASSES,
         split_names=("1",),
+        split_from="lists",
         split_source="made",
         videos=dict(sorted(videos.items())),
         failed=(),

@@ -84,6 +84,7 @@ def csv_listing(root: Path, list_csv: Path) -> Listing:
         root=root,
         classes=tuple(display_name(name) for name in classes),
         split_names=("1",),
+        split_from="column" if splits_given else "hash",
         split_source=source,
         videos=tuple(sorted(videos, key=lambda video: video.id)),
         num_skipped=num_skipped,

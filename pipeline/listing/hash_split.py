@@ -9,7 +9,7 @@ TEST_SHARE = 0.3
 """Share of each class that the hash split puts into the test list (HMDB51's 70/30)."""
 
 HASH_SPLIT = "split 1 was made by a stable hash, 70 % train, 30 % test"
-"""How a `split_source` says that its sides come from here."""
+"""What a `split_source` says of such a split."""
 
 
 def hash_split(ids: Iterable[str]) -> dict[str, Subset]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from stin_pipe.stin.shards.schema import Subset
+from stin_pipe.stin.shards.schema import SplitOrigin, Subset
 
 Dataset = Literal["ucf101", "hmdb51", "lists", "folder", "csv"]
 """`lists` are split lists in either official style that name another data set."""
@@ -39,7 +39,8 @@ class Listing:
     """Everything that the folder and the lists say together.
 
     Attributes:
-        split_source: a sentence for the person: where the splits come from.
+        split_from: who decides the side of a video.
+        split_source: the same as a sentence for a person.
         num_skipped: video files in the folder that no list names.
         absent: ids of listed videos that the folder lacks.
     """
@@ -48,6 +49,7 @@ class Listing:
     root: Path
     classes: tuple[str, ...]
     split_names: tuple[str, ...]
+    split_from: SplitOrigin
     split_source: str
     videos: tuple[ListedVideo, ...]
     num_skipped: int = 0

@@ -163,6 +163,7 @@ def manifest_of(ledger: Ledger) -> Manifest:
         dataset=first.dataset,
         classes=first.classes,
         split_names=first.split_names,
+        split_from=first.split_from,
         split_source=first.split_source,
         videos=videos,
         failed=failed,
@@ -185,7 +186,7 @@ def _valid_mark(
     try:
         mark = Mark.load(path)
     except StinPipeError as error:
-        broken[shard.name] = str(error)
+        broken[shard.name] = error.problem
         return None
     data = path.with_suffix(".h5")
     if mark.fingerprint != fingerprint or [item.id for item in mark.outcomes] != _ids(shard.videos):

@@ -14,7 +14,14 @@ from typing import Any, Literal, cast
 from stin_pipe.pipeline.listing.listing import ListedVideo, Listing
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import canonical_json, publish_checked_json
-from stin_pipe.stin.shards.schema import FORMAT_VERSION, FlowCoding, ImageCodec, load_json
+from stin_pipe.stin.shards.schema import (
+    FORMAT_VERSION,
+    FlowCoding,
+    ImageCodec,
+    SplitOrigin,
+    load_json,
+    take_split_origin,
+)
 
 ALGORITHM_VERSION = 2
 """Raise by hand when the same parameters give other bytes than before."""
@@ -109,6 +116,7 @@ class Plan:
     root: str
     classes: tuple[str, ...]
     split_names: tuple[str, ...]
+    split_from: SplitOrigin
     split_source: str
     num_skipped: int
     num_absent: int
@@ -144,10 +152,11 @@ class Plan:
                 shards=shards,
                 classes=tuple(value.pop("classes")),
                 split_names=tuple(value.pop("split_names")),
+                split_from=take_split_origin(value),
                 **value,
             )
         except (AttributeError, ValueError, KeyError, TypeError) as error:
-            raise StinPipeError(f"{path}: damaged plan ({error}); {next_step}") from error
+            raise StinPipeError(f"{path}: damaged plan ({error})", next_step=next_step) from error
 
 
 def make_plan(
@@ -185,6 +194,7 @@ def make_plan(
         root=str(listing.root.absolute()),
         classes=listing.classes,
         split_names=listing.split_names,
+        split_from=listing.split_from,
         split_source=listing.split_source,
         num_skipped=listing.num_skipped,
         num_absent=listing.num_absent,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stin_pipe.pipeline.listing.hash_split import HASH_SPLIT, hash_side
+from stin_pipe.pipeline.listing.hash_split import hash_side
 from stin_pipe.pipeline.listing.listing import ListedVideo, Listing
 from stin_pipe.pipeline.planning.ledger import Ledger, next_plan_path, plan_paths, read_ledger
 from stin_pipe.pipeline.planning.plan import ExtractParams, Plan, PlanKind, make_plan, require_same_params
@@ -216,7 +216,7 @@ def _show_source(video: ListedVideo) -> str:
 
 def _require_same_splits(ledger: Ledger, listed: dict[str, ListedVideo], listing: Listing) -> None:
     """Official lists may not move a video between train and test under a run; our hash may not either."""
-    if _by_hash(ledger.plans[0]) and _by_hash(listing):
+    if ledger.plans[0].split_from == listing.split_from == "hash":
         return  # sides were frozen with the plan
     moved = [
         entry.video.id
@@ -232,11 +232,7 @@ def _require_same_splits(ledger: Ledger, listed: dict[str, ListedVideo], listing
 
 def _with_stable_side(video: ListedVideo, listing: Listing) -> ListedVideo:
     """Give a video that joins a hash-split run the side that its own hash says."""
-    if not _by_hash(listing):
+    if listing.split_from != "hash":
         return video
     name = video.path if listing.dataset == "folder" else video.id  # what the listing takes the hash of
     return replace(video, splits={"1": hash_side(name)})
-
-
-def _by_hash(source: Plan | Listing) -> bool:
-    return HASH_SPLIT in source.split_source

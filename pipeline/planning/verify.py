@@ -28,9 +28,7 @@ def verify_shards(extract_dir: Path, ledger: Ledger) -> Iterator[ShardCheck]:
     for plan in ledger.plans:
         for shard in plan.shards:
             if shard.name in ledger.broken:
-                message = ledger.broken[shard.name]
-                if "run extract again" not in message:
-                    message += "; run extract again to rebuild this shard"
+                message = f"{ledger.broken[shard.name]}; run extract again to rebuild this shard"
                 yield ShardCheck(shard=shard.name, num_videos=0, num_bytes=0, problems=(message,))
             elif shard.name not in pending:
                 yield _check(extract_dir, plan, shard)

@@ -19,6 +19,11 @@ FORMAT_VERSION = 1
 Stream = Literal["rgb", "flow"]
 Subset = Literal["train", "test"]
 ImageCodec = Literal["jpeg", "png"]
+SplitOrigin = Literal["lists", "column", "hash"]
+"""Who decides the side of a video: split lists, the split column of a CSV, or a hash of its name."""
+
+HASH_SENTENCE_OF_0_1_0 = "split 1 was made by a stable hash, 70 % train, 30 % test"
+"""In the `split_source` of a hash split of version 0.1.0, whose plans and manifests had no `split_from`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,14 +120,13 @@ class Mark:
         Raises:
             StinPipeError: the file is damaged or of another format version.
         """
-        value = load_json(path, kind="mark", next_step="run extract again to rebuild its shard")
+        next_step = "run extract again to rebuild its shard"
+        value = load_json(path, kind="mark", next_step=next_step)
         try:
             outcomes = tuple(_outcome(item) for item in value.pop("outcomes"))
             return cls(outcomes=outcomes, **value)
         except (AttributeError, KeyError, TypeError) as error:
-            raise StinPipeError(
-                f"{path}: damaged mark ({error}); run extract again to rebuild its shard"
-            ) from error
+            raise StinPipeError(f"{path}: damaged mark ({error})", next_step=next_step) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +172,8 @@ class Manifest:
     Attributes:
         videos: extracted videos by id, in order of id.
         failed: videos that were tried and could not be extracted.
+        split_from: who decided the sides of the splits.
+        split_source: the same as a sentence for a person.
         num_skipped: video files that no list names.
         num_absent: listed videos that the folder lacks.
         num_pending: planned videos whose shard has no mark yet.
@@ -177,6 +183,7 @@ class Manifest:
     dataset: str
     classes: tuple[str, ...]
     split_names: tuple[str, ...]
+    split_from: SplitOrigin
     split_source: str
     videos: Mapping[str, ManifestVideo]
     failed: tuple[FailedVideo, ...]
@@ -206,21 +213,21 @@ class Manifest:
             raise StinPipeError(
                 f"{path} does not exist: run `stin-pipe extract` on this run first{state * lock.exists()}"
             )
-        value = load_json(path, kind="manifest", next_step="run extract again to rebuild it")
+        next_step = "run extract again to rebuild it"
+        value = load_json(path, kind="manifest", next_step=next_step)
         try:
             videos = [ManifestVideo(**item) for item in value.pop("videos")]
             failed = tuple(FailedVideo(**item) for item in value.pop("failed"))
             return cls(
                 classes=tuple(value.pop("classes")),
                 split_names=tuple(value.pop("split_names")),
+                split_from=take_split_origin(value),
                 videos={video.id: video for video in videos},
                 failed=failed,
                 **value,
             )
         except (AttributeError, KeyError, TypeError) as error:
-            raise StinPipeError(
-                f"{path}: damaged manifest ({error}); run extract again to rebuild it"
-            ) from error
+            raise StinPipeError(f"{path}: damaged manifest ({error})", next_step=next_step) from error
 
     def subset(self, split: str, subset: Subset) -> tuple[ManifestVideo, ...]:
         """Return the videos of one side of a split, in order of id.
@@ -244,6 +251,15 @@ def attributes_crc(attributes: Mapping[str, Any]) -> int:
     return zlib.crc32(canonical_json(plain))
 
 
+def take_split_origin(value: dict[str, Any]) -> SplitOrigin:
+    """Take `split_from` out of a plan or manifest; version 0.1.0 said it in a sentence alone."""
+    if "split_from" in value:
+        return value.pop("split_from")
+    if HASH_SENTENCE_OF_0_1_0 in value["split_source"]:
+        return "hash"
+    return "column" if value["dataset"] == "csv" else "lists"
+
+
 def _outcome(item: dict[str, Any]) -> VideoOutcome:
     meta = item.pop("meta")
     return VideoOutcome(meta=None if meta is None else VideoMeta(**meta), **item)
@@ -258,16 +274,17 @@ def load_json(path: Path, *, kind: str, next_step: str) -> dict[str, Any]:
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise StinPipeError(f"{path}: the {kind} cannot be read ({error}); {next_step}") from error
+        raise StinPipeError(f"{path}: the {kind} cannot be read ({error})", next_step=next_step) from error
     if not isinstance(loaded, dict):
-        raise StinPipeError(f"{path}: the {kind} is not a JSON object; {next_step}")
+        raise StinPipeError(f"{path}: the {kind} is not a JSON object", next_step=next_step)
     value = cast(dict[str, Any], loaded)
-    found = value.get("format_version")
-    if found != FORMAT_VERSION:
+
+    version = value.get("format_version")
+    if version != FORMAT_VERSION:
         raise StinPipeError(
-            f"{path}: {kind} of format version {found}, but this program reads version {FORMAT_VERSION}; "
-            "use the program version that wrote the run, or a new run directory"
+            f"{path}: {kind} of format version {version}, but this program reads version {FORMAT_VERSION}",
+            next_step="use the program version that wrote the run, or a new run directory",
         )
     if not is_whole(value):
-        raise StinPipeError(f"{path}: the {kind} differs from its checksum; {next_step}")
+        raise StinPipeError(f"{path}: the {kind} differs from its checksum", next_step=next_step)
     return value

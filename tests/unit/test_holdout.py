@@ -30,6 +30,7 @@ def manifest(rows):
         dataset="folder",
         classes=names,
         split_names=("1",),
+        split_from="lists",
         split_source="",
         videos=videos,
         failed=(),

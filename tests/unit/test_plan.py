@@ -1,10 +1,12 @@
 """Plan, ledger and resume: identity is content, and each video is in one state."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from stin_pipe.pipeline.listing import find_videos
 from stin_pipe.pipeline.listing.find_videos import list_videos
 from stin_pipe.pipeline.listing.hash_split import hash_share, hash_side
 from stin_pipe.pipeline.listing.listing import Listing
@@ -14,6 +16,7 @@ from stin_pipe.pipeline.planning.plan import ExtractParams, Plan, make_plan
 from stin_pipe.pipeline.planning.todo import count_deleted, decide, prepare_work
 from stin_pipe.pipeline.shard.make_shard import shard_digest
 from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.publish import CHECKSUM, publish_checked_json
 from stin_pipe.stin.shards.schema import Mark, VideoMeta, VideoOutcome
 
 PARAMS = ExtractParams(size=(48, 32), short_side=None, bound_px=5.0, flow_backend="cpu")
@@ -206,6 +209,33 @@ def test_a_csv_without_sides_may_grow(tmp_path: Path) -> None:
             retry_failed=False,
             timeout_s=60,
         )
+
+
+def test_a_hash_split_of_version_0_1_0_is_known_by_its_sentence(tmp_path: Path, monkeypatch) -> None:
+    """Its plans had no `split_from`; what the sentence is today does not matter."""
+    monkeypatch.setattr(find_videos, "HASH_SPLIT", "sides follow from the names")
+    names = sorted((f"a/{index:03d}.mp4" for index in range(40)), key=hash_share)
+    videos, run = tmp_path / "v", tmp_path / "extract"
+    (videos / "a").mkdir(parents=True)
+    for name in names[-2:]:
+        (videos / name).write_bytes(b"x")
+    prepare(run, videos)
+    plan = json.loads((run / "plan.json").read_text())
+    del plan["split_from"], plan[CHECKSUM]
+    sentence = "split 1 was made by a stable hash, 70 % train, 30 % test"
+    publish_checked_json(
+        run / "plan.json", plan | {"split_source": f"no lists given: {sentence} in each class"}
+    )
+    # Of two alone one goes to the test side against its hash; with this one the listing says otherwise.
+    (videos / names[0]).write_bytes(b"x")
+    work = prepare(run, videos)
+    sides = {name: entry.video.splits["1"] for name, entry in work.ledger.entries.items()}
+    assert sides == {names[-2]: "test", names[-1]: "train", names[0]: "test"}
+    plan["split_source"] = "1 split from lists"
+    publish_checked_json(run / "plan.json", plan)
+    assert Plan.load(run / "plan.json").split_from == "lists"
+    publish_checked_json(run / "plan.json", plan | {"dataset": "csv"})
+    assert Plan.load(run / "plan.json").split_from == "column"
 
 
 def test_an_id_may_not_come_to_mean_another_file(tmp_path: Path) -> None:

@@ -53,7 +53,8 @@ def test_a_changed_mark_does_not_count_as_done(extract_dir: Path, name: str) -> 
         Mark.load(path)
     ledger = read_ledger(extract_dir)
     assert [shard.name for shard in ledger.pending] == ["00000"]
-    assert "differs from its checksum" in problems(extract_dir)[0]
+    advice = "differs from its checksum; run extract again to rebuild this shard"
+    assert problems(extract_dir)[0] == f"{path}: the mark {advice}"
 
 
 @pytest.mark.parametrize("name", ["num_frames", "height", "fps", "notes", "source_sha256"])

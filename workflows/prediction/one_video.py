@@ -65,6 +65,7 @@ def one_video_run(
         dataset="folder",
         classes=classes,
         split_names=("1",),
+        split_from="lists",
         split_source="",
         videos={video.id: video},
         failed=(),
