@@ -98,18 +98,35 @@ def _row(option: click.Option, context: click.Context) -> str:
     record = option.get_help_record(context)
     assert record is not None, option.name
     flag, meaning = record
-    # A range is said once, with the default, in the brackets that click adds.
-    flag = re.sub(r"(INTEGER|FLOAT)( RANGE)?", "N", flag)
-    flag, meaning = (text.replace("|", "\\|") for text in (flag, " ".join(meaning.split())))
-    return f"| `{flag}` | {meaning.replace('<', '&lt;')} |"
+    flag = re.sub(r"(INTEGER|FLOAT)( RANGE)?", "N", flag).replace("|", "\\|")
+    meaning = re.sub(r"\s*\[([^][]*)\]$", lambda bracket: _in_words(bracket[1]), " ".join(meaning.split()))
+    code = r"`[^`]*`"
+    meaning = re.sub(rf"{code}|[][|<*_]", lambda sign: sign[0] if sign[0][1:] else f"\\{sign[0]}", meaning)
+    return f"| `{flag}` | {meaning} |"
+
+
+def _in_words(bracket: str) -> str:
+    """Turn what click adds to a help text, such as `default: 1; 1<=x<=64`, into words."""
+    facts = []
+    for fact in bracket.split("; "):
+        if limits := re.fullmatch(r"(?:(\S+?)(<=?))?x(?:(<=?|>=?)(\S+))?", fact):
+            low, low_sign, sign, other = limits.groups()
+            if low:
+                facts.append(f"{low} to {other}" if low_sign == "<=" else f"above {low}, up to {other}")
+            else:
+                facts.append({">=": "at least ", ">": "above ", "<=": "up to ", "<": "below "}[sign] + other)
+        else:
+            facts.append(fact.replace("default:", "default"))
+    return f" ({'; '.join(facts)})"
 
 
 def _moved(text: str, *, top: bool) -> str:
-    """Lead the links of a document to where its targets lie on the site."""
-    if top:
-        text = re.sub(r"(\]\(|src=\"|srcset=\")docs/", r"\1", text)
+    """Lead the links of a document to where its targets lie on the site; what is not on it loses its link."""
     for document, page in PAGES.items():
         text = text.replace(f"]({'' if top else '../'}{document}", f"]({page}")
+    if top:
+        text = re.sub(r"(\]\(|src=\"|srcset=\")docs/", r"\1", text)
+        text = re.sub(r"\[([^][]+)\]\((?!https?:|pictures/|[\w-]+\.md)[^)]+\)", r"\1", text)
     return text
 
 

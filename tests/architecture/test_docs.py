@@ -110,7 +110,7 @@ def test_the_site_builds_with_every_link_and_without_a_network(tmp_path: Path) -
     pytest.importorskip("mkdocs", reason="the documentation site needs the extra `docs`")
     pytest.importorskip("mkdocstrings", reason="the documentation site needs the extra `docs`")
     pytest.importorskip("material", reason="the documentation site needs the extra `docs`")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "https_proxy": "http://127.0.0.1:9"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -147,3 +147,21 @@ def test_every_experiment_has_its_figures() -> None:
             assert {"date", "commit", "command", "machine", "values"} <= set(measurement), path.name
     for name in re.findall(r"`([a-z0-9-]+\.json)`", text):
         assert (ROOT / "benchmarks" / "results" / name).exists() or name in ("flow.json", "out.json"), name
+
+
+def test_every_name_and_file_of_the_code_that_a_page_shows_exists() -> None:
+    for page in (*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "ARCHITECTURE.md"):
+        text = page.read_text(encoding="utf-8")
+        for file in re.findall(r"`((?:pipeline|stin|workflows|tests|benchmarks|docs)/[\w/.-]+\.\w+)`", text):
+            assert (ROOT / file).exists(), f"{page.name}: {file}"
+        for name, file in re.findall(r"`(\w+)` (?:in|of)\s+`([\w/]+\.py)`", text):
+            tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+            targets = [
+                target
+                for node in tree.body
+                for target in getattr(node, "targets", [getattr(node, "target", None)])
+            ]
+            defined = {getattr(node, "name", None) for node in tree.body} | {
+                target.id for target in targets if isinstance(target, ast.Name)
+            }
+            assert name in defined, f"{page.name}: {file} defines no {name}"
