@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -43,15 +44,67 @@ class Called:
         return json.loads(self.stdout.splitlines()[-1])
 
 
-def stin_pipe(*arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> Called:
-    """Call the command line in a process of its own, as a user does."""
+class CommandServer:
+    """Forks calls of the command line from a process that has loaded its libraries (`command_server.py`)."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def run(self, arguments: list[str], *, cwd: Path, env: dict[str, str]) -> Called:
+        """Call the command line and wait for its end."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, str(ROOT / "tests" / "command_server.py")],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        assert self._process.stdin is not None and self._process.stdout is not None
+
+        with tempfile.TemporaryDirectory() as folder:
+            files = {name: str(Path(folder) / name) for name in ("stdout", "stderr")}
+            request = {"arguments": arguments, "cwd": str(cwd), "env": env, **files}
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+            assert answer, "the command server has died"
+            texts = {name: Path(file).read_bytes().decode() for name, file in files.items()}
+        return Called(code=int(answer), **texts)
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+            self._process.wait(timeout=30)
+
+
+SERVER = CommandServer()
+
+
+def stin_pipe(
+    *arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None, forked: bool = True
+) -> Called:
+    """Call the command line in a process of its own, as a user does.
+
+    Args:
+        arguments: of the command line.
+        cwd: folder that the command starts in.
+        env: variables beside those of the tests.
+        forked: fork it from a process that has the libraries loaded; where variables matter to Python or to a
+            library when it is loaded, a new interpreter is started all the same.
+    """
+    words, folder = [str(argument) for argument in arguments], cwd or ROOT
+    variables = {**os.environ, **(env or {})}
+    if forked and all(name.startswith("STIN_PIPE_") or name == "PATH" for name in env or {}):
+        return SERVER.run(words, cwd=folder, env=variables)
+    path = os.pathsep.join(filter(None, [str(ROOT), variables.get("PYTHONPATH")]))
     done = subprocess.run(
-        [sys.executable, "-m", "stin_pipe", *map(str, arguments)],
+        [sys.executable, "-m", "stin_pipe", *words],
         capture_output=True,
         text=True,
         timeout=600,
-        cwd=cwd or ROOT,
-        env={**os.environ, **(env or {})},
+        cwd=folder,
+        env={**variables, "PYTHONPATH": path},
         check=False,
     )
     return Called(code=done.returncode, stdout=done.stdout, stderr=done.stderr)
@@ -60,7 +113,8 @@ def stin_pipe(*arguments: object, cwd: Path | None = None, env: dict[str, str] |
 @pytest.fixture(scope="session")
 def call():
     """The command line as a function."""
-    return stin_pipe
+    yield stin_pipe
+    SERVER.close()
 
 
 @dataclass(frozen=True)
