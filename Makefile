@@ -26,11 +26,12 @@ lint: setup
 	$(BIN)/lint-imports
 	$(BIN)/basedpyright
 
+# Tests of one file share fixtures, so they stay in one process; slow ones measure and kill, one at a time.
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
-test-all: lint
-	$(BIN)/python -m pytest
+test-all: test
+	$(BIN)/python -m pytest -m slow
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
