@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stin_pipe.stin.network.model_file import ModelInfo, load_model, save_model
+from stin_pipe.stin.network.model_file import ModelInfo, TrainedModel, load_model, save_model
 from stin_pipe.stin.network.streams import SpatialConfig, TemporalConfig, build_stream
 from stin_pipe.stin.results.split_result import SplitResult, judge_split
 from stin_pipe.stin.results.tuning import tune_fusion
@@ -42,6 +42,7 @@ class MadeReport:
     run: RunDir
     manifest: Manifest
     result: SplitResult
+    models: dict[str, TrainedModel]
     html: str
     path: Path
 
@@ -62,7 +63,7 @@ def make_report(
     names = tuple(classes)
     manifest = _write_run(run, names, per_class, num_frames)
     rng = np.random.default_rng(seed)
-    digests = _write_models(run, names) if models else {"spatial": "", "temporal": ""}
+    loaded = _write_models(run, names) if models else {}
     for stream in ("spatial", "temporal"):
         lines = [
             {"kind": "train", "step": step, "loss": 3 / (1 + step / 50) + 0.1 * rng.random()}
@@ -72,7 +73,8 @@ def make_report(
         run.training(stream, "1").mkdir(parents=True, exist_ok=True)
         (run.training(stream, "1") / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     spatial, temporal = (
-        _scores(manifest, stream, digests[stream], accuracy, rng) for stream in ("spatial", "temporal")
+        _scores(manifest, stream, loaded[stream].digest if loaded else "", accuracy, rng)
+        for stream in ("spatial", "temporal")
     )
     result = judge_split(
         "1",
@@ -86,10 +88,10 @@ def make_report(
         trained={"spatial": 40, "temporal": 40},
         held_out={"spatial": 5, "temporal": 5},
     )
-    html = render_report(run, manifest, result)
+    html = render_report(run, manifest, result, loaded)
     path = folder / "report.html"
     path.write_text(html, encoding="utf-8")
-    return MadeReport(run=run, manifest=manifest, result=result, html=html, path=path)
+    return MadeReport(run=run, manifest=manifest, result=result, models=loaded, html=html, path=path)
 
 
 def _write_run(run: RunDir, classes: tuple[str, ...], per_class: int, num_frames: int) -> Manifest:
@@ -139,9 +141,9 @@ def _write_run(run: RunDir, classes: tuple[str, ...], per_class: int, num_frames
     return manifest
 
 
-def _write_models(run: RunDir, classes: tuple[str, ...]) -> dict[str, str]:
+def _write_models(run: RunDir, classes: tuple[str, ...]) -> dict[str, TrainedModel]:
     torch.manual_seed(0)
-    digests = {}
+    loaded = {}
     for stream in (
         SpatialConfig(backbone="resnet18", tap="layer2", difference_channels=16),
         TemporalConfig(backbone="resnet18", tap="layer3"),
@@ -152,8 +154,8 @@ def _write_models(run: RunDir, classes: tuple[str, ...]) -> dict[str, str]:
         path = run.training(info.stream_name, "1") / "model.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         save_model(path, weights=build_stream(stream, num_classes=len(classes)).state_dict(), info=info)
-        digests[info.stream_name] = load_model(path).digest
-    return digests
+        loaded[info.stream_name] = load_model(path)
+    return loaded
 
 
 def _scores(

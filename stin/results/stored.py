@@ -1,7 +1,9 @@
 """Results that stages have written, read back: what is damaged counts as if it were not there."""
 
+import hashlib
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +66,8 @@ def _read(path: Path) -> dict[str, Any]:
         return json_object(path.read_text(encoding="utf-8", errors="replace"))
     except OSError:
         return {}
+
+
+def score_file_digests(folder: Path, streams: Sequence[str]) -> dict[str, str]:
+    """Return stream -> sha256 of its score file in the folder of an evaluation."""
+    return {name: hashlib.sha256((folder / f"{name}.npz").read_bytes()).hexdigest() for name in streams}

@@ -7,17 +7,18 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import pytest
-from stin_pipe.workflows.terminal.score_options import RESERVED_NAMES
 
+import stin_pipe.stin.network.model_file
 import stin_pipe.stin.scoring.score_split
 import stin_pipe.workflows.report.render
+from stin_pipe.stin.evaluation import EvalEvent, ScoringProgress
 from stin_pipe.stin.scoring.scores import Scores
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import publish_json
@@ -27,9 +28,12 @@ from stin_pipe.stin.train import Runtime, train_stream
 from stin_pipe.stin.training.config import override
 from stin_pipe.stin.training.recipes import resolve_recipe
 from stin_pipe.workflows.cli import cli
-from stin_pipe.workflows.commands.compare import compare_results
+from stin_pipe.workflows.commands.fuse_eval import fuse_eval
+from stin_pipe.workflows.run.compared import compare_results
+from stin_pipe.workflows.run.evaluation import EvalOptions, Pages, evaluate_run
 from stin_pipe.workflows.run.lock import run_lock
 from stin_pipe.workflows.run.stages import evaluation_state
+from stin_pipe.workflows.terminal.types import RESERVED_NAMES
 
 SCORING = ("--segments", "2", "--crops", "1")
 MANY_CLIPS = ("--segments", "25", "--crops", "5")
@@ -102,6 +106,52 @@ def test_the_tuned_weight_knows_nothing_of_the_test_labels(run: Path) -> None:
     assert second["fused"]["top1"] != first["fused"]["top1"]  # the labels did change
 
 
+def test_each_model_file_is_read_once_an_evaluation_with_its_report(
+    trained: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """The report draws maps with the models that scored, and needs no second look into their files."""
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    opened: list[str] = []
+
+    def read_bytes(path: Path, original=Path.read_bytes) -> bytes:
+        if path.suffix == ".safetensors":
+            opened.append(path.parent.parent.name)
+        return original(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    monkeypatch.setattr(stin_pipe.stin.network.model_file, "safe_open", None)
+    evaluate(run, "--tune-fusion")
+    assert sorted(opened) == ["train-spatial", "train-temporal"]
+    assert "attention (temporal)" in (run / "fuse-eval" / "split1" / "report.html").read_text()
+
+
+def test_an_evaluation_is_a_function_that_tells_events(run: Path) -> None:
+    events: list[EvalEvent] = []
+    pages = Pages(split=lambda *_: "the page", mean=lambda *_: "")
+    options = EvalOptions(segments=2, crops=1, tune_fusion=True)
+    evaluation = evaluate_run(run, options, events.append, pages=pages)
+    folder = run / "fuse-eval" / "split1"
+    assert evaluation.to_json() == json.loads((folder / "metrics.json").read_text())
+    assert (folder / "report.html").read_text() == "the page"
+    progress = [event for event in events if isinstance(event, ScoringProgress)]
+    assert {(event.stream, event.videos, event.total) for event in progress} == {
+        (stream, videos, 12) for stream in ("spatial", "temporal") for videos in ("held out", "test")
+    }
+    assert [event.done for event in progress[:13]] == [0, *range(13)][:13]
+    with pytest.raises(ValueError, match=r"--tune-fusion and --fusion-weights exclude each other"):
+        evaluate_run(run, replace(options, fusion_weights=(1.0, 1.0)), pages=pages)
+    with pytest.raises(ValueError, match="'9' is not in this run; its splits are: 1"):
+        evaluate_run(run, EvalOptions(split="9"), pages=pages)
+
+
+def test_the_defaults_of_the_command_are_those_of_its_options() -> None:
+    command = fuse_eval.make_context("fuse-eval", ["--run", "somewhere"])
+    options = EvalOptions()
+    assert {item.name: getattr(options, item.name) for item in fields(EvalOptions)} == {
+        item.name: command.params[item.name] for item in fields(EvalOptions)
+    }
+
+
 def test_without_tuning_there_is_no_curve(run: Path) -> None:
     value = evaluate(run)
     assert value["tuning"] is None and value["protocol"]["weights_from"] == "default"
@@ -128,8 +178,8 @@ def test_listed_videos_that_are_not_there_are_told(run: Path, capsys) -> None:
     path = run / "extract" / "manifest.json"
     replace(Manifest.load(path), num_absent=3, num_pending=2).save(path)
     said = (
-        "3 videos of the lists are absent from the videos folder and 2 videos of the lists are not extracted "
-        "yet: they count nowhere, also not “of listed”"
+        "3 listed videos are absent from the videos folder and 2 listed videos are not extracted yet: no "
+        "accuracy counts them, not even “of listed”"
     )
     assert said in evaluate(run)["how_made"]
     assert f"warning: {said}" in capsys.readouterr().err
@@ -336,7 +386,7 @@ def test_scores_of_two_evaluations_are_not_compared_as_one(run: Path, tmp_path: 
     assert compare_results([run, other], split="1").found.num_common == 12
     evaluate(other, "--segments", "3")
     shutil.copy(other / "fuse-eval" / "split1" / "spatial.npz", run / "fuse-eval" / "split1")
-    with pytest.raises(StinPipeError, match=r"spatial\.npz: is not of the evaluation .* fuse-eval --run"):
+    with pytest.raises(StinPipeError, match=r"spatial\.npz: does not belong to .* fuse-eval --run"):
         compare_results([run, other], split="1")
 
 
@@ -350,7 +400,7 @@ def test_damaged_results_are_told_with_what_to_do(run: Path, tmp_path: Path) -> 
             compare_results([run, other], split="1")
         evaluate(other)
     (other / "train-temporal" / "split1" / "result.json").write_text("{}")
-    with pytest.raises(StinPipeError, match=r"result\.json: is damaged; delete it and give .*train-temporal"):
+    with pytest.raises(StinPipeError, match=r"result\.json: is damaged; delete it and run .*train-temporal"):
         evaluate(other)
 
 

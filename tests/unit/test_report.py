@@ -124,7 +124,7 @@ def test_without_shards_or_models_the_page_is_still_made(made_report, tmp_path: 
     made = made_report.make_report(tmp_path, ("a", "b", "c"), models=False)
     assert "Optical flow in colours" in made.html and "difference (spatial)" not in made.html
     (made.run.extract / "shards" / "00000.h5").unlink()
-    html = render_report(made.run, made.manifest, made.result)
+    html = render_report(made.run, made.manifest, made.result, {})
     assert "the shard is missing" in html and "Optical flow in colours" not in html
 
 
@@ -139,7 +139,7 @@ def test_a_third_stream_and_very_short_videos_are_drawn(made_report, tmp_path: P
     streams.append(replace(streams[0], stream="<u>audio</u>", model_digest=""))
     fused = fuse(*streams, weights=(1.0, 1.5, 0.5))
     result = judge_split("1", streams, fused, made.manifest, protocol={}, report="")
-    outline = outline_of(render_report(made.run, made.manifest, result))
+    outline = outline_of(render_report(made.run, made.manifest, result, made.models))
     assert "<u>audio</u>" in outline.texts
     frames = [about["alt"] for tag, about in outline.seen if tag == "img"]
     shown = [alt for alt in frames if str(alt).startswith("Optical flow")]
@@ -154,7 +154,7 @@ def test_a_name_that_is_not_utf8_can_be_shown(made_report, tmp_path: Path) -> No
 
     made = made_report.make_report(tmp_path, ("a", "b"), models=False)
     made.run.path.rename(tmp_path / "run\udcff")
-    html = render_report(type(made.run)(path=tmp_path / "run\udcff"), made.manifest, made.result)
+    html = render_report(type(made.run)(path=tmp_path / "run\udcff"), made.manifest, made.result, {})
     assert "run\\udcff" in html and html.encode("utf-8")
 
 

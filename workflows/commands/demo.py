@@ -40,10 +40,12 @@ def demo(output: Output, run_path: Path | None, seed: int, runner: str, device: 
     CPU cores; interrupted, the same command resumes.
     """
     from stin_pipe.pipeline.demo_videos import SynthParams, make_videos
+    from stin_pipe.stin.scoring.settings import EvalSettings
     from stin_pipe.stin.shards.schema import Manifest
-    from stin_pipe.workflows.commands.fuse_eval import evaluate_split
+    from stin_pipe.workflows.report.render import evaluation_pages
+    from stin_pipe.workflows.report.text import shown_events
+    from stin_pipe.workflows.run.evaluation import evaluate_locked
     from stin_pipe.workflows.run.run_dir import create_run, recorded
-    from stin_pipe.workflows.run.score_streams import EvalSettings
 
     started = time.monotonic()
     run = create_run(run_path or Path("runs/demo"))
@@ -61,7 +63,8 @@ def demo(output: Output, run_path: Path | None, seed: int, runner: str, device: 
             _train(output, run, demo_config(stream, seed=seed), stream, options)
         output.say("4 of 4: scoring the test videos and fusing")
         settings = EvalSettings(segments=NUM_SEGMENTS, crops=NUM_CROPS, device=device)
-        result = evaluate_split(output, run, manifest, SPLIT, settings)
+        with shown_events(output) as show:
+            result = evaluate_locked(run, manifest, SPLIT, settings, show, pages=evaluation_pages())
     numbers = {
         "spatial_plain": plain,
         "spatial": result.metrics["spatial"]["top1"],

@@ -74,16 +74,16 @@ def predict(
     is. Its foot says what they say of the whole video. An older overlay of that name is replaced, a video
     never. Letters of most scripts are drawn; emoji are not, and right-to-left scripts are not joined.
     """
+    from stin_pipe.stin.scoring.settings import EvalSettings
     from stin_pipe.workflows.prediction.fusion_choice import choose_fusion
     from stin_pipe.workflows.prediction.predict_video import predict_video
-    from stin_pipe.workflows.run.score_streams import EvalSettings
 
     with usage_errors():
         fusion = choose_fusion(run_path, options["split"], options["fusion_weights"])
         models = load_models(run_path, options)
         protocol = EvalSettings(
             segments=options["segments"], crops=int(options["crops"]), device=options["device"]
-        ).protocol()
+        ).protocol
     params = common_params(models)
     if run_path and len(models) == 1:
         (there,) = models

@@ -7,8 +7,8 @@ from typing import Any
 
 from stin_pipe.stin.results.stored import read_metrics
 from stin_pipe.stin.scoring.fusion import TSN_WEIGHTS, FusionPoint, check_weights
+from stin_pipe.stin.scoring.settings import STREAMS
 from stin_pipe.stin.shards.run_dir import RunDir
-from stin_pipe.workflows.run.score_streams import STREAMS
 
 
 @dataclass(frozen=True, kw_only=True)

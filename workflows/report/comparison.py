@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+from stin_pipe.stin.results.side_by_side import StreamTable
+from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.workflows.report.page import render_page
-
-if TYPE_CHECKING:
-    from stin_pipe.stin.results.side_by_side import StreamTable
-    from stin_pipe.workflows.run.compared import RunComparison
+from stin_pipe.workflows.run.compared import RunComparison
 
 WHISKER_MARGIN = 0.02
 
@@ -34,7 +33,25 @@ class Made:
     how: tuple[str, ...]
 
 
-def render_comparison(result: "RunComparison") -> str:
+def check_page_path(path: Path, results: Sequence[Path]) -> None:
+    """Refuse a name for the page that would replace something else or make folders by mistake.
+
+    Raises:
+        StinPipeError: the file is one of the results, is not named as a page, or the folder above its folder
+            does not exist.
+    """
+    if path.resolve() in {item.resolve() for item in results}:
+        raise StinPipeError(f"--html {path}: this is one of the results; give another name")
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise StinPipeError(f"--html {path}: a page's name must end in .html or .htm; give another name")
+    folder = path.absolute().parent
+    if not folder.is_dir() and not folder.parent.is_dir():
+        raise StinPipeError(
+            f"--html {path}: there is no folder {folder.parent}; make it, or give another name"
+        )
+
+
+def render_comparison(result: RunComparison) -> str:
     """Return the comparison as one HTML file that opens offline."""
     found = result.found
     widest = max(
@@ -63,7 +80,7 @@ def render_comparison(result: "RunComparison") -> str:
     )
 
 
-def class_differences(table: "StreamTable") -> list[ClassDifference]:
+def class_differences(table: StreamTable) -> list[ClassDifference]:
     """Return the classes of one stream, those first in which the last contender leads or lags most."""
     rows = [
         ClassDifference(

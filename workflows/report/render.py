@@ -10,14 +10,17 @@ import numpy as np
 
 from stin_pipe.workflows.report.charts import Chart, line_chart, reliability_chart, training_charts
 from stin_pipe.workflows.report.page import render_page
+from stin_pipe.workflows.report.splits import render_splits
 from stin_pipe.workflows.report.video_cards import video_cards
 
 if TYPE_CHECKING:
+    from stin_pipe.stin.network.model_file import TrainedModel
     from stin_pipe.stin.results.analysis import Agreement
     from stin_pipe.stin.results.split_result import DataPath, SplitResult
     from stin_pipe.stin.results.tuning import Tuning
     from stin_pipe.stin.shards.run_dir import RunDir
     from stin_pipe.stin.shards.schema import Manifest
+    from stin_pipe.workflows.run.evaluation import Pages
 
 MAX_FAILURES_SHOWN = 200
 MAX_IDS_SHOWN = 100
@@ -77,16 +80,26 @@ class AgreementPart:
     count: int
 
 
-def render_report(run: "RunDir", manifest: "Manifest", result: "SplitResult") -> str:
+def evaluation_pages() -> "Pages":
+    """Return what draws the pages of an evaluation."""
+    from stin_pipe.workflows.run.evaluation import Pages
+
+    return Pages(split=render_report, mean=render_splits)
+
+
+def render_report(
+    run: "RunDir", manifest: "Manifest", result: "SplitResult", models: "Mapping[str, TrainedModel]"
+) -> str:
     """Return the report of one split as HTML.
 
     Args:
         run: where the trainings, models and shards lie; whatever is missing of them is left out.
         manifest: of the run.
         result: what fuse-eval found.
+        models: stream -> model that made its scores; a stream without one gets no maps.
     """
     analysis = result.analysis
-    shown = video_cards(run, manifest, result)
+    shown = video_cards(run, manifest, result, models)
     guesses = result.fused.scores.argmax(1)
     matrix = matrix_rows(manifest.classes, result.fused.labels, guesses)
     return render_page(

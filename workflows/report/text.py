@@ -1,18 +1,36 @@
-"""What fuse-eval shows on the terminal: one split, and the mean of all."""
+"""What fuse-eval shows on the terminal: its progress, one split, and the mean of all."""
 
-from collections.abc import Sequence
-from statistics import fmean, stdev
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from stin_pipe.stin.results.literature import published
+from stin_pipe.stin.evaluation import EvalEvent, EvalNotice
+from stin_pipe.stin.results.split_mean import METRICS
 from stin_pipe.stin.results.split_result import SplitResult
-from stin_pipe.stin.shards.publish import publish_bytes, publish_json
-from stin_pipe.stin.shards.run_dir import RunDir
-from stin_pipe.stin.shards.schema import Manifest
-from stin_pipe.workflows.report.splits import render_splits
+from stin_pipe.workflows.report.comparison_text import difference_text
 from stin_pipe.workflows.terminal.output import Output
 
-METRICS = ("top1", "top5", "mean_class", "top1_of_listed")
+
+@contextmanager
+def shown_events(output: Output) -> Iterator[Callable[[EvalEvent], None]]:
+    """Show the events of an evaluation: a bar for each stream that is scored, and every notice."""
+    with ExitStack() as bars:
+        meters = {}
+
+        def show(event: EvalEvent) -> None:
+            if isinstance(event, EvalNotice):
+                (output.warn if event.level == "warning" else output.say)(event.message)
+                return
+            key = event.stream, event.videos
+            if key not in meters:
+                label = f"score {event.stream}" + (" (held out)" if event.videos == "held out" else "")
+                meters[key] = bars.enter_context(output.progress(label, event.total, unit="videos"))
+            meters[key].update(event.done)
+            if event.done == event.total:
+                bars.close()  # the next stream has a bar of its own
+                del meters[key]
+
+        yield show
 
 
 def show_result(output: Output, result: SplitResult) -> None:
@@ -32,12 +50,7 @@ def show_result(output: Output, result: SplitResult) -> None:
         ],
     )
     for item in result.analysis.comparisons[: len(result.streams)]:
-        low, high = item.top1.interval.to_json()
-        output.show(
-            f"{item.first} less {item.second}: {100 * item.top1.value:+.1f} points of top-1 "
-            f"({100 * low:+.1f} to {100 * high:+.1f}), right alone {item.num_first_alone} and "
-            f"{item.num_second_alone} videos, exact McNemar p {item.mcnemar_p:.2g}"
-        )
+        output.show(difference_text(item))
     if result.literature.rows:
         output.table(
             "published, on the official lists (differences of protocol are in the report)",
@@ -56,48 +69,18 @@ def show_result(output: Output, result: SplitResult) -> None:
     output.show(f"fused {weights} {metrics['fusion'].replace('_', ' ')}; report: {metrics['report']}")
 
 
-def mean_of_splits(
-    output: Output, run: RunDir, manifest: Manifest, results: Sequence[SplitResult]
-) -> dict[str, Any]:
-    """Return mean and spread over splits, show them, and keep them in fuse-eval/all.json and report.html."""
-    streams = list(results[0].analysis.accuracies)
-    values = {
-        stream: {name: [item.metrics[stream][name] for item in results] for name in METRICS}
-        for stream in streams
-    }
-    mean = {stream: {name: fmean(found) for name, found in values[stream].items()} for stream in streams}
-    spread = {
-        stream: {name: stdev(found) if len(found) > 1 else None for name, found in values[stream].items()}
-        for stream in streams
-    }
+def show_mean(output: Output, mean: Mapping[str, Any]) -> None:
+    """Print mean and spread over the splits, by the content of all.json."""
+    spread = mean["spread"]
     output.table(
-        f"mean of {len(results)} splits ± standard deviation between them",
+        f"mean of {len(mean['splits'])} splits ± standard deviation between them",
         ["stream", "top-1", "top-5", "mean class", "top-1 of listed"],
         [
             [stream, *(_spread_text(mean[stream][name], spread[stream][name]) for name in METRICS)]
-            for stream in streams
+            for stream in spread
         ],
     )
-    weights = [item.metrics["fusion_weights"] for item in results]
-    rows = published(manifest.dataset, "mean of 3 splits") if len(results) == 3 else ()
-    value = {
-        "split": "all",
-        "splits": [item.metrics for item in results],
-        "num_videos": sum(item.metrics["num_videos"] for item in results),
-        "num_listed": sum(item.metrics["num_listed"] for item in results),
-        **mean,
-        "spread": spread,
-        "spread_is": "sample standard deviation between splits, null for one split",
-        "fusion_weights": weights[0] if all(item == weights[0] for item in weights) else None,
-        "fusion_weights_by_split": {item.split: given for item, given in zip(results, weights, strict=True)},
-        "streams": results[0].metrics["streams"],
-        "literature": [row.to_json() for row in rows],
-        "report": str(run.path / "fuse-eval" / "report.html"),
-    }
-    publish_json(run.path / "fuse-eval" / "all.json", value)
-    publish_bytes(run.path / "fuse-eval" / "report.html", render_splits(run.path.name, value).encode())
-    output.show(f"report of all splits: {value['report']}")
-    return value
+    output.show(f"report of all splits: {mean['report']}")
 
 
 def _share(value: float | None) -> str:

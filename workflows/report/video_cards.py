@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from stin_pipe.stin.network.model_file import TrainedModel
     from stin_pipe.stin.results.analysis import Answers
     from stin_pipe.stin.results.split_result import SplitResult
-    from stin_pipe.stin.scoring.scores import Scores
     from stin_pipe.stin.shards.reader import ShardReader
     from stin_pipe.stin.shards.run_dir import RunDir
     from stin_pipe.stin.shards.schema import Manifest
@@ -66,7 +65,9 @@ class VideoCards:
     missing: str
 
 
-def video_cards(run: "RunDir", manifest: "Manifest", result: "SplitResult") -> VideoCards:
+def video_cards(
+    run: "RunDir", manifest: "Manifest", result: "SplitResult", models: "Mapping[str, TrainedModel]"
+) -> VideoCards:
     """Choose the videos and draw them; what cannot be read is said in its place, and never stops the page."""
     from stin_pipe.pipeline.flow.colour import colour_key
     from stin_pipe.stin.results.analysis import answers_of
@@ -78,11 +79,6 @@ def video_cards(run: "RunDir", manifest: "Manifest", result: "SplitResult") -> V
     answers = [answers_of(scores, ids) for scores in (*result.streams.values(), result.fused)]
     sureness = {answer.name: np.exp(answer.log_probabilities) for answer in answers}
     chosen = choose_videos(result.fused.labels, sureness["fused"], sureness["spatial"], sureness["temporal"])
-    models = {
-        stream: model
-        for stream in ("spatial", "temporal")
-        if (model := _model(run, result.split, result.streams[stream])) is not None
-    }
     reader = ShardReader(run.extract, manifest)
     try:
         cards = [(item.group, _card(item, result, answers, reader, manifest, models)) for item in chosen]
@@ -163,15 +159,3 @@ def _rows(strip: Strip) -> tuple[PictureRow, ...]:
             )
         )
     return tuple(rows)
-
-
-def _model(run: "RunDir", split: str, scores: "Scores") -> "TrainedModel | None":
-    """Load the model that made the scores; None where it is gone or has been trained anew since."""
-    from stin_pipe.stin.network.model_file import load_model
-    from stin_pipe.stin.shards.errors import StinPipeError
-
-    try:
-        model = load_model(run.training(scores.stream, split) / "model.safetensors")
-    except StinPipeError:
-        return None  # scores of another program have no model; the page then has no maps
-    return model if model.digest == scores.model_digest else None

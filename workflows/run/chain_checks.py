@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from copy import copy
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,15 +116,17 @@ def check_evaluation(
         click.UsageError: names the file, the table, and what is wrong.
         StinPipeError: a score file is not there.
     """
-    from stin_pipe.workflows.terminal.eval_settings import check_held_out, check_segments, eval_settings
+    from stin_pipe.workflows.run.evaluation import EvalOptions, check_held_out, check_options, check_segments
 
-    options = evaluation.params | {"split": splits[0] if len(splits) == 1 else "all"}
+    values: dict[str, Any] = {item.name: evaluation.params[item.name] for item in fields(EvalOptions)}
+    values["split"] = splits[0] if len(splits) == 1 else "all"
+    options = EvalOptions(**values)
     try:
-        settings = eval_settings(options, files_are_here=files_are_here)
-        check_segments(settings, spatial=trainings["spatial"].stream)
-        check_held_out(settings, trainings)
-    except click.UsageError as error:
-        raise click.UsageError(f"{config}: [fuse-eval]: {error.message}") from error
+        check_options(options, files_are_here=files_are_here)
+        check_segments(options, spatial=trainings["spatial"].stream)
+        check_held_out(options, trainings)
+    except ValueError as error:
+        raise click.UsageError(f"{config}: [fuse-eval]: {error}") from error
 
 
 def check_devices(config: Path, stages: Sequence[click.Context]) -> None:

@@ -1,14 +1,19 @@
-"""One of the results that `compare` puts side by side, read from a run or a score file."""
+"""Read the results of several runs or score files, and put them side by side."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stin_pipe.stin.results.stored import read_metrics
-
-if TYPE_CHECKING:
-    from stin_pipe.stin.results.side_by_side import Contender, SideBySide
+from stin_pipe.stin.results.foreign_scores import read_labelled_scores
+from stin_pipe.stin.results.side_by_side import Contender, SideBySide, stand_side_by_side
+from stin_pipe.stin.results.split_result import recordings_of
+from stin_pipe.stin.results.stored import read_metrics, score_file_digests
+from stin_pipe.stin.scoring.fusion import FUSED
+from stin_pipe.stin.scoring.scores import Scores
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.workflows.run.run_dir import open_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +27,7 @@ class Subject:
         recordings: video id -> recording, where its run knows.
     """
 
-    contender: "Contender"
+    contender: Contender
     path: Path
     metrics: dict[str, Any]
     recordings: dict[str, str]
@@ -30,7 +35,7 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class RunComparison:
-    """What `compare` found.
+    """What a comparison comes to.
 
     Attributes:
         split: the runs' split.
@@ -41,7 +46,7 @@ class RunComparison:
 
     split: str
     subjects: tuple[Subject, ...]
-    found: "SideBySide"
+    found: SideBySide
     protocol_differences: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -64,31 +69,53 @@ class RunComparison:
         }
 
 
+def compare_results(results: Sequence[Path], *, split: str) -> RunComparison:
+    """Compare run directories or score files on the videos that all have.
+
+    Args:
+        results: two or more; the first is what the others are compared with.
+        split: of the runs.
+
+    Raises:
+        ValueError: for fewer than two results, or one given twice.
+        StinPipeError: a run is not evaluated, a file cannot be read, or they do not match.
+    """
+    if len(results) < 2:
+        raise ValueError("give two or more run directories or score files")
+    subjects = [
+        read_subject(path, name, split) for path, name in zip(results, _short_names(results), strict=True)
+    ]
+
+    # A score file has one stream, whatever its run calls it: runs then stand beside it by their fusion.
+    if any(not item.metrics for item in subjects):
+        subjects = [_with_one_stream(item) for item in subjects]
+    recordings: dict[str, str] = {}
+    for item in reversed(subjects):
+        recordings |= item.recordings  # where runs disagree, the first one's count
+    return RunComparison(
+        split=split,
+        subjects=tuple(subjects),
+        found=stand_side_by_side([item.contender for item in subjects], recordings=recordings),
+        protocol_differences=_protocol_differences(subjects),
+    )
+
+
 def read_subject(path: Path, name: str, split: str) -> Subject:
     """Read a run's evaluation of a split, or a score file.
 
     Raises:
-        StinPipeError: it is not there, not evaluated, damaged, or not of one evaluation.
+        StinPipeError: it is missing, not evaluated, damaged, or a mixture of two evaluations.
     """
-    from stin_pipe.stin.results.foreign_scores import read_labelled_scores
-    from stin_pipe.stin.results.side_by_side import Contender
-    from stin_pipe.stin.results.split_result import recordings_of
-    from stin_pipe.stin.scoring.scores import Scores
-    from stin_pipe.stin.shards.errors import StinPipeError
-    from stin_pipe.stin.shards.schema import Manifest
-    from stin_pipe.workflows.run.run_dir import open_run
-
     if not path.exists():
         raise StinPipeError(f"{path}: no such run or score file; give another path")
     if not path.is_dir():
-        scores = read_labelled_scores(path)
-        return Subject(
-            contender=Contender(name=name, streams={"scores": scores}), path=path, metrics={}, recordings={}
-        )
+        contender = Contender(name=name, streams={"scores": read_labelled_scores(path)})
+        return Subject(contender=contender, path=path, metrics={}, recordings={})
     if not (path / "run.json").exists():
         raise StinPipeError(
-            f"{path}: is a folder without run.json, so no run; give a run directory or a score file"
+            f"{path}: is a folder without run.json, so not a run; give a run directory or a score file"
         )
+
     run = open_run(path)
     folder = run.fusion(split)
     again = f"`stin-pipe fuse-eval --run {run.path} --split {split}`"
@@ -97,14 +124,15 @@ def read_subject(path: Path, name: str, split: str) -> Subject:
     metrics = read_metrics(folder)
     if not metrics:
         raise StinPipeError(f"{folder / 'metrics.json'}: is damaged; run {again} again")
-    shares = metrics["protocol"]["aux"]  # streams that files gave are not in it
     for stream in _of_another_evaluation(folder, metrics):
         raise StinPipeError(
-            f"{folder / f'{stream}.npz'}: is not of the evaluation that metrics.json tells of, which another "
-            f"is replacing or has begun to; wait for it, or run {again} again"
+            f"{folder / f'{stream}.npz'}: does not belong to the evaluation in metrics.json, which another "
+            f"one is replacing or has begun to replace; wait for it, or run {again} again"
         )
-    streams = {"fused": Scores.load(folder / "fused.npz")}
-    streams |= {name: Scores.load(folder / f"{name}.npz").with_aux(share) for name, share in shares.items()}
+
+    streams = {FUSED: Scores.load(folder / f"{FUSED}.npz")}
+    shares = metrics["protocol"]["aux"]  # has no streams that came from files
+    streams |= {stream: Scores.load(folder / f"{stream}.npz").with_aux(shares[stream]) for stream in shares}
     return Subject(
         contender=Contender(name=name, streams=streams),
         path=run.path,
@@ -115,19 +143,44 @@ def read_subject(path: Path, name: str, split: str) -> Subject:
 
 def _of_another_evaluation(folder: Path, metrics: Mapping[str, Any]) -> list[str]:
     """Return the streams whose score files are not those that the metrics were counted from."""
-    from stin_pipe.workflows.run.score_streams import score_file_digests
-
-    known = metrics.get("score_files", {})  # older evaluations do not say
-    there = [stream for stream in known if (folder / f"{stream}.npz").exists()]
-    found = score_file_digests(folder, there)
-    return [stream for stream in there if found[stream] != known[stream]]
+    expected = metrics.get("score_files", {})  # evaluations before 0.1.0 do not say
+    streams = [stream for stream in expected if (folder / f"{stream}.npz").exists()]
+    actual = score_file_digests(folder, streams)
+    return [stream for stream in streams if actual[stream] != expected[stream]]
 
 
-def with_one_stream(item: Subject) -> Subject:
+def _with_one_stream(item: Subject) -> Subject:
     """Call a run's fusion `scores`, as a file's only stream is called."""
-    from stin_pipe.stin.results.side_by_side import Contender
-
     if not item.metrics:
         return item
-    contender = Contender(name=item.contender.name, streams={"scores": item.contender.streams["fused"]})
-    return Subject(contender=contender, path=item.path, metrics=item.metrics, recordings=item.recordings)
+    streams = {"scores": item.contender.streams[FUSED]}
+    return replace(item, contender=Contender(name=item.contender.name, streams=streams))
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """Name each result by as few trailing parts of its path as tell all of them apart."""
+    absolute = [path.absolute() for path in paths]
+    for count in range(1, max(len(path.parts) for path in absolute)):
+        names = ["/".join(path.parts[-count:]) for path in absolute]
+        if len(set(names)) == len(names):
+            return names
+    raise ValueError("the same result is given more than once")
+
+
+def _protocol_differences(subjects: Sequence[Subject]) -> tuple[str, ...]:
+    """Say where runs were evaluated differently from the first one."""
+    runs = [item for item in subjects if item.metrics]
+    if not runs:
+        return ()
+    base, sentences = runs[0], []
+    for item in runs[1:]:
+        name, base_name = item.contender.name, base.contender.name
+        for key in ("segments", "crops", "precision", "aux"):
+            ours, theirs = item.metrics["protocol"].get(key), base.metrics["protocol"].get(key)
+            if ours != theirs:
+                sentences.append(f"{name} was evaluated with {key} {ours}, {base_name} with {theirs}")
+        for key in ("fusion_weights", "fusion"):
+            ours, theirs = item.metrics[key], base.metrics[key]
+            if ours != theirs:
+                sentences.append(f"{name} has {key.replace('_', ' ')} {ours}, {base_name} {theirs}")
+    return tuple(sentences)

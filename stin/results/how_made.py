@@ -1,0 +1,114 @@
+"""How the numbers of an evaluation were made: what two people must agree on before they compare them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from stin_pipe.stin.results.tuning import Tuning
+from stin_pipe.stin.scoring.scorer import TestProtocol
+from stin_pipe.stin.scoring.settings import EvalSettings, StreamScores
+from stin_pipe.stin.shards.schema import Manifest
+
+RECONSTRUCTION = (
+    "the streams are a reconstruction of STIN (Signal, Image and Video Processing 17(4), 2023) from its "
+    "abstract; no number here is the paper's"
+)
+
+
+def how_made(
+    manifest: Manifest,
+    streams: Sequence[StreamScores],
+    settings: EvalSettings,
+    weights: Sequence[float],
+    tuning: Tuning | None,
+) -> tuple[str, ...]:
+    """Return the sentences; each begins in lower case and ends without a full stop."""
+    sentences = [
+        *(_scored(item, settings.protocol) for item in streams if item.info is not None),
+        *(_from_file(item) for item in streams if item.info is None),
+        _fused(streams, settings, weights, tuning),
+        "top-1 is over scored videos; “of listed” counts test videos that could not be extracted as wrong",
+    ]
+    if tuning is None:
+        sentences.append("nothing was tuned on the test list by this program")
+    else:
+        sentences.append(
+            f"the weights were chosen by {tuning.rule}; the choice used {tuning.num_videos} videos of the "
+            "training list that neither stream was trained on, and never the test list"
+        )
+    if missing := missing_videos(manifest):
+        sentences.append(missing)
+    if manifest.flow_backend == "imported":
+        sentences.append("frames and flow were imported, as another program made them")
+    if any(item.info is not None for item in streams):
+        sentences.append(RECONSTRUCTION)
+    return tuple(sentences)
+
+
+def missing_videos(manifest: Manifest) -> str:
+    """Say which listed videos no accuracy counts, or return an empty text."""
+    parts = [
+        f"{count} listed videos {what}"
+        for count, what in (
+            (manifest.num_absent, "are absent from the videos folder"),
+            (manifest.num_pending, "are not extracted yet"),
+        )
+        if count
+    ]
+    return f"{' and '.join(parts)}: no accuracy counts them, not even “of listed”" if parts else ""
+
+
+def protocol_json(
+    streams: Sequence[StreamScores], settings: EvalSettings, tuning: Tuning | None
+) -> dict[str, Any]:
+    """Return the protocol as the JSON values that metrics.json holds."""
+    protocol = settings.protocol
+    source = "default" if settings.fusion_weights is None else "given"
+    return {
+        "segments": protocol.num_segments,
+        "crops": protocol.num_crops,
+        "precision": protocol.precision,
+        "weights_from": source if tuning is None else "held-out",
+        "aux": {item.name: item.aux_share(settings) for item in streams if item.info},
+        "models": {item.name: item.scores.model_digest for item in streams if item.info},
+        "files": {item.name: dict(item.scores.protocol) for item in streams if not item.info},
+    }
+
+
+def _scored(item: StreamScores, protocol: TestProtocol) -> str:
+    assert item.info is not None
+    crops = {1: "the centre crop", 5: "5 crops (corners and centre)", 10: "10 crops (5, and mirrored)"}
+    views = crops[protocol.num_crops]
+    if protocol.num_crops == 10 and not item.info.flip:
+        views = "5 crops (of the 10 without the mirrored ones, because it was trained without mirroring)"
+
+    clips = "frames" if item.name == "spatial" else "flow stacks"
+    sentence = (
+        f"{item.name}: {protocol.num_segments} evenly spaced {clips}, {views}, mean of the scores before "
+        f"softmax, {protocol.precision}"
+    )
+    if item.name == "spatial" and not item.info.stream.is_plain:
+        step = protocol.step_for(item.info.num_segments)
+        sentence += f"; differences between frames {step} apart"
+    return sentence
+
+
+def _from_file(item: StreamScores) -> str:
+    protocol = item.scores.protocol
+    return f"{item.name}: scores from the file {protocol['file']} ({protocol['values']})"
+
+
+def _fused(
+    streams: Sequence[StreamScores], settings: EvalSettings, weights: Sequence[float], tuning: Tuning | None
+) -> str:
+    names = " : ".join(item.name for item in streams)
+    numbers = " : ".join(f"{weight:g}" for weight in weights)
+    where = settings.when.replace("_", " ")
+    source = "TSN's" if settings.fusion_weights is None else "given"
+    if tuning is not None:
+        source = "chosen on held-out training videos"
+
+    shares = [
+        f"{item.name} {item.aux_share(settings):g}" for item in streams if item.scores.aux_logits is not None
+    ]
+    aux = f"; shares of auxiliary scores: {', '.join(shares)}" if shares else ""
+    return f"fused by video id, weights {numbers} ({names}; {source}), averaged {where}{aux}"

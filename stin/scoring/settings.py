@@ -1,0 +1,85 @@
+"""How the videos of a split are scored, and how the streams' scores are fused."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from stin_pipe.stin.device import Amp, choose_device, resolve_amp
+from stin_pipe.stin.network.model_file import ModelInfo
+from stin_pipe.stin.network.streams import StreamName
+from stin_pipe.stin.scoring.fusion import TSN_WEIGHTS, FusionPoint
+from stin_pipe.stin.scoring.scorer import TestProtocol
+from stin_pipe.stin.scoring.scores import Scores
+
+STREAMS: tuple[StreamName, StreamName] = ("spatial", "temporal")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSettings:
+    """How a split is scored and fused; names and defaults are those of fuse-eval's options.
+
+    Attributes:
+        segments: clips of a video.
+        crops: views of a clip: 1, 5 or 10.
+        fusion_weights: one a stream in the order of ``stream_names``; None takes TSN's, or tunes them.
+        tune_fusion: choose the weights on the held-out part of the training list.
+        when: where the weighted mean is taken.
+        aux: share of the auxiliary scores in each stream's; None leaves it to the models.
+        files: stream -> score file of another program, for a stream of ours or a further one.
+        amp: mixed precision of the networks.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        loader_workers: processes that read; None chooses by cores.
+    """
+
+    segments: int = 25
+    crops: int = 10
+    fusion_weights: tuple[float, ...] | None = None
+    tune_fusion: bool = False
+    when: FusionPoint = "before_softmax"
+    aux: float | None = None
+    files: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    amp: Amp = "auto"
+    device: str = "auto"
+    loader_workers: int | None = None
+
+    @property
+    def stream_names(self) -> tuple[str, ...]:
+        """Streams in the order of the fusion: spatial, temporal, then those that only files have."""
+        return (*STREAMS, *(name for name in self.files if name not in STREAMS))
+
+    @property
+    def scored_streams(self) -> tuple[StreamName, ...]:
+        """Streams that our own models score, because no file replaces them."""
+        return tuple(stream for stream in STREAMS if stream not in self.files)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The fusion weights, TSN's by default."""
+        return TSN_WEIGHTS if self.fusion_weights is None else self.fusion_weights
+
+    @property
+    def protocol(self) -> TestProtocol:
+        """How a video is looked at; the device decides the precision."""
+        amp = resolve_amp(self.amp, choose_device(self.device))
+        precision: Literal["fp32", "bf16", "fp16"] = "fp32" if amp == "off" else amp
+        return TestProtocol(num_segments=self.segments, num_crops=self.crops, precision=precision)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamScores:
+    """The scores of one stream, and the description of the model that made them, if one of ours did."""
+
+    scores: Scores
+    info: ModelInfo | None
+
+    @property
+    def name(self) -> str:
+        """Name of the stream."""
+        return self.scores.stream
+
+    def aux_share(self, settings: EvalSettings) -> float:
+        """Return the share that the auxiliary scores have in this stream's."""
+        if self.info is None or self.scores.aux_logits is None:
+            return 0.0
+        return self.info.stream.aux_at_test if settings.aux is None else settings.aux

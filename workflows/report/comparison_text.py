@@ -1,0 +1,66 @@
+"""What compare shows on the terminal; free of torch, so that it shows at once."""
+
+from stin_pipe.stin.results.comparison import Comparison
+from stin_pipe.stin.results.side_by_side import StreamTable
+from stin_pipe.workflows.run.compared import RunComparison
+from stin_pipe.workflows.terminal.output import Output
+
+NUM_CLASSES_SHOWN = 8
+
+
+def difference_text(item: Comparison) -> str:
+    """Return a paired difference as one sentence."""
+    low, high = item.top1.interval.to_json()
+    return (
+        f"{item.first} minus {item.second}: {100 * item.top1.value:+.1f} points of top-1 "
+        f"({100 * low:+.1f} to {100 * high:+.1f}); only {item.first} is right on {item.num_first_alone} "
+        f"videos, only {item.second} on {item.num_second_alone}; exact McNemar p = {item.mcnemar_p:.2g}"
+    )
+
+
+def show_comparison(output: Output, result: RunComparison) -> None:
+    """Print a table a stream, and the paired differences."""
+    found = result.found
+    for line in result.protocol_differences:
+        output.warn(line)
+    for name, count in found.num_left_out.items():
+        if count:
+            output.warn(f"{count} videos of {name} are not in all results and do not count")
+    for table in found.tables:
+        output.table(
+            f"{table.stream}, split {result.split}, {found.num_common} videos",
+            ["", "top-1", "95 %", "top-5", "mean class"],
+            [
+                [
+                    item.name,
+                    f"{item.accuracy.top1:.3f}",
+                    f"{item.intervals['top1'].low:.3f} to {item.intervals['top1'].high:.3f}",
+                    f"{item.accuracy.top5:.3f}",
+                    f"{item.accuracy.mean_class:.3f}",
+                ]
+                for item in table.standings
+            ],
+        )
+        for item in table.comparisons:
+            output.show(difference_text(item))
+    _show_classes(output, found.tables[0])
+
+
+def _show_classes(output: Output, table: StreamTable) -> None:
+    """Print the classes in which the last result differs most from the first."""
+    first, last = table.standings[0].by_class, table.standings[-1].by_class
+    order = sorted(range(len(first)), key=lambda place: (-abs(last[place] - first[place]), place))
+    order = [place for place in order if last[place] != first[place]][:NUM_CLASSES_SHOWN]
+    if order:
+        output.table(
+            f"{table.stream}: classes that differ most, share right",
+            ["class", "videos", *(item.name for item in table.standings)],
+            [
+                [
+                    table.classes[place][0],
+                    str(table.classes[place][1]),
+                    *(f"{item.by_class[place]:.3f}" for item in table.standings),
+                ]
+                for place in order
+            ],
+        )
