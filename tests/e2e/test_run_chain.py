@@ -220,7 +220,7 @@ def test_training_values_are_checked_before_the_extraction(made_videos, tmp_path
         ('[fuse-eval]\nscores = ["pose=none.csv"]', "none.csv: no such score file"),
         (
             'TWO[fuse-eval]\nscores = ["temporal=c.toml"]',
-            "c.toml: [fuse-eval]: --scores: a file is of one split; give --split N",
+            "c.toml: [fuse-eval]: --scores: a score file belongs to one split; give --split N",
         ),
         (
             "[train]\nval_share = 0\n[fuse-eval]\ntune_fusion = true",
