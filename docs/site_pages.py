@@ -1,7 +1,8 @@
 """What the documentation site is made of besides the pages of this folder: a hook of mkdocs.
 
-The page of commands is generated from click, so it cannot fall behind the program. README.md and the other
-documents at the top of the repository become pages too: they are written once, and read well in both places.
+The page of commands is generated from click and that of the Python API from its docstrings, so neither falls
+behind the program. README.md and the other documents at the top of the repository become pages too: they are
+written once, and read well in both places.
 """
 
 from __future__ import annotations
@@ -138,6 +139,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         content = _moved((ROOT / document).read_text(encoding="utf-8"), top=True)
         files.append(File.generated(config, page, content=content))
     files.append(File.generated(config, "commands.md", content=commands_page()))
+    files.append(File.generated(config, "api.md", content="# Python API\n\n::: stin_pipe\n"))
     return files
 
 
