@@ -29,8 +29,8 @@ BYTES_A_FRAME, BYTES_A_FIELD = 29_000, 4_700
 WORKER = """
 import json, resource, sys
 from pathlib import Path
-from stin_pipe.pipeline.runners.local import worker_environment
-worker_environment()
+from stin_pipe.pipeline.runners.workers import use_one_thread
+use_one_thread()
 from stin_pipe.pipeline.shard.from_video import extract_video
 from stin_pipe.pipeline.listing.listing import ListedVideo
 from stin_pipe.pipeline.planning.plan import ExtractParams

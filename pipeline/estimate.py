@@ -17,7 +17,7 @@ from stin_pipe.pipeline.decoding.frames import DecodeError, DecodeNotes
 from stin_pipe.pipeline.listing.listing import ListedVideo
 from stin_pipe.pipeline.planning.ledger import Ledger
 from stin_pipe.pipeline.planning.plan import ExtractParams
-from stin_pipe.pipeline.runners.local import worker_environment
+from stin_pipe.pipeline.runners.workers import use_one_thread
 from stin_pipe.pipeline.shard.from_video import packed_fields, prepared_frames
 from stin_pipe.stin.shards.codec import encode_image
 
@@ -72,7 +72,7 @@ def estimate_from_run(extract_dir: Path, ledger: Ledger, root: Path, videos: Seq
 
 def estimate_by_probe(root: Path, videos: Sequence[ListedVideo], params: ExtractParams) -> Estimate | None:
     """Return the estimate by extracting a little of a few videos now; None when none of them decodes."""
-    worker_environment()
+    use_one_thread()
     packed_fields(np.zeros((2, 32, 32), np.uint8), params)  # compiles outside of the measurement
     num_solved = SLOW_PROBE_FRAMES if params.flow_backend in ("opencv", "reference") else PROBE_FRAMES
     seconds_a_frame = bytes_a_frame = 0.0

@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-from stin_pipe.pipeline.runners.local import worker_pool
+from stin_pipe.pipeline.runners.workers import worker_pool
 from stin_pipe.pipeline.shard.image_folders import FRAMES, FrameNames
 from stin_pipe.stin.shards.codec import encode_image, recode_field
 from stin_pipe.stin.shards.errors import ShardError, StinPipeError
@@ -92,17 +92,17 @@ def run_export(tasks: Sequence[ExportTask], *, num_workers: int) -> Iterator[Exp
     """Write the folders in processes of this machine, a report a shard.
 
     Raises:
-        StinPipeError: a process died.
+        StinPipeError: a process died, or none can start.
     """
-    with worker_pool(num_workers) as pool:
-        try:
+    try:
+        with worker_pool(num_workers, export_shard) as pool:
             for future in as_completed([pool.submit(export_shard, task) for task in tasks]):
                 yield future.result()
-        except BrokenProcessPool as error:
-            raise StinPipeError(
-                "a process of the export died (out of memory?); the same command resumes, perhaps with fewer "
-                "--workers"
-            ) from error
+    except BrokenProcessPool as error:
+        raise StinPipeError(
+            "a process of the export died (out of memory?); the same command resumes, perhaps with fewer "
+            "--workers"
+        ) from error
 
 
 def export_shard(task: ExportTask) -> ExportReport:

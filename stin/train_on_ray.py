@@ -6,10 +6,8 @@ is told to them, goes through small files in ``out_dir/launch``, which all nodes
 """
 
 import importlib.util
-import logging
 import os
 import shutil
-import signal
 import threading
 import time
 from collections.abc import Mapping
@@ -20,7 +18,9 @@ from typing import Any
 import torch
 
 from stin_pipe.stin.device import Runtime
-from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.processes.cpus import usable_cpus
+from stin_pipe.stin.processes.ray_session import cluster_address, ray_session
+from stin_pipe.stin.shards.errors import StinPipeError, first_line
 from stin_pipe.stin.shards.schema import Manifest
 from stin_pipe.stin.train import train_stream
 from stin_pipe.stin.training.config import TrainConfig
@@ -86,33 +86,33 @@ def train_on_ray(
         StinPipeError: if Ray Train is not installed, the cluster has too little, or the training fails.
         Interrupted: after SIGTERM or SIGINT, when a checkpoint has been written.
     """
-    ray = _import_ray()
+    _require_ray_train()
     out_dir = Path(out_dir).absolute()
     folder = LaunchFolder(path=out_dir / LAUNCH_FOLDER)
     shutil.rmtree(folder.path, ignore_errors=True)  # of a launch that was killed
     folder.path.mkdir(parents=True)
-    address = address or os.environ.get("RAY_ADDRESS")
-    _connect(ray, address, num_workers)
+    # On this machine more workers than cores are slow, but no reason to wait for ever.
+    num_cpus = max(num_workers.most, usable_cpus())
     try:
-        use_gpu = _place(ray, num_workers, runtime)
-        trainer = _trainer(
-            num_workers,
-            use_gpu=use_gpu,
-            storage=folder.path,
-            task=_Task(
-                config=replace(config, init=str(Path(config.init).absolute()) if config.init else ""),
-                manifest=manifest,
-                extract_dir=Path(extract_dir).absolute(),
-                out_dir=out_dir,
-                split=split,
-                runtime=runtime if use_gpu else replace(runtime, device="cpu"),
-                extraction=dict(extraction or {}),
-                num_threads=int(os.environ.get("OMP_NUM_THREADS", "0")),
-            ),
-        )
-        return _watch(trainer, folder, on_progress)
+        with ray_session(cluster_address(address), num_cpus=num_cpus, advice="check --address") as ray:
+            use_gpu = _place(ray, num_workers, runtime)
+            trainer = _trainer(
+                num_workers,
+                use_gpu=use_gpu,
+                storage=folder.path,
+                task=_Task(
+                    config=replace(config, init=str(Path(config.init).absolute()) if config.init else ""),
+                    manifest=manifest,
+                    extract_dir=Path(extract_dir).absolute(),
+                    out_dir=out_dir,
+                    split=split,
+                    runtime=runtime if use_gpu else replace(runtime, device="cpu"),
+                    extraction=dict(extraction or {}),
+                    num_threads=int(os.environ.get("OMP_NUM_THREADS", "0")),
+                ),
+            )
+            return _watch(trainer, folder, on_progress)
     finally:
-        ray.shutdown()
         shutil.rmtree(folder.path, ignore_errors=True)
 
 
@@ -142,7 +142,7 @@ def _work(given: dict[str, Any]) -> None:
     if task.folder.outcome.exists():
         return  # Ray started again because one process ended alone; there is nothing left to do
     local_count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(task.num_threads or max(1, len(os.sched_getaffinity(0)) // local_count))
+    torch.set_num_threads(task.num_threads or max(1, usable_cpus() // local_count))
     try:
         result = train_stream(
             task.config,
@@ -195,48 +195,22 @@ def _watch(trainer: Any, folder: LaunchFolder, on_progress: OnProgress) -> Train
     if not folder.outcome.exists():
         raise StinPipeError(
             f"the train workers failed {MAX_FAILURES + 1} times "
-            f"({_first_line(failure[0]) if failure else 'no reason is known'}); "
+            f"({first_line(failure[0]) if failure else 'no reason is known'}); "
             "what is finished is kept, the same command resumes after the last checkpoint"
         ) from (failure[0] if failure else None)
     return folder.read_outcome()
 
 
-def _import_ray() -> Any:
+def _require_ray_train() -> None:
     missing = [name for name in ("ray", "pandas", "pyarrow") if importlib.util.find_spec(name) is None]
     if missing:
         raise StinPipeError(
             f"--train-workers needs Ray Train, and {', '.join(missing)} is not installed; "
             'pip install "stin-pipe[cluster]", or start the command with torchrun'
         )
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    import ray
-
-    return ray
-
-
-def _connect(ray: Any, address: str | None, num_workers: WorkerCount) -> None:
-    handler = signal.getsignal(signal.SIGTERM)
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address:
-        options["address"] = address
-    else:
-        # Here a worker more than there are cores is slow, but no reason to wait for ever.
-        options |= {
-            "address": "local",  # not a cluster of somebody else's that runs on this machine
-            "include_dashboard": False,
-            "configure_logging": False,
-            "num_cpus": max(num_workers.most, os.cpu_count() or 1),
-        }
-    try:
-        ray.init(**options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        place = f"no Ray cluster at {address}" if address else "Ray does not start on this machine"
-        raise StinPipeError(f"{place}: {_first_line(error)}; check --address") from error
-    finally:
-        signal.signal(signal.SIGTERM, handler)  # ray.init puts its own in place
 
 
 def _place(ray: Any, num_workers: WorkerCount, runtime: Runtime) -> bool:
@@ -266,7 +240,7 @@ def _trainer(num_workers: WorkerCount, *, use_gpu: bool, storage: Path, task: _T
     except (TypeError, ValueError) as error:
         raise StinPipeError(
             f"--train-workers {num_workers}: this Ray cannot change the number of workers while it trains "
-            f"({_first_line(error)}); give one number, or update ray"
+            f"({first_line(error)}); give one number, or update ray"
         ) from error
     return TorchTrainer(
         _work,
@@ -277,8 +251,3 @@ def _trainer(num_workers: WorkerCount, *, use_gpu: bool, storage: Path, task: _T
             name="ray", storage_path=str(storage), failure_config=FailureConfig(max_failures=MAX_FAILURES)
         ),
     )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]

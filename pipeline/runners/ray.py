@@ -4,12 +4,9 @@ One actor is one slot of one CPU (or of a share of a GPU). An actor or node that
 that it had in hand: the shard is given to a new actor.
 """
 
-import importlib.util
-import logging
-import os
-import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -23,19 +20,11 @@ from stin_pipe.pipeline.runners.nodes import (
 )
 from stin_pipe.pipeline.runners.slots import SlotKind, Slots, require_room, slot_kinds
 from stin_pipe.pipeline.shard.make_shard import MAX_TRIES, ShardReport, ShardTask
-from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.processes.cpus import usable_cpus
+from stin_pipe.stin.processes.ray_session import cluster_address, ray_session
+from stin_pipe.stin.shards.errors import StinPipeError, first_line
 
 PREFLIGHT_S = 120.0
-
-
-def ray_installed() -> bool:
-    """Tell whether ray can be imported, without importing it."""
-    return importlib.util.find_spec("ray") is not None
-
-
-def cluster_address(given: str | None) -> str | None:
-    """Return the address of the cluster to use, None to start Ray on this machine."""
-    return given or os.environ.get("RAY_ADDRESS") or None
 
 
 def run_ray(
@@ -67,11 +56,8 @@ def run_ray(
         StinPipeError: no cluster at the address, a node that cannot work, resources that the cluster does
             not have, or a shard on which workers died again and again.
     """
-    import ray
-
     address = cluster_address(address)
-    _connect(ray, address, num_workers)
-    try:
+    with _session(address, num_workers) as ray:
         nodes = _nodes(ray)
         offers = [resources for _, resources in nodes]
         kinds = slot_kinds(tasks[0].params.flow_backend, gpus_per_worker, cpus_per_worker, offers)
@@ -80,10 +66,9 @@ def run_ray(
             working = [node for node, resources in nodes if any(kind.fits(resources) for kind in kinds)]
             _look_at_nodes(ray, working, tasks, need_bytes, warn)
         _say_narrow_memory(offers, kinds, num_workers, warn)
-        slots = Slots(ray, kinds, num_workers, lambda: [resources for _, resources in _nodes(ray)])
+
+        slots = Slots(ray, kinds, num_workers, lambda: [resources for _, resources in _nodes(ray)], warn)
         yield from _drive(ray, tasks, slots, poll_s, stop)
-    finally:
-        ray.shutdown()
 
 
 def flow_of_cluster(address: str, *, allow_mixed: bool) -> str:
@@ -92,15 +77,15 @@ def flow_of_cluster(address: str, *, allow_mixed: bool) -> str:
     Raises:
         StinPipeError: no cluster, or its nodes differ and `allow_mixed` is off.
     """
-    import ray
-
-    _connect(ray, address, None)
-    try:
+    with _session(address, None) as ray:
         nodes = [node for node, resources in _nodes(ray) if resources.get("CPU", 0) >= 1]
         require_room([resources for _, resources in _nodes(ray)], [SlotKind(flow_backend="cpu")])
         return choose_flow(_ask_nodes(ray, nodes, _own_flow), allow_mixed=allow_mixed)
-    finally:
-        ray.shutdown()
+
+
+def _session(address: str | None, num_workers: int | None) -> AbstractContextManager[Any]:
+    advice = "check --address, or use --runner local"
+    return ray_session(address, num_cpus=num_workers or usable_cpus(), advice=advice)
 
 
 def _own_flow() -> tuple[str, str]:
@@ -125,32 +110,6 @@ def _say_narrow_memory(
     if held < wanted:
         need = kinds[0].memory_bytes / 2**30
         warn(f"{held} workers rather than {wanted}: each asks Ray for {need:.2g} GiB of memory")
-
-
-def _connect(ray: Any, address: str | None, num_workers: int | None) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Its one line on how a new cluster authenticates is nothing that a person must act on.
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    handler = signal.getsignal(signal.SIGTERM)
-    options: dict[str, Any] = {
-        "include_dashboard": False,
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
-        "configure_logging": False,
-    }
-    if address:
-        options = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
-    else:
-        # "local": without it Ray would join a cluster that happens to run on this machine.
-        options |= {"address": "local", "num_cpus": num_workers or os.cpu_count()}
-    try:
-        ray.init(**options)
-    except Exception as error:  # what does not come up in time is a plain Exception of Ray
-        place = f"no Ray cluster at {address}" if address else "Ray does not start on this machine"
-        raise StinPipeError(f"{place}: {error}; check --address, or use --runner local") from error
-    finally:
-        signal.signal(signal.SIGTERM, handler)  # ray.init puts its own in place
 
 
 def _look_at_nodes(
@@ -232,6 +191,6 @@ def _drive(
 
 def _died(task: ShardTask, error: Exception) -> StinPipeError:
     return StinPipeError(
-        f"shard {task.shard.name}: its worker died {MAX_TRIES} times ({str(error).splitlines()[0][:200]}); "
+        f"shard {task.shard.name}: its worker died {MAX_TRIES} times ({first_line(error)}); "
         "what is finished is kept, the same command resumes"
     )

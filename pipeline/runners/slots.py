@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stin_pipe.pipeline.planning.plan import MIXED
-from stin_pipe.pipeline.runners.local import worker_environment
+from stin_pipe.pipeline.runners.workers import use_one_thread
 from stin_pipe.pipeline.shard.make_shard import ShardReport, ShardTask, make_shard
+from stin_pipe.stin.processes.worker_start import cannot_start
 from stin_pipe.stin.shards.errors import StinPipeError
 
 START_S = 600.0
@@ -125,6 +126,7 @@ class Slots:
         kinds: Sequence[SlotKind],
         num_workers: int | None,
         nodes: Callable[[], Sequence[Mapping[str, float]]],
+        warn: Callable[[str], None] = lambda _line: None,
     ) -> None:
         self._ray, self._kinds, self._num_workers, self._nodes = ray, kinds, num_workers, nodes
         self._types = {
@@ -132,6 +134,8 @@ class Slots:
             for kind in kinds
         }
         self._kind_of: dict[Any, SlotKind] = {}
+        self._warn = warn
+        self._failed_starts = dict.fromkeys(kinds, 0)
         self.idle: list[Any] = []
         self.starting: dict[Any, Any] = {}  # reference of the first answer -> actor
         self.in_hand: dict[Any, tuple[Any, ShardTask]] = {}
@@ -151,7 +155,7 @@ class Slots:
         for kind in self._kinds:
             alive = [*self.idle, *(slot for slot, _ in self.in_hand.values()), *self.starting.values()]
             missing = sum(kind.fits(node) for node in nodes)
-            missing -= sum(self._kind_of[slot] is kind for slot in alive)
+            missing -= sum(self._kind_of[slot] is kind for slot in alive) + self._failed_starts[kind]
             for _ in range(min(missing, wanted)):
                 slot = self._types[kind].remote(kind.flow_backend, kind.num_threads)
                 self._kind_of[slot] = kind
@@ -183,16 +187,26 @@ class Slots:
                 try:
                     self._ray.get(reference)
                     self.idle.append(slot)
-                except self._ray.exceptions.RayActorError:
-                    continue  # its node went away while it started; `start_missing` sees to it
+                except self._ray.exceptions.RayActorError as error:
+                    # Otherwise its node went away while it started, and `start_missing` starts another.
+                    if error.actor_init_failed:
+                        self._note_failed_start(self._kind_of[slot], cannot_start(str(error)))
         return [reference for reference in answered if reference in self.in_hand]
+
+    def _note_failed_start(self, kind: SlotKind, error: StinPipeError) -> None:
+        """Go on with the other actors where there are some: a node that joined late may be the broken one."""
+        if not self.num_alive:
+            raise error
+        if not any(self._failed_starts.values()):
+            self._warn(f"{error}\ngoing on with the workers that did start")
+        self._failed_starts[kind] += 1
 
 
 class _Slot:
     """An actor that makes shards one after another."""
 
     def __init__(self, flow_backend: str, num_threads: int) -> None:
-        worker_environment()
+        use_one_thread()
         self._flow_backend, self._num_threads = flow_backend, num_threads
 
     def ready(self) -> None:

@@ -1,4 +1,6 @@
-"""The one error of the project that is meant for the person at the keyboard."""
+"""The one error of the project that is meant for the person at the keyboard, and how lines of it are made."""
+
+from collections.abc import Sequence
 
 
 class StinPipeError(Exception):
@@ -19,3 +21,17 @@ class ShardError(StinPipeError):
 
 REBUILD = "`stin-pipe verify --run RUN --repair`, then the same extract again, makes this shard anew"
 """What a person does about a damaged shard."""
+
+MAX_LINE_CHARS = 300
+
+
+def first_line(error: object) -> str:
+    """Return the first line of an error's text that is not empty, else the name of its type."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:MAX_LINE_CHARS]
+
+
+def and_more(names: Sequence[object], most: int, *, separator: str = ", ") -> str:
+    """Join the first `most` names, and count the others: ``a, b and 3 more``."""
+    more = len(names) - most
+    return separator.join(map(str, names[:most])) + (f" and {more} more" if more > 0 else "")

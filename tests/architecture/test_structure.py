@@ -24,18 +24,20 @@ LONG_FUNCTIONS: dict[str, str] = {}
 
 ALLOWED = {  # package -> packages it may import, beside itself
     "stin.shards": (),
-    "stin": ("stin.shards",),
-    "pipeline": ("stin.shards",),
-    "workflows": ("pipeline", "stin", "stin.shards"),
-    "stin_pipe": ("pipeline", "stin", "stin.shards", "workflows"),
+    "stin.processes": ("stin.shards",),
+    "stin": ("stin.shards", "stin.processes"),
+    "pipeline": ("stin.shards", "stin.processes"),
+    "workflows": ("pipeline", "stin", "stin.shards", "stin.processes"),
+    "stin_pipe": ("pipeline", "stin", "stin.shards", "stin.processes", "workflows"),
 }
 ONLY_IN = {
-    "ray": ("pipeline/runners/ray.py", "stin/train_on_ray.py"),
+    "ray": ("pipeline/runners/ray.py", "stin/train_on_ray.py", "stin/processes/ray_session.py"),
     "click": ("workflows/",),
     "rich": ("workflows/",),
 }
 NEVER_IN = {
     "stin.shards": ("torch", "ray", "click"),
+    "stin.processes": ("torch", "numpy", "click"),
     "pipeline": ("click", "rich"),
     "stin": ("click", "rich"),
 }
@@ -57,7 +59,8 @@ def package_of(name: str) -> str:
     parts = name.removeprefix("stin_pipe.").split(".")
     if parts[0] not in PACKAGES:
         return "stin_pipe"
-    return "stin.shards" if parts[:2] == ["stin", "shards"] else parts[0]
+    shared = ".".join(parts[:2])
+    return shared if shared in ("stin.shards", "stin.processes") else parts[0]
 
 
 def name_of(path: Path) -> str:

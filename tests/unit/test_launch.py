@@ -9,7 +9,7 @@ import pytest
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.schema import Manifest
 from stin_pipe.stin.train import Runtime
-from stin_pipe.stin.train_on_ray import WorkerCount, _connect, train_on_ray
+from stin_pipe.stin.train_on_ray import WorkerCount, train_on_ray
 from stin_pipe.stin.training.interrupt import Interrupted, StopSignal
 from stin_pipe.stin.training.launch_files import EventReader, EventWriter, LaunchFolder
 from stin_pipe.stin.training.recipes import resolve_recipe
@@ -170,14 +170,3 @@ def test_wrong_options_are_refused(call, tiny_run, tmp_path, given, message):
     called = call("train-spatial", "--run", run, *given)
     assert called.code == 2
     assert message in called.stderr
-
-
-@pytest.mark.parametrize(("address", "expected"), [(None, "local"), ("10.0.0.1:6379", "10.0.0.1:6379")])
-def test_without_an_address_ray_starts_here_even_where_another_one_runs(address, expected):
-    class Ray:
-        def init(self, **options):
-            self.options = options
-
-    ray = Ray()
-    _connect(ray, address, WorkerCount(least=2, most=2))
-    assert ray.options["address"] == expected

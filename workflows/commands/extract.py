@@ -178,7 +178,7 @@ def choose_runner(output: Output, runner: str, address: str | None) -> str:
     Raises:
         click.UsageError: ray is asked for and not installed, or an address is given to the local runner.
     """
-    from stin_pipe.pipeline.runners.ray import ray_installed
+    from stin_pipe.stin.processes.ray_session import ray_installed
 
     if address and runner == "local":
         raise click.UsageError("--address needs --runner ray")
@@ -226,7 +226,8 @@ def _params(dataset: str, options: dict[str, Any]):
 def _flow_backend(options: dict[str, Any]) -> str:
     """Resolve the back end once, for all workers; a cluster may have the GPU that this machine lacks."""
     from stin_pipe.pipeline.flow import resolve_backend
-    from stin_pipe.pipeline.runners.ray import cluster_address, flow_of_cluster
+    from stin_pipe.pipeline.runners.ray import flow_of_cluster
+    from stin_pipe.stin.processes.ray_session import cluster_address
 
     address = cluster_address(options["address"]) if options["runner"] == "ray" else None
     if options["allow_mixed_flow"] and (options["flow"] != "auto" or not address):
@@ -239,15 +240,14 @@ def _flow_backend(options: dict[str, Any]) -> str:
 
 
 def _runner(output: Output, listing, tasks, options: dict[str, Any], stop: Callable[[], bool]):
-    import os
-
     from stin_pipe.pipeline.planning.plan import estimate_bytes
+    from stin_pipe.stin.processes.cpus import usable_cpus
 
     if options["runner"] == "local":
         from stin_pipe.pipeline.runners.local import run_local
 
         cpus = options["cpus_per_worker"] if tasks[0].params.flow_backend == "cuda" else 1
-        num_workers = options["workers"] or max(1, len(os.sched_getaffinity(0)) // cpus)
+        num_workers = options["workers"] or max(1, usable_cpus() // cpus)
         tasks = [replace(task, num_threads=2 * cpus if cpus > 1 else 1) for task in tasks]
         return run_local(tasks, num_workers=min(num_workers, len(tasks)), stop=stop)
     from stin_pipe.pipeline.runners.ray import run_ray

@@ -1,0 +1,132 @@
+"""Where worker processes take their code from, and what is said when they cannot start."""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from stin_pipe.pipeline.runners.workers import worker_pool
+from stin_pipe.stin.processes.ray_session import ray_session
+from stin_pipe.stin.processes.worker_start import cannot_start, package_parent, worker_path
+from stin_pipe.stin.shards.errors import StinPipeError, and_more, first_line
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_current_folder_is_not_on_a_workers_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path), "/elsewhere", *sys.path])
+    paths = worker_path()
+    assert paths[0] == package_parent() == str(ROOT)
+    assert paths.count(str(ROOT)) == 1 and "/elsewhere" in paths
+    assert "" not in paths and str(tmp_path) not in paths
+    monkeypatch.chdir(ROOT)  # the checkout itself is no stranger's folder
+    assert worker_path()[0] == str(ROOT)
+
+
+def test_what_is_installed_is_left_to_each_nodes_own_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("stin_pipe.stin.processes.worker_start")
+    monkeypatch.setattr(module.site, "getsitepackages", lambda: [str(ROOT)])
+    assert module.own_code_paths() == []
+    assert str(ROOT) in worker_path() or str(ROOT) not in sys.path
+
+
+OWN_PATH = """
+import os, sys
+
+def act():
+    main = sys.modules["__main__"]
+    return sys.path, sys.flags.safe_path, hasattr(main, "__file__"), os.environ["OMP_NUM_THREADS"]
+"""
+
+
+def stand_in(folder: Path, name: str, text: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.py").write_text(text)
+
+
+def test_a_pools_process_ignores_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("click", "numpy", "cv2", "stin_pipe", "pipeline", "random", "pickle"):
+        stand_in(tmp_path, name, "raise SystemExit('the file of a stranger')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    stand_in(tmp_path / "code", "asked", OWN_PATH)
+    monkeypatch.syspath_prepend(str(tmp_path / "code"))
+    module, main = importlib.import_module("asked"), sys.modules["__main__"]
+    with worker_pool(1, module.act) as pool:
+        paths, safe_path, has_main, threads = pool.submit(module.act).result()
+    assert str(tmp_path) not in paths and "" not in paths
+    assert safe_path and not has_main and threads == "1"
+    assert sys.modules["__main__"] is main and "PYTHONSAFEPATH" not in os.environ and "" in sys.path
+
+
+def test_a_worker_that_fails_to_import_shows_its_traceback_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The module imports here and not in the worker, as a package does that a cluster's node lacks."""
+    text = (
+        "import multiprocessing\n\ndef act(): ...\n\nif multiprocessing.parent_process():\n    import h5pie\n"
+    )
+    stand_in(tmp_path / "code", "only_here", text)
+    monkeypatch.syspath_prepend(str(tmp_path / "code"))
+    module = importlib.import_module("only_here")
+    message = "a worker process cannot start: ModuleNotFoundError: No module named 'h5pie'"
+    with pytest.raises(StinPipeError, match=message) as error, worker_pool(3, module.act) as pool:
+        for future in [pool.submit(module.act) for _ in range(9)]:
+            future.result()
+    assert 'only_here.py", line 6, in <module>' in str(error.value)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_the_error_of_a_start_ends_with_the_last_lines() -> None:
+    text = "".join(f"line {number}\n\n" for number in range(30)) + "ImportError: no h5py\n"
+    message = str(cannot_start(text))
+    assert message.startswith("a worker process cannot start: ImportError: no h5py; run `stin-pipe doctor`")
+    assert "line 29" in message and "line 23" in message and "line 22" not in message
+    assert "no reason is known" in str(cannot_start(" \n"))
+
+
+@pytest.mark.parametrize(("address", "expected"), [(None, "local"), ("10.0.0.1:6379", "10.0.0.1:6379")])
+def test_ray_starts_here_unless_an_address_is_given(
+    address: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where another Ray runs on this machine; and its workers do not get the current folder."""
+    options: dict = {}
+    ray = ModuleType("ray")
+    ray.__dict__.update(
+        init=lambda **given: options.update(given), shutdown=lambda: options.update(ended=True)
+    )
+    ray.__dict__.update(is_initialized=lambda: False)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    config = SimpleNamespace(JobConfig=lambda: SimpleNamespace(_py_driver_sys_path=[]))
+    monkeypatch.setitem(sys.modules, "ray.job_config", config)
+
+    def session():
+        return ray_session(address, num_cpus=2, advice="check --address")
+
+    with session():
+        assert options["address"] == expected and "ended" not in options
+    paths = options["job_config"]._py_driver_sys_path
+    paths.extend([str(Path.cwd() / "bin"), str(Path.cwd())])  # as ray.init does
+    assert paths == [package_parent()]
+    assert options["ended"]
+
+    def refuse(**_options: object) -> None:
+        raise ConnectionError("\nnobody there\nmore")
+
+    ray.__dict__.update(init=refuse)
+    with pytest.raises(StinPipeError, match=r"nobody there; check --address$"), session():
+        pass
+    ray.__dict__.update(is_initialized=lambda: True)
+    with pytest.raises(StinPipeError, match=r"call ray.shutdown\(\) first"), session():
+        pass
+
+
+def test_lines_of_errors() -> None:
+    assert first_line(ValueError("\n  a \nb")) == "a"
+    assert first_line(KeyError()) == "KeyError"
+    assert and_more(["a", "b", "c"], 3) == "a, b, c"
+    assert and_more(["a", "b", "c"], 1, separator="; ") == "a and 2 more"
