@@ -19,7 +19,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# The programs that tests start are those of this checkout, in whatever folder they run and whatever is installed.
+# The programs that tests start are those of this checkout, whatever is installed and wherever they run.
 os.environ["PYTHONPATH"] = str(ROOT)
 
 SMALL_VIDEO = (48, 32)

@@ -1,10 +1,11 @@
-"""The program in a folder full of a stranger's Python files that have the names of our packages and libraries."""
+"""The program in a folder full of Python files that have the names of our packages and of libraries."""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,7 @@ def test_doctor(program) -> None:
 def test_workers_of_ray(place: Path, program) -> None:
     pytest.importorskip("ray")
     extract = ("extract", "--run", "on_ray", "--videos", "videos", "--splits", "lists", "--size", "48x32")
-    assert program(*extract, "--runner", "ray", "--workers", 1)["failed"] == 0
+    assert program(*extract, "--runner", "ray", "--workers", 1)["done"] == 27
 
 
 @pytest.mark.slow
@@ -127,3 +128,38 @@ def test_python_m_works_from_any_folder(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert "stin-pipe" in done.stdout
+
+
+BROKEN = """
+import sys
+if {mark!r} in " ".join(sys.orig_argv):
+    sys.modules["h5py"] = None
+"""
+
+
+@pytest.mark.parametrize(("runner", "mark"), [("local", "spawn_main"), ("ray", "default_worker.py")])
+def test_workers_that_cannot_import_a_library_end_the_extraction_at_once(
+    made_videos, tmp_path: Path, call, runner: str, mark: str
+) -> None:
+    if runner == "ray":
+        pytest.importorskip("ray")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(BROKEN.format(mark=mark))
+    started = time.monotonic()
+    called = call(
+        *(
+            "extract",
+            "--run",
+            tmp_path / "run",
+            "--videos",
+            made_videos.videos,
+            "--splits",
+            made_videos.lists,
+        ),
+        *("--size", "48x32", "--runner", runner, "--workers", 2, "--json"),
+        env={"PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), str(ROOT)])},
+    )
+    assert called.code == 1
+    assert "a worker process cannot start: ModuleNotFoundError: import of h5py halted" in called.json["error"]
+    assert "import h5py" in called.json["error"] and "stin-pipe doctor" in called.json["error"]
+    assert time.monotonic() - started < 120
