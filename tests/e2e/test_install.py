@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import venv
 import zipfile
 from pathlib import Path
 
@@ -68,6 +69,48 @@ def test_the_wheel_works_away_from_the_checkout(wheel: Path, tmp_path: Path) -> 
     assert "extract" in call("run", "--config", "run.toml", "--dry-run")
     call("job", "slurm", "--config", "run.toml", "--out", "jobs")
     assert "stin-pipe extract" in (tmp_path / "jobs" / "extract.sh").read_text()
+
+
+def strangers_wheel(folder: Path) -> Path:
+    """A wheel that owns the top-level names `workflows`, `pipeline` and `stin`; the first is that of a real one."""
+    path, info = folder / "stranger-1.0-py3-none-any.whl", "stranger-1.0.dist-info"
+    files = {f"{name}/__init__.py": f"OWNER = 'stranger, {name}'\n" for name in PACKAGES}
+    files[f"{info}/METADATA"] = "Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n"
+    files[f"{info}/WHEEL"] = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in (*files, f"{info}/RECORD"))
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return path
+
+
+def test_no_order_of_installing_and_removing_hurts_us_or_a_stranger(wheel: Path, tmp_path: Path) -> None:
+    stranger = strangers_wheel(tmp_path)
+    venv.create(tmp_path / "venv", with_pip=False)
+    python = tmp_path / "venv" / "bin" / "python"
+
+    def pip(*arguments: object) -> None:
+        quiet = ("--quiet", "--disable-pip-version-check", "--python", python)
+        command = [sys.executable, "-m", "pip", *quiet, *arguments]
+        subprocess.run([str(word) for word in command], capture_output=True, check=True)
+
+    def whole(path: Path) -> bool:
+        """Tell whether every file of a wheel is there as it was packed."""
+        (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+        archive = zipfile.ZipFile(path)
+        names = [name for name in archive.namelist() if ".dist-info/" not in name]
+        return all(
+            (site / name).is_file() and (site / name).read_bytes() == archive.read(name) for name in names
+        )
+
+    for first, second in ((wheel, stranger), (stranger, wheel)):
+        pip("install", "--no-deps", "--no-index", "--no-compile", first)
+        pip("install", "--no-deps", "--no-index", "--no-compile", second)
+        assert whole(first) and whole(second)
+        pip("uninstall", "--yes", first.name.split("-")[0])
+        assert whole(second) and not whole(first)
+        pip("uninstall", "--yes", second.name.split("-")[0])
+        assert not whole(second)
 
 
 def test_the_base_needs_no_extra() -> None:
