@@ -72,7 +72,7 @@ def test_the_wheel_works_away_from_the_checkout(wheel: Path, tmp_path: Path) -> 
 
 
 def strangers_wheel(folder: Path) -> Path:
-    """A wheel that owns the top-level names `workflows`, `pipeline` and `stin`; the first is that of a real one."""
+    """A wheel that owns the top-level names `workflows`, `pipeline` and `stin`; a real one owns the first."""
     path, info = folder / "stranger-1.0-py3-none-any.whl", "stranger-1.0.dist-info"
     files = {f"{name}/__init__.py": f"OWNER = 'stranger, {name}'\n" for name in PACKAGES}
     files[f"{info}/METADATA"] = "Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n"
