@@ -8,6 +8,8 @@ from typing import Literal
 
 import torch
 
+from stin_pipe.stin.shards.errors import ArgumentError
+
 Amp = Literal["auto", "off", "bf16", "fp16"]
 MAX_LOADER_WORKERS = 12
 
@@ -62,12 +64,13 @@ def choose_device(name: str, *, local_rank: int = 0, local_count: int = 1) -> to
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}") from error
+        raise ArgumentError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}", "device") from error
     if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
+        raise ArgumentError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}", "device")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device {name} is not here: torch sees {torch.cuda.device_count()} CUDA devices; use cpu"
+        raise ArgumentError(
+            f"device {name} is not here: torch sees {torch.cuda.device_count()} CUDA devices; use cpu",
+            "device",
         )
     return device
 
@@ -95,7 +98,7 @@ def resolve_amp(amp: Amp, device: torch.device) -> Literal["off", "bf16", "fp16"
     if amp == "auto":
         return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "off"
     if amp == "fp16" and device.type == "cpu":
-        raise ValueError("amp fp16 needs a GPU; on a CPU use off or bf16")
+        raise ArgumentError("amp fp16 needs a GPU; on a CPU use off or bf16", "amp")
     return amp
 
 

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import click
 
 from stin_pipe.stin.shards.errors import StinPipeError
-from stin_pipe.workflows.terminal.commands import COMMANDS
+from stin_pipe.workflows.terminal.commands import COMMANDS, RESUMABLE
 from stin_pipe.workflows.terminal.config_file import place_of_mistake
 from stin_pipe.workflows.terminal.environment import name_environment
 from stin_pipe.workflows.terminal.exits import (
@@ -25,20 +25,20 @@ from stin_pipe.workflows.terminal.exits import (
     EXIT_USAGE,
     Terminated,
 )
-from stin_pipe.workflows.terminal.speech import plain, wishes
+from stin_pipe.workflows.terminal.output import invocation, plain
 
 PROGRAM = "stin-pipe"
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command when it is needed; its help needs none of them."""
+    """A group that imports a command only when it is called; its own help imports none."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the commands in the order in which a user meets them."""
+        """Return the commands in the order of the table, which is that of a user's work."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the module of one command."""
+        """Import the command, and let its options be set by environment variables."""
         if cmd_name not in COMMANDS:
             return None
         module, function, _ = COMMANDS[cmd_name]
@@ -49,14 +49,13 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; for a name that is none, name the nearest."""
-        near = [] if args[0] in COMMANDS else get_close_matches(args[0], COMMANDS, n=1)
-        if near:
+        """Find the command; suggest the nearest name for one that does not exist."""
+        if args[0] not in COMMANDS and (near := get_close_matches(args[0], COMMANDS, n=1)):
             raise click.UsageError(f"No such command {args[0]!r}. Did you mean {near[0]}?", ctx=ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands from the table above."""
+        """List the commands from the table, without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
 
@@ -74,14 +73,14 @@ def cli() -> None:
     """From folders of videos to a trained two-stream action recogniser.
 
     \b
-    The way of a video:
+    The way of a video through the commands:
       stin-pipe extract        --run RUN --videos DIR    frames + TV-L1 flow -> HDF5 shards
       stin-pipe train-spatial  --run RUN                 RGB stream of STIN
       stin-pipe train-temporal --run RUN                 flow stream of STIN
       stin-pipe fuse-eval      --run RUN                 scores, fusion, report.html
 
-    Every command resumes: after an interruption give the same command again. Try `stin-pipe demo` first;
-    `stin-pipe doctor` says what works on this machine.
+    Every stage resumes: after an interruption, give the same command again. Try `stin-pipe demo` first;
+    `stin-pipe doctor` shows what works on this machine.
     """
 
 
@@ -97,7 +96,7 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort, Terminated) as error:
         code = _say_stopped(arguments, EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED)
     except SystemExit as error:
-        if error.code != signal.SIGTERM:  # what the handler leaves with that Ray has in place while it starts
+        if error.code != signal.SIGTERM:  # while Ray starts, its own handler turns SIGTERM into this exit
             raise
         code = _say_stopped(arguments, EXIT_TERMINATED)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -106,42 +105,37 @@ def main() -> None:
     except click.UsageError as error:
         code = EXIT_USAGE
         where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
-        message = _usage_message(error, arguments)
+        message = error.format_message() + _dash_hint(error, arguments)
         _report(arguments, message + place_of_mistake(error) + where, code)
     except click.ClickException as error:
         code = EXIT_FAILED
         _report(arguments, error.format_message(), code)
-    except Exception as error:  # the last stop: a person gets a line, never a traceback
-        if wishes.debug or "--debug" in arguments:
+    except Exception as error:  # the last stop: people get a line, never a traceback
+        if invocation.debug or "--debug" in arguments:
             raise
         code = EXIT_FAILED
         _report(arguments, describe_error(error), code)
     sys.exit(_ended(code))
 
 
-def _usage_message(error: click.UsageError, arguments: list[str]) -> str:
-    """Return what click says, in plain words, and how to name a file that begins with a dash."""
-    message = error.format_message()
-    for kind, plainly in (("integer", "a whole number"), ("float", "a number")):
-        for name in (f"{kind} range", kind):
-            message = message.replace(f"is not a valid {name}", f"is not {plainly}")
-    if isinstance(error, click.NoSuchOption):
-        files = [word for word in arguments if word.startswith("-") and os.path.lexists(word)]
-        message += f" If it is a file, write ./{files[0]}" if files else ""
-    return message
+def _dash_hint(error: click.UsageError, arguments: list[str]) -> str:
+    """Return how to write the name of a file that was taken for an option, if there is such a file."""
+    if not isinstance(error, click.NoSuchOption):
+        return ""
+    files = [word for word in arguments if word.startswith("-") and os.path.lexists(word)]
+    return f" If it is a file, write ./{files[0]}" if files else ""
 
 
 def _say_stopped(arguments: list[str], code: int) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # batch systems send it more than once
-    kept = "what is finished is kept, the same command resumes"
-    # predict works in a temporary folder; only whole overlays stay
-    text = "give the same command again" if "predict" in arguments[:1] else kept
-    _report(arguments, f"stopped; {text}", code)
+    resumes = _called_command(arguments) in RESUMABLE
+    kept, again = "what is finished is kept, the same command resumes", "give the same command again"
+    _report(arguments, f"stopped; {kept if resumes else again}", code)
     return code
 
 
 def describe_error(error: Exception) -> str:
-    """Return the one line that tells a person what went wrong and what to do next."""
+    """Return the one line that says what went wrong and what to do next."""
     if isinstance(error, StinPipeError):
         return str(error)
     if isinstance(error, OSError):
@@ -167,32 +161,38 @@ def describe_error(error: Exception) -> str:
 
 
 def _report(arguments: list[str], message: str, code: int) -> None:
-    """Write the error for a person, and as JSON where that was asked for."""
+    """Write the error for people, and as JSON if that was asked for."""
     _print(plain(f"{PROGRAM}: {message}"), sys.stderr)
-    if wishes.as_json or "--json" in arguments:
-        command = wishes.command or _named_command(arguments)
-        value: dict[str, Any] = {"command": command, "error": message, "exit_code": code}
+    if invocation.as_json or "--json" in arguments:
+        value: dict[str, Any] = {
+            "command": _called_command(arguments),
+            "error": message,
+            "exit_code": code,
+        }
         _print(json.dumps(value), sys.stdout)
 
 
-def _named_command(arguments: list[str]) -> str | None:
-    """Return the command that was called, of those that never came to read their options."""
-    place = next((place for place, name in enumerate(arguments) if name in COMMANDS), None)
-    if place is None:
+def _called_command(arguments: list[str]) -> str | None:
+    """Return the full name of the command that was called; None when the arguments name none."""
+    if invocation.command:
+        return invocation.command
+    # It failed before its options were read, so only the words themselves can tell.
+    index = next((index for index, word in enumerate(arguments) if word in COMMANDS), None)
+    if index is None:
         return None
-    part = [word for word in arguments[place + 1 : place + 2] if word.isalpha()]
-    return " ".join([arguments[place], *part]) if arguments[place] == "job" else arguments[place]
+    part = [word for word in arguments[index + 1 : index + 2] if word.isalpha()]
+    return " ".join([arguments[index], *part]) if arguments[index] == "job" else arguments[index]
 
 
 def _print(text: str, stream: TextIO) -> None:
     try:
         print(text, file=stream, flush=True)
     except OSError:
-        _discard(stream)  # nobody is there to be told
+        _discard(stream)  # nobody is listening
 
 
 def _ended(code: int) -> int:
-    """Return the exit code when all that was printed has been written, or could not be."""
+    """Return the exit code; a result that could not be written counts as a failure."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -203,18 +203,18 @@ def _ended(code: int) -> int:
 
 
 def _discard(stream: TextIO) -> None:
-    """Send what is still to be written nowhere: Python would fail over it once more at its end."""
+    """Drop what is still buffered; otherwise Python would try once more, and fail, as it exits."""
     with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _open_closed_streams() -> None:
-    """Open what a shell closed with `>&-`: it is None, and the next file would get its number."""
+    """Open what a shell closed with `>&-`: the stream is None, and the next file would get its number."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - to the end
 
 
 def _on_sigterm(signum: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: what follows is the orderly way out
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: the orderly way out has begun
     raise Terminated

@@ -19,6 +19,8 @@ from typing import Literal, Protocol
 import torch
 from torch import nn
 
+from stin_pipe.stin.shards.errors import ArgumentError
+
 Tap = Literal["layer1", "layer2", "layer3", "layer4"]
 TAPS: tuple[Tap, ...] = ("layer1", "layer2", "layer3", "layer4")
 
@@ -192,9 +194,10 @@ def check_backbone_name(name: str) -> None:
     match = re.fullmatch(_RESNET_NAME, name)
     known = match is not None and match[1] in _BLOCKS and int(match[2] or 64) > 0
     if not known and not name.startswith("timm:"):
-        raise ValueError(
+        raise ArgumentError(
             f"unknown backbone {name!r}; known: {', '.join(KNOWN_BACKBONES)}, each also with a first-stage "
-            f"width as in resnet18-w32, and timm:NAME where timm is installed"
+            f"width as in resnet18-w32, and timm:NAME where timm is installed",
+            "backbone",
         )
 
 

@@ -1,4 +1,4 @@
-"""The one error of the project that is meant for the person at the keyboard, and how lines of it are made."""
+"""The errors meant for the person at the keyboard, and how lines of them are made."""
 
 from collections.abc import Sequence
 
@@ -17,6 +17,23 @@ class StinPipeError(Exception):
 
 class ShardError(StinPipeError):
     """A shard cannot be read, or what it holds differs from its checksums."""
+
+
+class ArgumentError(ValueError):
+    """An argument is wrong, or does not fit another one.
+
+    Attributes:
+        arguments: their names, as the fields of the options have them; the command line finds the flag or the
+            line of the configuration file by these.
+    """
+
+    def __init__(self, message: str, *arguments: str) -> None:
+        super().__init__(message)
+        self.arguments = arguments
+
+    def __reduce__(self) -> tuple[type["ArgumentError"], tuple[str, ...]]:
+        """Keep the names when the error comes back from a worker process."""
+        return type(self), (str(self), *self.arguments)
 
 
 REBUILD = "`stin-pipe verify --run RUN --repair`, then the same extract again, makes this shard anew"

@@ -9,6 +9,7 @@ split 1: RGB 49-52 %, flow 81 %). ``small`` trains on a CPU in minutes.
 from collections.abc import Callable
 
 from stin_pipe.stin.network.streams import SpatialConfig, StreamConfig, StreamName, TemporalConfig
+from stin_pipe.stin.shards.errors import ArgumentError
 from stin_pipe.stin.training.config import AugmentConfig, OptimConfig, TrainConfig
 
 
@@ -81,7 +82,7 @@ def resolve_recipe(name: str, stream: StreamName) -> TrainConfig:
         ValueError: for an unknown name, listing the known ones.
     """
     if name not in RECIPES:
-        raise ValueError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}")
+        raise ArgumentError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}", "recipe")
     return RECIPES[name](stream)
 
 

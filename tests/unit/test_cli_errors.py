@@ -14,8 +14,7 @@ import pytest
 
 from stin_pipe.workflows import cli as cli_module
 from stin_pipe.workflows.cli import cli, describe_error, main
-from stin_pipe.workflows.terminal.output import Output
-from stin_pipe.workflows.terminal.speech import plain
+from stin_pipe.workflows.terminal.output import Output, invocation, plain
 
 
 def test_a_missing_library_of_the_system_is_named_with_its_package() -> None:
@@ -42,6 +41,7 @@ def test_what_ray_makes_of_sigterm_while_it_starts_is_an_orderly_end(
         raise SystemExit(left_with)  # what the handler does that ray.init puts in place
 
     before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(invocation, "command", "")
     monkeypatch.setattr(cli_module.cli, "main", leave)
     monkeypatch.setattr(sys, "argv", ["stin-pipe", "extract"])
     try:
@@ -164,8 +164,31 @@ def test_a_file_that_begins_with_a_dash_is_told_how_to_write_it(tmp_path: Path, 
 
 
 def test_numbers_are_asked_for_in_plain_words(call) -> None:
-    assert "'soixante' is not a whole number." in call("extract", "--short-side", "soixante").stderr
-    assert "'much' is not a number." in call("train-spatial", "--lr", "much").stderr
+    assert "'soixante' is not a valid whole number." in call("extract", "--short-side", "soixante").stderr
+    assert "'much' is not a valid number." in call("train-spatial", "--lr", "much").stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "resumes"), [("train-spatial", True), ("run", True), ("predict", False), ("compare", False)]
+)
+def test_a_stopped_command_says_that_it_resumes_only_if_it_does(
+    command: str, resumes: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def leave(**_: object) -> None:
+        invocation.note(command)
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(invocation, "command", "")
+    monkeypatch.setattr(cli_module.cli, "main", leave)
+    monkeypatch.setattr(sys, "argv", ["stin-pipe", "--some-flag", command])
+    try:
+        with pytest.raises(SystemExit) as left:
+            main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert left.value.code == 130
+    assert ("the same command resumes" in capsys.readouterr().err) == resumes
 
 
 def test_a_run_that_is_not_there_may_be_misspelled(tmp_path: Path, call) -> None:

@@ -1,12 +1,16 @@
-"""Values of a configuration file that are no plain options: arguments of many values."""
+"""Values of a configuration file: lists, mistakes, and which value a mistake is traced to."""
 
+import pickle
 from pathlib import Path
 
 import click
 import pytest
 
-from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.errors import ArgumentError, StinPipeError
 from stin_pipe.workflows.cli import cli
+from stin_pipe.workflows.terminal.config_file import place_of_mistake
+from stin_pipe.workflows.terminal.options import common_options, usage_errors
+from stin_pipe.workflows.terminal.output import Output
 
 
 def compare(file: Path, line: str) -> None:
@@ -37,3 +41,38 @@ def test_a_misspelled_variable_is_answered_with_the_nearest(monkeypatch: pytest.
     monkeypatch.setenv("STIN_PIPE_EXTRACT_SHORTSIDE", "64")
     with pytest.raises(click.UsageError, match=r"extract; did you mean STIN_PIPE_EXTRACT_SHORT_SIDE\?$"):
         cli.main(["extract"], standalone_mode=False)
+
+
+@click.command("extract")
+@click.option("--stride", type=int, default=1)
+@click.option("--codec", default="jpeg")
+@click.option("--limit", "num_videos", type=int)
+@common_options
+def wrong_codec(output: Output, stride: int, codec: str, num_videos: int | None) -> None:
+    """Refuse the codec, in a message that holds the values of the other options too."""
+    with usage_errors():
+        raise ArgumentError(f"codec {codec!r} of 2 frames (--stride {stride}, --limit {num_videos})", "codec")
+
+
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        ([], " (codec is from c.toml, [extract])"),
+        (["--stride", "3"], " (codec is from c.toml, [extract])"),
+        (["--codec", "gif"], ""),  # the flag's value is wrong, not the file's
+    ],
+)
+def test_the_option_that_is_wrong_is_blamed_and_no_other_whose_value_the_message_holds(
+    words: list[str], place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("c.toml").write_text('[extract]\nstride = 2\nlimit = 2\ncodec = "gif"\n')
+    with pytest.raises(click.UsageError) as raised:
+        wrong_codec.main(["--config", "c.toml", *words], "extract", standalone_mode=False)
+    assert place_of_mistake(raised.value) == place
+
+
+def test_an_argument_error_keeps_its_names_on_the_way_from_a_worker() -> None:
+    error = ArgumentError("--list and --splits exclude each other", "list_csv", "splits")
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - as a worker process hands it back
+    assert (str(again), again.arguments) == (str(error), ("list_csv", "splits"))

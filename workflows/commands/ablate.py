@@ -10,7 +10,7 @@ from stin_pipe.workflows.terminal.options import common_options, run_option, usa
 from stin_pipe.workflows.terminal.output import Meter, Output
 from stin_pipe.workflows.terminal.training_options import settings_option
 from stin_pipe.workflows.terminal.training_report import ended_by_signal
-from stin_pipe.workflows.terminal.types import FILE, FiniteRange, Names
+from stin_pipe.workflows.terminal.types import FILE, FiniteRange, Names, WholeNumber
 
 EXAMPLES = """\b
 Examples:
@@ -36,7 +36,7 @@ The first variant of a stream is what its others are compared with.
 )
 @click.option("--only", type=Names(), help="Some of the named variants  [default: all of each stream]")
 @click.option("--variants", type=FILE, help="TOML file of variants in place of the named ones.")
-@click.option("--seeds", type=click.IntRange(min=1), default=3, help="How many seeds, from 0 on.")
+@click.option("--seeds", type=WholeNumber(min=1), default=3, help="How many seeds, from 0 on.")
 @click.option(
     "--judge",
     type=click.Choice(["held-out", "test"]),
@@ -49,8 +49,8 @@ The first variant of a stream is what its others are compared with.
 @click.option("--recipe", help="tsn-ucf101, tsn-hmdb51 or small  [default: by data set]")
 @click.option("--backbone", help="resnet18, 34, 50, 101, or timm:NAME  [default: the recipe's]")
 @click.option("--init", type=FILE, help="Weights to start from, .pth or .safetensors.")
-@click.option("--epochs", type=click.IntRange(min=1), help="[default: the recipe's length]")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Videos a step  [default: the recipe's]")
+@click.option("--epochs", type=WholeNumber(min=1), help="[default: the recipe's length]")
+@click.option("--batch-size", type=WholeNumber(min=1), help="Videos a step  [default: the recipe's]")
 @click.option("--no-flip", is_flag=True, help="Never mirror; for data whose label is left or right.")
 @click.option(
     "--val-share",
@@ -60,7 +60,7 @@ The first variant of a stream is what its others are compared with.
 @settings_option
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
 @click.option("--amp", type=click.Choice(["auto", "off", "bf16", "fp16"]), default="auto")
-@click.option("--loader-workers", type=click.IntRange(min=0), help="Processes that read  [default: by cores]")
+@click.option("--loader-workers", type=WholeNumber(min=0), help="Processes that read  [default: by cores]")
 @common_options
 def ablate(output: Output, run_path: Path, **values: Any) -> None:
     """Train the switches of the streams with several seeds and say what each is worth.

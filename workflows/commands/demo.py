@@ -9,6 +9,7 @@ import click
 from stin_pipe.workflows.terminal.options import common_options, run_option
 from stin_pipe.workflows.terminal.output import Output, duration
 from stin_pipe.workflows.terminal.training_report import shown_training
+from stin_pipe.workflows.terminal.types import WholeNumber
 
 if TYPE_CHECKING:
     from stin_pipe.stin.shards.run_dir import RunDir
@@ -26,7 +27,7 @@ NUM_SEGMENTS, NUM_CROPS = 25, 5
 
 @click.command(epilog=EXAMPLES)
 @run_option(required=False)
-@click.option("--seed", type=int, default=0, help="Seed of the videos and of the training.")
+@click.option("--seed", type=WholeNumber(), default=0, help="Seed of the videos and of the training.")
 @click.option(
     "--runner", type=click.Choice(["auto", "ray", "local"]), default="auto", help="Who runs the extraction."
 )

@@ -8,7 +8,7 @@ import click
 
 from stin_pipe.workflows.terminal.options import common_options, run_option
 from stin_pipe.workflows.terminal.output import Output
-from stin_pipe.workflows.terminal.types import DIRECTORY, FiniteRange
+from stin_pipe.workflows.terminal.types import DIRECTORY, FiniteRange, WholeNumber
 
 if TYPE_CHECKING:
     from stin_pipe.stin.shards.schema import Manifest
@@ -34,7 +34,7 @@ Example:
     type=FiniteRange(min=0, min_open=True),
     help="Motion that grey 255 stands for, pixels a frame [default: that of the run].",
 )
-@click.option("--workers", type=click.IntRange(min=1), help="Processes [default: all CPUs].")
+@click.option("--workers", type=WholeNumber(min=1), help="Processes [default: all CPUs].")
 @common_options
 def export(
     output: Output, run_path: Path, out: Path, image_format: str, bound: float | None, workers: int | None

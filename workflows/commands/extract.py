@@ -13,7 +13,7 @@ from stin_pipe.workflows.terminal.exits import Grace
 from stin_pipe.workflows.terminal.extract_report import say_listing
 from stin_pipe.workflows.terminal.options import common_options, failure_options, run_option, usage_errors
 from stin_pipe.workflows.terminal.output import Output
-from stin_pipe.workflows.terminal.types import EXISTING_DIRECTORY, FILE, FiniteRange, Names, Size
+from stin_pipe.workflows.terminal.types import EXISTING_DIRECTORY, FILE, FiniteRange, Names, Size, WholeNumber
 
 EXAMPLES = """\b
 Examples:
@@ -46,7 +46,7 @@ Examples:
     metavar="GLOB",
     help="Use files whose path or name fits alone, such as '*_g01_*'; may be given several times.",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="Use at most N videos, spread over the classes.")
+@click.option("--limit", type=WholeNumber(min=1), help="Use at most N videos, spread over the classes.")
 @click.option(
     "--flow",
     type=click.Choice(["auto", "cuda", "cpu", "opencv", "reference"]),
@@ -58,7 +58,7 @@ Examples:
 )
 @click.option(
     "--short-side",
-    type=click.IntRange(16, 4096),
+    type=WholeNumber(16, 4096),
     help="Stored length of the shorter side, aspect kept [default: 256 for other data].",
 )
 @click.option(
@@ -67,7 +67,7 @@ Examples:
     help="Largest motion stored, pixels a frame [default: 20 at 256 rows, in proportion].",
 )
 @click.option("--fps", type=FiniteRange(min=0, min_open=True, max=1000), help="Resample to this frame rate.")
-@click.option("--stride", type=click.IntRange(min=1), default=1, help="Keep every N-th frame.")
+@click.option("--stride", type=WholeNumber(min=1), default=1, help="Keep every N-th frame.")
 @click.option(
     "--codec",
     type=click.Choice(["jpeg", "png"]),
@@ -89,7 +89,7 @@ Examples:
 @click.option("--address", help="Address of a Ray cluster; without one Ray starts on this machine.")
 @click.option(
     "--workers",
-    type=click.IntRange(min=1),
+    type=WholeNumber(min=1),
     help="Slots of one CPU or one share of a GPU [default: all CPUs].",
 )
 @click.option(
@@ -100,7 +100,7 @@ Examples:
 )
 @click.option(
     "--cpus-per-worker",
-    type=click.IntRange(1, 64),
+    type=WholeNumber(1, 64),
     default=4,
     help="CPUs of a slot with flow on cuda, for its decoders and encoders.",
 )

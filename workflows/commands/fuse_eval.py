@@ -7,7 +7,7 @@ import click
 
 from stin_pipe.workflows.terminal.options import common_options, run_option, usage_errors
 from stin_pipe.workflows.terminal.output import Output
-from stin_pipe.workflows.terminal.types import AuxShare, Numbers, StreamFile
+from stin_pipe.workflows.terminal.types import AuxShare, Numbers, StreamFile, WholeNumber
 
 EXAMPLES = """\b
 Examples:
@@ -30,7 +30,7 @@ def _by_stream(
 @click.command("fuse-eval", epilog=EXAMPLES)
 @run_option()
 @click.option("--split", default="1", help="Split to evaluate, or all for every split that is trained.")
-@click.option("--segments", type=click.IntRange(min=1), default=25, help="Clips of a video.")
+@click.option("--segments", type=WholeNumber(min=1), default=25, help="Clips of a video.")
 @click.option(
     "--crops",
     type=click.Choice(["1", "5", "10"]),
@@ -79,7 +79,7 @@ def _by_stream(
     help="Mixed precision; auto is bf16 on a GPU that has it.",
 )
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
-@click.option("--loader-workers", type=click.IntRange(min=0), help="Processes that read  [default: by cores]")
+@click.option("--loader-workers", type=WholeNumber(min=0), help="Processes that read  [default: by cores]")
 @common_options
 def fuse_eval(output: Output, run_path: Path, **values: Any) -> None:
     """Score the test videos with both streams, fuse the scores, and write metrics.json and report.html.

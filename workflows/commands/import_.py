@@ -14,7 +14,7 @@ from stin_pipe.workflows.terminal.exits import Grace
 from stin_pipe.workflows.terminal.extract_report import say_listing
 from stin_pipe.workflows.terminal.options import common_options, failure_options, run_option, usage_errors
 from stin_pipe.workflows.terminal.output import Output
-from stin_pipe.workflows.terminal.types import EXISTING_DIRECTORY, FiniteRange, Names
+from stin_pipe.workflows.terminal.types import EXISTING_DIRECTORY, FiniteRange, Names, WholeNumber
 
 if TYPE_CHECKING:
     from stin_pipe.pipeline.planning.plan import ExtractParams
@@ -41,7 +41,7 @@ Examples:
     help="Folder of split lists: UCF style, HMDB style, or `path total_frames label` in train_split_1.txt.",
 )
 @click.option("--classes", type=Names(), default=None, help="Use these classes alone.")
-@click.option("--limit", type=click.IntRange(min=1), help="Use at most N videos, spread over the classes.")
+@click.option("--limit", type=WholeNumber(min=1), help="Use at most N videos, spread over the classes.")
 @click.option("--image-name", default="img_%05d", help="Names of frames in a video's folder.")
 @click.option("--flow-x-name", default="flow_x_%05d", help="Names of images of flow to the right.")
 @click.option("--flow-y-name", default="flow_y_%05d", help="Names of images of flow downwards.")
@@ -57,7 +57,7 @@ Examples:
     default="jpeg",
     help="How fields are stored; frames keep their bytes.",
 )
-@click.option("--workers", type=click.IntRange(min=1), help="Processes [default: all CPUs].")
+@click.option("--workers", type=WholeNumber(min=1), help="Processes [default: all CPUs].")
 @failure_options
 @click.option("--break-lock", is_flag=True, help="Take over from an import on another host that is gone.")
 @common_options

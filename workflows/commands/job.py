@@ -15,7 +15,7 @@ from stin_pipe.workflows.run.chain_checks import check_tables_for_pods, checked_
 from stin_pipe.workflows.terminal.config_file import config_path
 from stin_pipe.workflows.terminal.options import common_options, run_option, usage_errors
 from stin_pipe.workflows.terminal.output import Output
-from stin_pipe.workflows.terminal.types import DIRECTORY, Names
+from stin_pipe.workflows.terminal.types import DIRECTORY, Names, WholeNumber
 
 SLURM_EXAMPLES = """\b
 Examples:
@@ -49,11 +49,11 @@ def job() -> None:
 @click.option(
     "--out", type=DIRECTORY, help="Folder of scripts and logs  [default: FILE.slurm beside the file]"
 )
-@click.option("--nodes", type=click.IntRange(min=1), default=1, help="Nodes of the extraction.")
-@click.option("--cpus-per-task", type=click.IntRange(min=1), default=8, help="CPUs of each job on a node.")
+@click.option("--nodes", type=WholeNumber(min=1), default=1, help="Nodes of the extraction.")
+@click.option("--cpus-per-task", type=WholeNumber(min=1), default=8, help="CPUs of each job on a node.")
 @click.option(
     "--gpus-per-node",
-    type=click.IntRange(min=0),
+    type=WholeNumber(min=0),
     default=0,
     help="GPUs of a node for the extraction; a training takes one, unless this is 0.",
 )
@@ -65,11 +65,11 @@ def job() -> None:
 @click.option("--mem", help="sbatch --mem.")
 @click.option("--sbatch", "more", multiple=True, metavar="NAME=VALUE", help="Any other option of sbatch.")
 @click.option("--setup", multiple=True, metavar="LINE", help="Shell line that each script runs first.")
-@click.option("--max-at-once", type=click.IntRange(min=1), help="Trainings that may run at the same time.")
+@click.option("--max-at-once", type=WholeNumber(min=1), help="Trainings that may run at the same time.")
 @click.option(
     "--warn",
     "warn_s",
-    type=click.IntRange(10, 3600),
+    type=WholeNumber(10, 3600),
     default=120,
     help="Seconds for an orderly end before --time.",
 )
@@ -169,15 +169,13 @@ def ray(
 @click.option("--mount", default="/data", help="Where pods see the volume; paths in the file lie under it.")
 @click.option("--name", help="Name of the job  [default: the run's]")
 @click.option("--namespace", default="default", help="Namespace of the job.")
-@click.option("--workers", type=click.IntRange(min=0), default=2, help="Pods that extract beside the head.")
-@click.option("--cpus", type=click.IntRange(min=1), default=8, help="CPUs of a pod.")
+@click.option("--workers", type=WholeNumber(min=0), default=2, help="Pods that extract beside the head.")
+@click.option("--cpus", type=WholeNumber(min=1), default=8, help="CPUs of a pod.")
 @click.option("--memory", default="32Gi", help="Memory of a pod, with its shared memory.")
-@click.option("--gpus", type=click.IntRange(min=0), default=0, help="GPUs of a pod.")
+@click.option("--gpus", type=WholeNumber(min=0), default=0, help="GPUs of a pod.")
 @click.option("--shm-size", default="8Gi", help="Shared memory of a pod.")
-@click.option(
-    "--deadline", type=click.IntRange(min=60), default=604800, help="Seconds after which it is ended."
-)
-@click.option("--ttl", type=click.IntRange(min=0), default=600, help="Seconds that a finished job is kept.")
+@click.option("--deadline", type=WholeNumber(min=60), default=604800, help="Seconds after which it is ended.")
+@click.option("--ttl", type=WholeNumber(min=0), default=600, help="Seconds that a finished job is kept.")
 @click.option("--ray-version", help="Ray's version in the image  [default: the one installed here]")
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write  [default: standard output]"

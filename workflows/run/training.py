@@ -11,6 +11,7 @@ from stin_pipe.pipeline.planning.plan import Plan
 from stin_pipe.stin.device import Amp, Runtime
 from stin_pipe.stin.network.backbones import check_backbone_name
 from stin_pipe.stin.network.streams import StreamName
+from stin_pipe.stin.shards.errors import ArgumentError
 from stin_pipe.stin.shards.run_dir import RunDir
 from stin_pipe.stin.shards.schema import Manifest
 from stin_pipe.stin.train import train_stream
@@ -126,7 +127,7 @@ def train_run(
     manifest = Manifest.load(run.manifest)
     require_split(manifest, options.split)
     if options.address and not options.train_workers:
-        raise ValueError("--address: needs --train-workers N, how many processes train there")
+        raise ArgumentError("--address: needs --train-workers N, how many processes train there", "address")
     config = training_config(stream, manifest.dataset, options)
 
     # torchrun starts this program several times; the first process writes for all.
@@ -216,7 +217,9 @@ def _require_one_source(options: TrainOptions) -> None:
         for setting in settings:
             if setting in options.settings:
                 flag = "--segments" if name == "num_segments" else "--" + name.replace("_", "-")
-                raise ValueError(f"{flag} and --set {setting} decide the same; give one of them")
+                raise ArgumentError(
+                    f"{flag} and --set {setting} decide the same; give one of them", name, "settings"
+                )
 
 
 def require_split(manifest: Manifest, split: str) -> None:
@@ -227,7 +230,7 @@ def require_split(manifest: Manifest, split: str) -> None:
     """
     if split not in manifest.split_names:
         names = ", ".join(manifest.split_names)
-        raise ValueError(f"--split: {split!r} is not in this run; its splits are: {names}")
+        raise ArgumentError(f"--split: {split!r} is not in this run; its splits are: {names}", "split")
 
 
 def extraction_of(run: RunDir) -> dict[str, Any]:

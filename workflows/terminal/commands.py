@@ -1,7 +1,6 @@
 """The commands of `stin-pipe`, in the order in which a user meets them."""
 
-# name -> (module, function, one line of help); kept here so that --help imports no stage
-COMMANDS = {
+COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": (
         "stin_pipe.workflows.commands.run",
         "run_chain",
@@ -63,3 +62,12 @@ COMMANDS = {
         "Run the whole pipeline on videos that it makes itself.",
     ),
 }
+"""Name -> module, function, one line of help; a table, so that `stin-pipe --help` imports no command."""
+
+RESUMABLE = frozenset(
+    (
+        *("run", "extract", "import", "export", "demo"),
+        *("train-spatial", "train-temporal", "ablate", "fuse-eval"),
+    )
+)
+"""The commands that keep what they have finished when they are stopped; the others start over."""

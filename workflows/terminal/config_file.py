@@ -6,6 +6,7 @@ keys above all tables: `run` is `--run` of every command, `split` that of those 
 
 import math
 import tomllib
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,14 @@ _META = "stin-pipe values of the configuration file"
 
 
 def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
-    """Make the command's tables of the file its defaults, and remember which value stood where."""
+    """Make the command's tables of the file its defaults, and remember which table each value is from."""
     if path is None:
         return None
     tables = _load(path, ctx, param)
     name = table_name(ctx)
     options = {option.lstrip("-"): item for item in ctx.command.params for option in item.opts}
     defaults: dict[str, Any] = {}
-    places: dict[str, tuple[str, Any]] = {}
+    places: dict[str, str] = {}
     for place, key, value in _values(tables, name, path, ctx, param):
         option = key.replace("_", "-")
         if option not in options:
@@ -42,10 +43,18 @@ def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -
             )
         value = tuple(value) if isinstance(value, list) else value
         defaults[item.name or option] = value
-        places[option] = (place, value)
+        places[option] = place
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
     ctx.meta[f"{_META}: {name}"] = (path, places)
     return path
+
+
+class WrongOptions(click.UsageError):
+    """Options whose values are wrong or do not fit each other, by the names of their parameters."""
+
+    def __init__(self, message: str, names: Sequence[str]) -> None:
+        super().__init__(message)
+        self.names = tuple(names)
 
 
 def place_of_mistake(error: click.UsageError) -> str:
@@ -53,16 +62,19 @@ def place_of_mistake(error: click.UsageError) -> str:
     ctx = error.ctx
     if ctx is None:
         return ""
+    names: Sequence[str | None] = ()
+    if isinstance(error, WrongOptions):
+        names = error.names
+    elif isinstance(error, click.BadParameter) and error.param:
+        names = (error.param.name,)
+
     path, places = ctx.meta.get(f"{_META}: {table_name(ctx)}", (None, {}))
-    param = error.param if isinstance(error, click.BadParameter) else None
-    for option, (place, value) in places.items():
-        if param is not None:
-            given = param.name and ctx.get_parameter_source(param.name) == ParameterSource.DEFAULT_MAP
-            blamed = given and f"--{option}" in param.opts
-        else:
-            blamed = f"--{option}" in error.message or repr(value) in error.message
-        if blamed:
-            return f" ({option} is from {path}, {place})"
+    for item in ctx.command.params:
+        # A flag or a variable goes before the file, so its value need not be the one that stands there.
+        if item.name in names and ctx.get_parameter_source(item.name or "") == ParameterSource.DEFAULT_MAP:
+            for option in (word.lstrip("-") for word in item.opts):
+                if option in places:
+                    return f" ({option} is from {path}, {places[option]})"
     return ""
 
 
@@ -74,7 +86,7 @@ def config_path(ctx: click.Context) -> Path | None:
 def place_in_file(ctx: click.Context, option: str) -> str:
     """Return where the command's file has a value for the option, `[train]`, or nothing."""
     _, places = ctx.meta.get(f"{_META}: {table_name(ctx)}", (None, {}))
-    return places[option][0] if option in places else ""
+    return places.get(option, "")
 
 
 def table_name(ctx: click.Context) -> str:

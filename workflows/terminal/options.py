@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from stin_pipe.workflows.terminal.config_file import read_config, table_name
-from stin_pipe.workflows.terminal.output import Output
-from stin_pipe.workflows.terminal.speech import wishes
+from stin_pipe.stin.shards.errors import ArgumentError
+from stin_pipe.workflows.terminal.config_file import WrongOptions, read_config, table_name
+from stin_pipe.workflows.terminal.output import Output, invocation
 from stin_pipe.workflows.terminal.types import DIRECTORY, FILE, FiniteRange
 
 
@@ -21,6 +21,8 @@ def usage_errors() -> Iterator[None]:
     """Show what the library says of its arguments as wrong usage."""
     try:
         yield
+    except ArgumentError as error:
+        raise WrongOptions(str(error), error.arguments) from error
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 
@@ -60,7 +62,7 @@ def failure_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _open_output(ctx: click.Context, param: click.Parameter, value: bool) -> Output:
     command = _full_name(ctx)
-    wishes.note(command, as_json=value)
+    invocation.note(command, as_json=value)
     return Output(as_json=value, command=command)
 
 
@@ -75,7 +77,7 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
         is_flag=True,
         is_eager=True,
         expose_value=False,
-        callback=lambda ctx, param, value: wishes.note(_full_name(ctx), debug=value),
+        callback=lambda ctx, param, value: invocation.note(_full_name(ctx), debug=value),
         help="Show the traceback of an error.",
     )(function)
     function = click.option(

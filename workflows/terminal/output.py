@@ -2,10 +2,12 @@
 
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -13,20 +15,60 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextCol
 from rich.table import Column, Table
 from rich.text import Text
 
-from stin_pipe.workflows.terminal.speech import plain
-
 LOG_INTERVAL_S = 10.0
 WIDE_COLUMNS = 120
-"""Width of a terminal from which on the bar is long."""
+"""A terminal at least this wide gets the long progress bar."""
+
+_NOT_FOR_A_TERMINAL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+@dataclass
+class Invocation:
+    """The command that this process was called for, and how it reports a failure.
+
+    Attributes:
+        command: its full name, `train-spatial` or `job slurm`; empty until its options are read.
+        as_json: whether it ends with a JSON object.
+        debug: whether an error shows its traceback.
+    """
+
+    command: str = ""
+    as_json: bool = False
+    debug: bool = False
+
+    def note(self, command: str, *, as_json: bool = False, debug: bool = False) -> None:
+        """Take what flags, environment and file say for the command; stages inside it change nothing."""
+        if self.command in ("", command):
+            self.command = command
+            self.as_json |= as_json
+            self.debug |= debug
+
+
+invocation = Invocation()
+"""That of this process: a failure may come before the command has an `Output`."""
+
+
+def plain(text: str) -> str:
+    r"""Return a text with control characters (except line ends) and bytes that are not UTF-8 as `\xNN`.
+
+    File names are data: on a terminal, an escape sequence in one could hide or fake lines.
+    """
+    return _NOT_FOR_A_TERMINAL.sub(lambda match: _escaped(ord(match[0])), text)
+
+
+def _escaped(code: int) -> str:
+    if 0xDC80 <= code <= 0xDCFF:  # how Python carries a byte that is not UTF-8
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 class Output:
-    """The voice of one command; what it prints is `plain`.
+    """Prints what one command says; everything passes through `plain`.
 
     Args:
         as_json: print one JSON object as the last line of standard output, and tables on standard error.
         command: name of the command, for the JSON.
-        keep_result: keep the result in `kept` and print no JSON: a stage inside another command.
+        keep_result: keep the result in `kept` and print no JSON; for a stage inside another command.
     """
 
     def __init__(self, *, as_json: bool, command: str, keep_result: bool = False) -> None:
@@ -38,11 +80,11 @@ class Output:
         self._results = self._errors if as_json else Console(markup=False, highlight=False, soft_wrap=True)
 
     def say(self, line: str) -> None:
-        """Tell the person something on the way."""
+        """Print a line about what is going on."""
         self._errors.print(plain(line))
 
     def warn(self, line: str) -> None:
-        """Tell the person something that should not be overlooked."""
+        """Print a line that should not be overlooked."""
         self._errors.print(Text(plain(f"warning: {line}"), style="yellow"))
 
     def show(self, line: str = "") -> None:
@@ -59,7 +101,7 @@ class Output:
         self._results.print(table)
 
     def result(self, value: Mapping[str, Any]) -> None:
-        """Print the JSON object when it was asked for."""
+        """Print the JSON object if `--json` was given."""
         if self._keep_result:
             self.kept = dict(value)
         elif self.as_json:
@@ -68,7 +110,7 @@ class Output:
 
     @contextmanager
     def progress(self, label: str, total: int, *, unit: str) -> Iterator["Meter"]:
-        """Show progress: a bar on a terminal, one plain line every few seconds in a log."""
+        """Show progress: a bar on a terminal, a plain line every few seconds in a log."""
         if not self._errors.is_terminal:
             yield _LineMeter(self, label, total, unit)
             return
@@ -85,7 +127,7 @@ class Output:
 
 
 class _Shortened(TextColumn):
-    """Text that gives way, with an ellipsis, where the line is too short for all columns."""
+    """Text that is cut short with an ellipsis when the terminal is too narrow for all columns."""
 
     def render(self, task: Task) -> Text:
         text = super().render(task)
@@ -94,7 +136,7 @@ class _Shortened(TextColumn):
 
 
 class Meter:
-    """Takes progress: `update(done, detail)` as often as you like; `total` may change on the way."""
+    """Takes progress; call `update` as often as you like. `total` may change on the way."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -137,7 +179,7 @@ class _LineMeter(Meter):
 
 
 def _finite(value: Any) -> Any:
-    """Return JSON values with null for numbers that are not finite, for which JSON has no text."""
+    """Return JSON values with null in place of NaN and infinity, which JSON cannot write."""
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -146,7 +188,7 @@ def _finite(value: Any) -> Any:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as a person says it: 45 s, 12 min, 3 h 05 min."""
+    """Return a time as people write it: 45 s, 12 min, 3 h 05 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

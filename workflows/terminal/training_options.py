@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from stin_pipe.workflows.terminal.options import common_options, run_option
-from stin_pipe.workflows.terminal.types import FILE, FiniteRange, Setting, WorkerRange
+from stin_pipe.workflows.terminal.types import FILE, FiniteRange, Setting, WholeNumber, WorkerRange
 
 settings_option = click.option(
     "--set",
@@ -43,17 +43,15 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--backbone", help="resnet18, 34, 50, 101, or timm:NAME  [default: the recipe's]"),
         click.option("--init", type=FILE, help="Weights to start from, .pth or .safetensors."),
-        click.option("--epochs", type=click.IntRange(min=1), help="[default: the recipe's length]"),
-        click.option(
-            "--batch-size", type=click.IntRange(min=1), help="Videos a step  [default: the recipe's]"
-        ),
+        click.option("--epochs", type=WholeNumber(min=1), help="[default: the recipe's length]"),
+        click.option("--batch-size", type=WholeNumber(min=1), help="Videos a step  [default: the recipe's]"),
         click.option(
             "--lr",
             type=FiniteRange(min=0, min_open=True),
             help="Largest learning rate  [default: the recipe's]",
         ),
         click.option(
-            "--segments", "num_segments", type=click.IntRange(min=1), help="Clips of one video a step, K."
+            "--segments", "num_segments", type=WholeNumber(min=1), help="Clips of one video a step, K."
         ),
         click.option("--aux-weight", type=FiniteRange(min=0), help="Weight of the auxiliary loss; 0 is off."),
         click.option("--plain", is_flag=True, help="Without injection: a plain two-stream network's stream."),
@@ -63,11 +61,11 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--accumulate",
-            type=click.IntRange(min=1),
+            type=WholeNumber(min=1),
             help="Parts in which a batch is run; saves memory  [default: the recipe's, 1]",
         ),
         settings_option,
-        click.option("--seed", type=int, help="Of weights, order and augmentation  [default: 0]"),
+        click.option("--seed", type=WholeNumber(), help="Of weights, order and augmentation  [default: 0]"),
         click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N."),
         click.option(
             "--amp",
@@ -76,7 +74,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Mixed precision.",
         ),
         click.option(
-            "--loader-workers", type=click.IntRange(min=0), help="Processes that read  [default: by cores]"
+            "--loader-workers", type=WholeNumber(min=0), help="Processes that read  [default: by cores]"
         ),
         click.option("--compile", "compile_", is_flag=True, help="Use torch.compile."),
         click.option(

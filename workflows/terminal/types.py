@@ -41,8 +41,24 @@ class Size(click.ParamType):
         return int(width), int(height)
 
 
+class WholeNumber(click.IntRange):
+    """A whole number, in a range if one is given."""
+
+    name = "whole number"  # click's message: 'x' is not a valid whole number
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Return what stands for the number in the help text."""
+        return "N"
+
+
 class FiniteRange(click.FloatRange):
-    """A number in a range; nan and inf, which compare as no number does, are none."""
+    """A number in a range, neither nan nor inf: nan would pass every check of a range."""
+
+    name = "number"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Return what stands for the number in the help text."""
+        return "X"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Read the number, and refuse one that is not finite."""
