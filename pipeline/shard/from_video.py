@@ -71,7 +71,7 @@ def extract_video(
 
     def fill(target: VideoWriter) -> Filled:
         with closing(prepared_frames(video, root, params, notes, deadline=deadline)) as frames:
-            height, width = _write_frames(frames, target, params, flow or packed_fields)
+            height, width = write_frames(frames, target, params, flow or packed_fields)
         _check_complete(root / video.path, target, notes, params)
         source_sha256 = file_sha256(root / video.path)
         return Filled(height=height, width=width, fps=stored_fps(params, notes), source_sha256=source_sha256)
@@ -208,7 +208,7 @@ def _digest(path: Path, _num_bytes: int, _mtime_ns: int) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _write_frames(
+def write_frames(
     frames: Iterator[PreparedFrame], target: VideoWriter, params: ExtractParams, flow: Solve
 ) -> tuple[int, int]:
     """Encode frames and fields chunk by chunk; the last frame of a chunk starts the next one's flow."""

@@ -3,7 +3,7 @@
 import json
 import shutil
 import subprocess
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,41 +11,40 @@ import pytest
 import torch
 
 from stin_pipe.pipeline.decoding.ffmpeg import find_ffmpeg
+from stin_pipe.pipeline.decoding.frames import DecodeNotes, decode_frames
 from stin_pipe.pipeline.demo_videos import SynthParams, make_videos
+from stin_pipe.pipeline.flow import TVL1Params
 from stin_pipe.pipeline.planning.plan import ExtractParams
 from stin_pipe.stin.network.model_file import ModelInfo, load_model, save_model
 from stin_pipe.stin.network.streams import build_stream
+from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import publish_json
-from stin_pipe.stin.shards.reader import ShardReader
 from stin_pipe.stin.training.config import override
 from stin_pipe.stin.training.recipes import resolve_recipe
 from stin_pipe.workflows.cli import cli
-from stin_pipe.workflows.prediction.one_video import one_video_run, single_frame
-from stin_pipe.workflows.prediction.trained_models import common_params
+from stin_pipe.workflows.prediction.model import load_model as load_streams
+from stin_pipe.workflows.prediction.one_video import (
+    UnusableVideo,
+    VideoFile,
+    make_one_video_run,
+    single_frame,
+)
+from stin_pipe.workflows.prediction.stream_models import common_params
 from stin_pipe.workflows.run.run_dir import create_run, read_run_json
 
 CLASSES = ("a", "b", "c")
 QUICK = ("--segments", "3", "--crops", "1")
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory) -> list[str]:
-    """Options for two model files with random weights, for videos stored at short side 64."""
-    from stin_pipe.pipeline.flow import TVL1Params
+EXTRACTION = ExtractParams(
+    size=None, short_side=64, bound_px=5.0, flow_backend="cpu", flow=asdict(TVL1Params())
+)
 
-    folder, options = tmp_path_factory.mktemp("models"), []
-    params = ExtractParams(
-        size=None,
-        short_side=64,
-        bound_px=5.0,
-        flow_backend="cpu",
-        flow=asdict(TVL1Params()),
-        codec="jpeg",
-        fps=None,
-        stride=1,
-        partial="keep",
-    )
+
+def save_models(folder: Path, params: ExtractParams) -> list[Path]:
+    """Two model files with random weights, for videos stored as `params` say."""
     torch.manual_seed(1)
+    paths = []
     for stream in ("spatial", "temporal"):
         config = override(resolve_recipe("small", stream), backbone="resnet18-w8").stream
         info = ModelInfo(
@@ -57,10 +56,16 @@ def models(tmp_path_factory) -> list[str]:
             bound_px=5.0,
             extraction=asdict(params),
         )
-        path = folder / f"{stream}.safetensors"
-        save_model(path, weights=build_stream(config, num_classes=3).state_dict(), info=info)
-        options += ["--model", str(path)]
-    return options
+        paths.append(folder / f"{stream}.safetensors")
+        save_model(paths[-1], weights=build_stream(config, num_classes=3).state_dict(), info=info)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> list[str]:
+    """Options for two model files, for videos stored at short side 64."""
+    spatial, temporal = save_models(tmp_path_factory.mktemp("models"), EXTRACTION)
+    return ["--model", str(spatial), "--model", str(temporal)]
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +145,8 @@ def ffmpeg(*arguments) -> None:
 
 def first_frame(folder, path, params):
     folder.mkdir()
-    manifest, _ = one_video_run(folder, path, CLASSES, params, 60)
-    (video,) = manifest.videos.values()
-    return ShardReader(folder, manifest).read_rgb(video.id, [0])[0].astype(float)
+    run = make_one_video_run(folder, VideoFile(path=path, timeout_s=60), classes=CLASSES, params=params)
+    return run.reader().read_rgb(run.video.id, [0])[0].astype(float)
 
 
 @pytest.mark.parametrize("quarters", [1, 2, 3])
@@ -176,7 +180,7 @@ def test_a_single_frame_gets_the_answer_that_its_picture_gets(models, moving, pa
     ffmpeg("-i", one, "-vf", "loop=loop=6:size=1,setpts=N/12/TB", "-frames:v", 6, "-c:v", "ffv1", many)
     found = predictions(models, capsys, one, many)
     assert found["one.avi"]["spatial"] == found["many.avi"]["spatial"]
-    assert single_frame(one, params, 60).shape == (1, 64, 96, 3)
+    assert single_frame(VideoFile(path=one, timeout_s=60), params).shape == (1, 64, 96, 3)
     # It has no overlay, which is told.
     told = cli.main(
         ["predict", *models, *QUICK, str(one), "--overlay", str(tmp_path / "shown.mp4")],
@@ -221,3 +225,101 @@ def test_an_empty_folder_is_reported_and_the_rest_go_on(models, moving, tmp_path
     assert found["empty"]["error"] == f"empty: no video files in the folder {tmp_path / 'empty'}"
     assert len(found[moving.name]["fused"]) == 3
     assert [path.name for path in (tmp_path / "shown").iterdir()] == [f"{moving.stem}.overlay.mp4"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"codec": "png", "stride": 2},
+        {"short_side": None, "size": (40, 72)},
+        {"fps": 5.0},
+        {"fps": 18.0, "stride": 3},
+        {"fps": 30000 / 1001},
+    ],
+)
+def test_frames_in_memory_get_the_scores_of_a_lossless_file(moving, tmp_path, changes):
+    """Bit for bit, with either codec: they pass through a shard too, resized and resampled alike."""
+    lossless = tmp_path / "lossless.mkv"
+    ffmpeg("-i", moving, "-c:v", "ffv1", "-pix_fmt", "bgr0", lossless)
+    frames = np.stack(list(decode_frames(lossless, DecodeNotes())))
+    model = load_streams(
+        save_models(tmp_path, replace(EXTRACTION, **changes)), segments=3, crops=1, device="cpu"
+    )
+    of_file, of_frames = model.predict(lossless), model.predict(frames, fps=12)
+    assert of_file.num_frames == of_frames.num_frames and list(of_file.answers) == list(of_frames.answers)
+    for name, answers in of_file.answers.items():
+        np.testing.assert_array_equal(answers.scores, of_frames.answers[name].scores)
+    assert of_file.motion == of_frames.motion
+    assert (of_frames.source, of_file.source) == ("frames", str(lossless))
+    of_tensor = model.predict(torch.from_numpy(frames), fps=12)
+    np.testing.assert_array_equal(of_tensor.probabilities, of_frames.probabilities)
+    if not changes:
+        (one, one_file) = model.predict(frames[:1]), tmp_path / "one.mkv"
+        ffmpeg("-i", lossless, "-frames:v", 1, "-c:v", "ffv1", one_file)
+        np.testing.assert_array_equal(one.probabilities, model.predict(one_file).probabilities)
+        assert list(one.answers) == ["spatial"] and one.too_little_motion and one.num_frames == 1
+
+
+def test_a_prediction_in_python(models, moving, tmp_path):
+    model = load_streams([models[1], models[3]], segments=3, crops=1, device="cpu")
+    assert repr(model) == "<Model: spatial + temporal, 3 classes>" and model.classes == CLASSES
+    steps = []
+    overlay = tmp_path / "shown.mp4"
+    prediction = model.predict(str(moving), overlay=overlay, on_progress=steps.append)
+    assert [step.step for step in steps][:3] == ["extraction", "scoring", "scoring"]
+    assert [step.stream for step in steps][:3] == [None, "spatial", "temporal"] and steps[-1].share == 1
+    assert overlay.exists() and prediction.overlay == str(overlay)
+    assert list(prediction.by_stream) == ["spatial", "temporal", "fused"]
+    assert prediction.probabilities.shape == (3,) and prediction.probabilities.sum() == pytest.approx(1)
+    top = prediction.top(2)
+    assert len(top) == 2 and top[0][1] == prediction.probabilities.max() and top[0][0] == prediction.label
+    assert not prediction.too_little_motion
+    assert repr(prediction).startswith(f"<Prediction of {moving}: {prediction.label} 0.")
+    alone = load_streams(Path(models[3]), segments=3, crops=1, device="cpu")
+    assert list(alone.predict(moving).answers) == ["temporal"] and alone.predict(moving).fusion is None
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            np.zeros((4, 32, 32, 3), np.float32),
+            r"uint8 RGB in 0\.\.255, got float32; floats in",
+        ),
+        (np.zeros((4, 32, 32, 3), np.int64), "uint8 RGB in 0..255, got int64"),
+        (torch.zeros(4, 32, 32, 3), "uint8 RGB in 0..255, got float32"),
+        (np.zeros((4, 3, 32, 32), np.uint8), r"\(T, H, W, 3\), got \(4, 3, 32, 32\); move the channels last"),
+        (np.zeros((32, 32, 3), np.uint8), r"got \(32, 32, 3\); a single picture is frames\[None\]"),
+        (np.zeros((4, 32, 32), np.uint8), r"the shape \(T, H, W, 3\), got \(4, 32, 32\)"),
+        (np.zeros((0, 32, 32, 3), np.uint8), "at least one picture"),
+        ([np.zeros((32, 32, 3), np.uint8)], "path of a file, or frames as a numpy array .*, got list"),
+    ],
+)
+def test_frames_of_another_kind_are_refused_with_what_is_wanted(models, value, message):
+    with pytest.raises(ValueError, match=message):
+        load_streams(models[1], segments=3, crops=1, device="cpu").predict(value)
+
+
+def test_rates_and_files_that_are_of_no_use(models, moving, tmp_path):
+    model = load_streams(models[1], segments=3, crops=1, device="cpu")
+    frames = np.zeros((4, 32, 32, 3), np.uint8)
+    with pytest.raises(ValueError, match="fps belongs to frames in memory"):
+        model.predict(moving, fps=25)
+    with pytest.raises(ValueError, match="fps must be a number > 0, got 0"):
+        model.predict(frames, fps=0)
+    with pytest.raises(UnusableVideo, match=r"missing: .*there is no such file"):
+        model.predict(tmp_path / "absent.mp4")
+    with pytest.raises(UnusableVideo, match="odd_shape: frames: 320x16 is longer than 8:1"):
+        model.predict(np.zeros((4, 16, 320, 3), np.uint8))
+    resampling = load_streams(save_models(tmp_path, replace(EXTRACTION, fps=10.0))[0], device="cpu")
+    with pytest.raises(ValueError, match="resampled to 10 frames a second; give the rate"):
+        resampling.predict(frames)
+    with pytest.raises(ValueError, match="is a second spatial model; give one of each"):
+        load_streams([models[1], models[1]])
+    with pytest.raises(ValueError, match="num_crops must be 1, 5 or 10, got 3"):
+        load_streams(models[1], crops=3)
+    with pytest.raises(ValueError, match="give a run directory, or the model file"):
+        load_streams([])
+    with pytest.raises(StinPipeError, match="no such model file"):
+        load_streams(tmp_path / "absent.safetensors")

@@ -14,7 +14,7 @@ import stin_pipe.stin.network.model_file
 from stin_pipe.stin.network.model_file import ModelInfo, TrainedModel, load_model, save_model
 from stin_pipe.stin.network.streams import SpatialConfig, build_stream
 from stin_pipe.stin.shards.errors import StinPipeError
-from stin_pipe.workflows.prediction.trained_models import common_params
+from stin_pipe.workflows.prediction.stream_models import common_params
 
 SPATIAL = SpatialConfig(backbone="resnet18-w8", difference_channels=8)
 
@@ -99,7 +99,9 @@ def test_how_frames_were_made_is_checked_before_any_video(changes, message):
     if not changes:
         assert common_params({"spatial": model}).size == (48, 32)
         return
-    with pytest.raises(StinPipeError, match=f"spatial model says wrongly how .*{message}.*; give another"):
+    with pytest.raises(
+        StinPipeError, match=f"extraction in the spatial model is damaged: .*{message}.*; give another"
+    ):
         common_params({"spatial": model})
 
 

@@ -1,5 +1,6 @@
 """Overlays: where they go, what is fused, and names drawn as they are."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from stin_pipe.stin.clips.transforms import Crop
 from stin_pipe.stin.scoring.scores import softmax
 from stin_pipe.stin.scoring.windows import Running
 from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.workflows.prediction.fusion_choice import FusionChoice
 from stin_pipe.workflows.prediction.overlay import _encode, overlay_paths, running_probabilities
 from stin_pipe.workflows.prediction.overlay_scene import HEIGHT, INK, PAPER, WIDTH, _text_width, _write
 
@@ -35,9 +37,9 @@ def test_an_overlay_never_lies_where_a_video_does(tmp_path: Path) -> None:
     made = tmp_path / "clip.overlay.mp4"
     with pytest.raises(ValueError, match="this is one of the videos"):
         overlay_paths(tmp_path, [clip, made], several=True)
-    with pytest.raises(ValueError, match=r"one video gives one \.mp4 file"):
+    with pytest.raises(ValueError, match=r"the overlay of one video is an \.mp4 file"):
         overlay_paths(tmp_path / "out.avi", [clip], several=False)
-    with pytest.raises(ValueError, match="several videos need a folder, and this is a file"):
+    with pytest.raises(ValueError, match="several videos need a folder, but this is a file"):
         overlay_paths(clip, [tmp_path / "a.mp4", tmp_path / "b.mp4"], several=True)
     assert clip.read_bytes() == b"video"
 
@@ -48,14 +50,14 @@ def test_running_streams_are_fused_as_fuse_eval_does() -> None:
         return Running(ends=np.array([1]), logits=np.array([logits], np.float32), maps=None, crop=crop)
 
     spatial, temporal = running([2.0, 0.0]), running([0.0, 4.0])
-    both = running_probabilities({"temporal": temporal, "spatial": spatial}, (1.0, 3.0))
+    before = FusionChoice(weights=(1.0, 3.0), source="caller")
+    both = running_probabilities({"temporal": temporal, "spatial": spatial}, before)
     np.testing.assert_allclose(both, softmax(np.array([[0.5, 3.0]])))  # (2 + 3 * 0) / 4, (0 + 3 * 4) / 4
-    after = running_probabilities({"temporal": temporal, "spatial": spatial}, (1.0, 3.0), "after_softmax")
+    late = replace(before, when="after_softmax")
+    after = running_probabilities({"temporal": temporal, "spatial": spatial}, late)
     parts = softmax(spatial.logits), softmax(temporal.logits)
     np.testing.assert_allclose(after, 0.25 * parts[0] + 0.75 * parts[1], rtol=1e-6)
-    np.testing.assert_allclose(
-        running_probabilities({"spatial": spatial}, (1.0, 3.0)), softmax(spatial.logits)
-    )
+    np.testing.assert_allclose(running_probabilities({"spatial": spatial}, before), softmax(spatial.logits))
 
 
 def pictures(count: int):
@@ -85,7 +87,7 @@ def test_a_failing_encoder_leaves_the_older_overlay_and_says_why(tmp_path: Path,
     program.write_text("#!/bin/sh\nhead -c 1000 > /dev/null\necho no room left >&2\nexit 1\n")
     program.chmod(0o755)
     broken = Ffmpeg(path=str(program), version="6", major=6, source="test")
-    monkeypatch.setattr("stin_pipe.pipeline.decoding.ffmpeg.find_ffmpeg", lambda: broken)
+    monkeypatch.setattr("stin_pipe.workflows.prediction.overlay.find_ffmpeg", lambda: broken)
     out = tmp_path / "shown" / "out.mp4"
     out.parent.mkdir()
     out.write_bytes(b"older")

@@ -62,14 +62,14 @@ def test_damaged_metrics_are_none(text: str, tmp_path: Path) -> None:
     state = evaluation_state(RunDir(path=tmp_path), "1")
     assert (state.progress, state.fused_top1) == ("damaged", None)
     assert state.sentence == f"damaged: {folder / 'metrics.json'} cannot be read; run fuse-eval again"
-    assert choose_fusion(tmp_path, "1", None).source == "TSN's"
+    assert choose_fusion(None, run=RunDir(path=tmp_path)).source == "tsn"
 
 
 def test_whole_metrics_are_used(tmp_path: Path) -> None:
     folder = evaluated(tmp_path, json.dumps(METRICS))
     state = evaluation_state(RunDir(path=tmp_path), "1")
     assert read_metrics(folder) == METRICS and (state.progress, state.fused_top1) == ("done", 0.5)
-    chosen = choose_fusion(tmp_path, "1", None)
+    chosen = choose_fusion(None, run=RunDir(path=tmp_path))
     assert (chosen.weights, chosen.when) == ((1.0, 2.0), "after_softmax")
     assert read_metrics(tmp_path) == {}
 

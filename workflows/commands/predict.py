@@ -1,24 +1,20 @@
-"""`stin-pipe predict`: classify videos with trained streams.
-
-A video goes the very way that it would go in a run - through a shard of its own in a temporary folder, and
-through the scoring of fuse-eval - so that it gets the scores that fuse-eval would give it.
-"""
+"""`stin-pipe predict`: classify videos with trained streams."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from stin_pipe.workflows.prediction.one_video import UnusableVideo
-from stin_pipe.workflows.prediction.trained_models import common_params, load_models
 from stin_pipe.workflows.terminal.options import common_options, run_option, usage_errors
 from stin_pipe.workflows.terminal.output import Output
 from stin_pipe.workflows.terminal.types import FILE, FiniteRange, Numbers
 
-if TYPE_CHECKING:
-    from stin_pipe.workflows.prediction.fusion_choice import FusionChoice
-    from stin_pipe.workflows.prediction.predict_video import Prediction
+if TYPE_CHECKING:  # they load torch, which --help must not
+    from stin_pipe.workflows.prediction.model import Model, PredictProgress
+    from stin_pipe.workflows.prediction.prediction import Prediction
 
 EXAMPLES = """\b
 Examples:
@@ -29,6 +25,21 @@ Examples:
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """The options of `predict`, by the names of the flags; see their help."""
+
+    model_paths: tuple[Path, ...]
+    split: str
+    segments: int
+    crops: str
+    fusion_weights: tuple[float, ...] | None
+    device: str
+    timeout: float
+    overlay_out: Path | None
+    videos: tuple[Path, ...]
+
+
 @click.command(epilog=EXAMPLES)
 @run_option(required=False)
 @click.option(
@@ -36,111 +47,131 @@ Examples:
     "model_paths",
     type=FILE,
     multiple=True,
-    help="Model file of a stream, instead of --run; give one or both.",
+    help="Model file of one stream, in place of --run; give it twice for both streams.",
 )
-@click.option("--split", default="1", help="Split whose models are used, with --run.")
-@click.option("--segments", type=click.IntRange(min=1), default=25, help="Clips of a video.")
-@click.option("--crops", type=click.Choice(["1", "5", "10"]), default="10", help="Views of a clip.")
+@click.option("--split", default="1", help="Split whose models are used (with --run).")
+@click.option("--segments", type=click.IntRange(min=1), default=25, help="Clips per video.")
+@click.option("--crops", type=click.Choice(["1", "5", "10"]), default="10", help="Views per clip.")
 @click.option(
     "--fusion-weights",
     type=Numbers(),
     metavar="RGB,FLOW",
-    help="Spatial, temporal  [default: as fuse-eval did in the run, else 1,1.5]",
+    help="Weights of the two streams.  [default: those of fuse-eval in the run, else 1,1.5]",
 )
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
-@click.option("--timeout", type=FiniteRange(min=0, min_open=True), default=3600.0, help="Seconds a video.")
+@click.option(
+    "--timeout",
+    type=FiniteRange(min=0, min_open=True),
+    default=3600.0,
+    help="Seconds after which a video is given up.",
+)
 @click.option(
     "--overlay",
     "overlay_out",
     type=click.Path(path_type=Path),
     metavar="OUT.mp4",
-    help="Write the video with flow, attention and the running prediction; a folder for several videos.",
+    help="Write the video beside its flow, attention and running prediction; for several videos, a folder.",
 )
 @click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
 @common_options
-def predict(
-    output: Output, run_path: Path | None, videos: Sequence[Path], overlay_out: Path | None, **options: Any
-) -> None:
-    """Classify VIDEO files, or all videos in a folder: top 5 of each stream and fused.
+def predict(output: Output, run_path: Path | None, **values: Any) -> None:
+    """Classify VIDEO files, or all videos in a folder: top 5 of each stream and of their fusion.
 
-    A video that cannot be used is reported and the rest go on; the exit code is then 3 (1 if none could).
-    Where less than 0.2 % of the picture moves, or frames are too few for a flow stack, it says so: the
-    temporal stream's answer is then a guess. A video of one frame gets the spatial stream's answer alone, and
-    no overlay.
+    A video that cannot be used is reported, and the others go on; the exit code is then 3 (1 if none could be
+    used). Where less than 0.2 % of the picture moves, or there are too few frames for a flow stack, the
+    output says so: the temporal stream is then guessing. A video of a single frame is classified by the
+    spatial stream alone and gets no overlay.
 
     An overlay (960x540, no sound) shows the video, its flow in colours, where the temporal stream attends to
-    (or where the spatial one sees a change), and five times a second (240 times a video at most) what the
-    streams say of the last 4 seconds: as many clips as in the training, centre crop, fused as the whole video
-    is. Its foot says what they say of the whole video. An older overlay of that name is replaced, a video
-    never. Letters of most scripts are drawn; emoji are not, and right-to-left scripts are not joined.
+    (or where the spatial stream sees a change), and the prediction for the last 4 seconds, five times a
+    second (at most 240 times a video): as many clips as in training, centre crop, fused like the whole video.
+    The foot of the picture shows the prediction for the whole video. An older overlay of that name is
+    replaced; a video never is. Letters of most scripts are drawn; emoji are not, and right-to-left scripts
+    are not joined.
     """
-    from stin_pipe.stin.scoring.settings import EvalSettings
-    from stin_pipe.workflows.prediction.fusion_choice import choose_fusion
-    from stin_pipe.workflows.prediction.predict_video import predict_video
+    from stin_pipe.workflows.prediction.one_video import UnusableVideo
 
-    with usage_errors():
-        fusion = choose_fusion(run_path, options["split"], options["fusion_weights"])
-        models = load_models(run_path, options)
-        protocol = EvalSettings(
-            segments=options["segments"], crops=int(options["crops"]), device=options["device"]
-        ).protocol
-    params = common_params(models)
-    if run_path and len(models) == 1:
-        (there,) = models
-        lacking = "temporal" if there == "spatial" else "spatial"
-        output.warn(f"the {lacking} stream of split {options['split']} is not trained: {there} answers alone")
+    options = PredictOptions(**values)
+    model = _load(output, run_path, options)
+    paths = list(_expand(options.videos))
+    overlays = _overlays(output, options, paths)
+
     results: list[dict[str, Any]] = []
     failed = 0
-    overlays = {}
-    if overlay_out is not None:
-        overlays = _overlay_paths(overlay_out, videos)
-        for path in filter(Path.exists, overlays.values()):
-            output.warn(f"{path}: this older overlay will be replaced")
-    paths = list(_expand(videos))
     with output.progress("predict", len(paths), unit="videos") as meter:
+
+        def show_step(path: Path, progress: "PredictProgress") -> None:
+            meter.update(len(results), f"{path.name}: {_step_text(progress)}")
+
         for path in paths:
             try:
                 if path.is_dir():
                     raise UnusableVideo("empty", f"no video files in the folder {path}")
-                with usage_errors():
-                    prediction = predict_video(
-                        path,
-                        models,
-                        params,
-                        protocol,
-                        fusion,
-                        timeout_s=options["timeout"],
-                        overlay=overlays.get(path),
-                        tell=lambda stage, path=path: meter.update(len(results), f"{path.name}: {stage}"),
-                    )
+                prediction = model.predict(
+                    path,
+                    overlay=overlays.get(path),
+                    timeout_s=options.timeout,
+                    on_progress=partial(show_step, path),
+                )
             except UnusableVideo as error:
                 failed += 1
                 text = str(error)
                 output.show(text if str(path) in text else f"{path}: {text}")
-                results.append({"video": str(path), "error": str(error)})
+                results.append({"video": str(path), "error": text})
                 continue
-            _show(output, prediction, fusion)
+            _show(output, prediction)
             if path in overlays and prediction.overlay is None:
                 output.warn(f"{path}: no overlay is written of a single frame, in which nothing moves")
-            results.append({key: value for key, value in vars(prediction).items() if value is not None})
+            results.append(prediction.to_json())
+
     code = 0 if not failed else (1 if failed == len(results) else 3)
     output.result({"predictions": results, "failed": failed, "exit_code": code})
     if code:
         raise click.exceptions.Exit(code)
 
 
-def _overlay_paths(out: Path, videos: Sequence[Path]) -> dict[Path, Path]:
-    """Return where each video's overlay goes."""
+def _load(output: Output, run_path: Path | None, options: PredictOptions) -> "Model":
+    """Load the streams of the run or of the model files; warn of a stream that the run has not trained."""
+    from stin_pipe.workflows.prediction.model import load_model
+
+    if bool(run_path) == bool(options.model_paths):
+        raise click.UsageError("give either --run or --model")
+    with usage_errors():
+        model = load_model(
+            run_path or options.model_paths,
+            split=options.split,
+            segments=options.segments,
+            crops=int(options.crops),
+            fusion_weights=options.fusion_weights,
+            device=options.device,
+        )
+    if run_path and len(model.streams) == 1:
+        (stream,) = model.streams
+        missing = "temporal" if stream == "spatial" else "spatial"
+        output.warn(
+            f"the {missing} stream of split {options.split} is not trained: predictions are those of the "
+            f"{stream} stream alone"
+        )
+    return model
+
+
+def _overlays(output: Output, options: PredictOptions, paths: Sequence[Path]) -> dict[Path, Path]:
+    """Return where the overlay of each video goes; warn of those that will be replaced."""
+    if options.overlay_out is None:
+        return {}
     from stin_pipe.workflows.prediction.overlay import overlay_paths
 
-    found = [path for path in dict.fromkeys(_expand(videos)) if not path.is_dir()]
-    several = len(found) > 1 or videos[0].is_dir()
+    files = [path for path in dict.fromkeys(paths) if not path.is_dir()]
+    several = len(files) > 1 or options.videos[0].is_dir()
     with usage_errors():
-        return dict(zip(found, overlay_paths(out, found, several=several), strict=True))
+        overlays = overlay_paths(options.overlay_out, files, several=several)
+    for path in filter(Path.exists, overlays):
+        output.warn(f"{path}: this older overlay will be replaced")
+    return dict(zip(files, overlays, strict=True))
 
 
 def _expand(videos: Sequence[Path]) -> Iterator[Path]:
-    """Yield the files, in place of a folder the videos in it; an empty folder as it is."""
+    """Yield the files, and in place of a folder the videos in it; an empty folder as it is."""
     from stin_pipe.pipeline.listing.files import scan
 
     for path in videos:
@@ -148,24 +179,31 @@ def _expand(videos: Sequence[Path]) -> Iterator[Path]:
         yield from [path / file for file in files] or [path]
 
 
-def _show(output: Output, prediction: "Prediction", fusion: "FusionChoice") -> None:
-    found = [
-        (name, top)
-        for name in ("spatial", "temporal", "fused")
-        if (top := getattr(prediction, name)) is not None
-    ]
+def _step_text(progress: "PredictProgress") -> str:
+    match progress.step:
+        case "extraction":
+            return "frames and flow"
+        case "scoring":
+            return f"{progress.stream} stream"
+        case "overlay":
+            return f"overlay, {progress.share:.0%}"
+
+
+def _show(output: Output, prediction: "Prediction") -> None:
+    value = prediction.to_json()
+    tops = [value[stream] for stream in prediction.answers]
     rows = [
-        [str(rank + 1), *(f"{top[rank]['class']} {top[rank]['probability']:.3f}" for _, top in found)]
-        for rank in range(min(len(top) for _, top in found))
+        [str(rank + 1), *(f"{top['class']} {top['probability']:.3f}" for top in of_rank)]
+        for rank, of_rank in enumerate(zip(*tops, strict=True))
     ]
-    output.table(prediction.video, ["", *(name for name, _ in found)], rows)
-    if prediction.fused is not None:
-        output.show(fusion.text())
+    output.table(prediction.source, ["", *prediction.answers], rows)
+    if prediction.fusion is not None:
+        output.show(prediction.fusion.text())
     if prediction.notes is not None:
         notes = prediction.notes
         announced = notes["announced"] if notes["announced"] is not None else "an unknown number of"
         output.show(f"damaged in part: {notes['decoded']} of {announced} frames decoded")
     if prediction.overlay is not None:
         output.show(f"overlay written to {prediction.overlay}")
-    if prediction.motion["doubt"]:
-        output.show(prediction.motion["doubt"])
+    if prediction.too_little_motion:
+        output.show(value["motion"]["doubt"])

@@ -1,14 +1,20 @@
-"""How predict fuses the two streams: as it is told, else as fuse-eval fused them in this run."""
+"""How a prediction fuses the two streams: as the caller says, else as fuse-eval fused them in the run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from stin_pipe.stin.results.stored import read_metrics
 from stin_pipe.stin.scoring.fusion import TSN_WEIGHTS, FusionPoint, check_weights
 from stin_pipe.stin.scoring.settings import STREAMS
 from stin_pipe.stin.shards.run_dir import RunDir
+
+FusionSource = Literal["caller", "tsn", "fuse-eval"]
+_SOURCE_TEXT: dict[FusionSource, str] = {
+    "caller": "weights as given",
+    "tsn": "the weights of TSN",
+    "fuse-eval": "as fuse-eval did in this run",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,40 +25,49 @@ class FusionChoice:
         weights: of the spatial and the temporal stream.
         when: where the mean is taken.
         aux: stream -> share of its auxiliary scores, where it is not the model's own.
-        source: where this comes from, in words.
+        source: who chose this.
     """
 
     weights: tuple[float, float]
     when: FusionPoint = "before_softmax"
     aux: Mapping[str, float] = field(default_factory=dict[str, float])
-    source: str
+    source: FusionSource
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {"weights": list(self.weights), "when": self.when, "aux": dict(self.aux), "from": self.source}
+        return {
+            "weights": list(self.weights),
+            "when": self.when,
+            "aux": dict(self.aux),
+            "from": _SOURCE_TEXT[self.source],
+        }
 
     def text(self) -> str:
         """Say it in a few words."""
         first, second = self.weights
-        return f"fused {first:g}:{second:g} {self.when.replace('_', ' ')} ({self.source})"
+        return f"fused {first:g}:{second:g} {self.when.replace('_', ' ')} ({_SOURCE_TEXT[self.source]})"
 
 
-def choose_fusion(run_path: Path | None, split: str, given: Sequence[float] | None) -> FusionChoice:
-    """Return the weights that were given, else what fuse-eval of the run used last, else TSN's.
+def choose_fusion(
+    weights: Sequence[float] | None, *, run: RunDir | None = None, split: str = "1"
+) -> FusionChoice:
+    """Return the weights that are given, else what fuse-eval of the run used last, else those of TSN.
 
     Raises:
         ValueError: for weights that are not two numbers >= 0.
     """
-    if given is not None:
-        check_weights(given, names=STREAMS)
-        return FusionChoice(weights=(given[0], given[1]), source="as given")
-    found = {} if run_path is None else read_metrics(RunDir(path=run_path).fusion(split))
-    if found.get("streams") != list(STREAMS) or found["protocol"].get("files"):
-        return FusionChoice(weights=TSN_WEIGHTS, source="TSN's")
-    first, second = found["fusion_weights"]
+    if weights is not None:
+        check_weights(weights, names=STREAMS)
+        return FusionChoice(weights=(weights[0], weights[1]), source="caller")
+
+    # An evaluation with score files of other programs fused something else than our two streams.
+    metrics = {} if run is None else read_metrics(run.fusion(split))
+    if metrics.get("streams") != list(STREAMS) or metrics["protocol"].get("files"):
+        return FusionChoice(weights=TSN_WEIGHTS, source="tsn")
+    first, second = metrics["fusion_weights"]
     return FusionChoice(
         weights=(first, second),
-        when=found["fusion"],
-        aux=found["protocol"]["aux"],
-        source="as fuse-eval did in this run",
+        when=metrics["fusion"],
+        aux=metrics["protocol"]["aux"],
+        source="fuse-eval",
     )

@@ -1,19 +1,32 @@
-"""One video as a run of its own: a shard in a folder, and a manifest of it alone."""
+"""One video, a file or frames in memory, as a run of its own: a shard in a folder, and its manifest."""
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 
-if TYPE_CHECKING:
-    from stin_pipe.pipeline.listing.listing import ListedVideo
-    from stin_pipe.pipeline.planning.plan import ExtractParams
-    from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.pipeline.decoding.frames import DecodeError, DecodeNotes, decode_frames
+from stin_pipe.pipeline.listing.listing import ListedVideo
+from stin_pipe.pipeline.planning.plan import ExtractParams
+from stin_pipe.pipeline.shard.from_frames import chosen_frames, extract_frames, prepared_from_memory
+from stin_pipe.pipeline.shard.from_video import PreparedFrame, extract_video, prepared_frames
+from stin_pipe.stin.shards.codec import decode_rgb, encode_image
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.reader import ShardReader
+from stin_pipe.stin.shards.schema import FlowCoding, Manifest, ManifestVideo, VideoOutcome
+from stin_pipe.stin.shards.writer import ShardWriter
+
+SPLIT = "1"
+"""The one split of a one-video run, in which the video is the test list."""
 
 
-class UnusableVideo(Exception):
+class UnusableVideo(StinPipeError):
     """A video that gives no frames or no flow.
 
     Attributes:
@@ -25,46 +38,176 @@ class UnusableVideo(Exception):
         self.reason = reason
 
 
-def one_video_run(
-    folder: Path, path: Path, classes: tuple[str, ...], params: "ExtractParams", timeout_s: float
-) -> tuple["Manifest", Mapping[str, Any]]:
-    """Extract the video under `folder`; return a manifest of it alone, and what decoding had to note.
+class VideoSource(Protocol):
+    """Where the frames of the one video come from."""
+
+    @property
+    def name(self) -> str:
+        """What a person knows the video by."""
+        ...
+
+    def extract(self, video: ListedVideo, params: ExtractParams, writer: ShardWriter) -> VideoOutcome:
+        """Write frames and flow into the open shard."""
+        ...
+
+    def prepared(self, params: ExtractParams) -> Iterator[PreparedFrame]:
+        """Yield the frames as they are stored."""
+        ...
+
+    def full_size(self, params: ExtractParams) -> Iterator[np.ndarray]:
+        """Yield the same frames as they are shown, (H, W, 3) uint8 RGB at the size of the video."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoFile:
+    """A video file, which gets `timeout_s` seconds."""
+
+    path: Path
+    timeout_s: float
+
+    @property
+    def name(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    def extract(self, video: ListedVideo, params: ExtractParams, writer: ShardWriter) -> VideoOutcome:
+        """Write frames and flow into the open shard."""
+        return extract_video(video, root=self._root, params=params, writer=writer, timeout_s=self.timeout_s)
+
+    def prepared(self, params: ExtractParams) -> Iterator[PreparedFrame]:
+        """Yield the frames as they are stored."""
+        listed = _listed(self.path.name, class_name="")
+        deadline = time.monotonic() + self.timeout_s
+        return prepared_frames(listed, self._root, params, DecodeNotes(), deadline=deadline)
+
+    def full_size(self, params: ExtractParams) -> Iterator[np.ndarray]:
+        """Yield the same frames at the size of the video."""
+        decoded = decode_frames(self.path, DecodeNotes(), fps=params.fps)
+        return islice(decoded, 0, None, params.stride)
+
+    @property
+    def _root(self) -> Path:
+        return self.path.absolute().parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class FramesInMemory:
+    """Frames (T, H, W, 3) uint8 RGB at `fps` frames a second, 0 where the rate is not known."""
+
+    frames: np.ndarray = field(repr=False)
+    fps: float
+    name: str = "frames"
+
+    def extract(self, video: ListedVideo, params: ExtractParams, writer: ShardWriter) -> VideoOutcome:
+        """Write frames and flow into the open shard."""
+        return extract_frames(video, self.frames, fps=self.fps, params=params, writer=writer)
+
+    def prepared(self, params: ExtractParams) -> Iterator[PreparedFrame]:
+        """Yield the frames as they are stored."""
+        return prepared_from_memory(self.frames, fps=self.fps, params=params, name=self.name)
+
+    def full_size(self, params: ExtractParams) -> Iterator[np.ndarray]:
+        """Yield the same frames at their own size."""
+        indices = chosen_frames(len(self.frames), fps=self.fps, params=params)
+        return (np.ascontiguousarray(self.frames[index]) for index in indices)
+
+
+def frames_in_memory(frames: np.ndarray | torch.Tensor, *, fps: float | None) -> FramesInMemory:
+    """Return frames as a source.
+
+    Raises:
+        ValueError: they are not (T, H, W, 3) uint8 with at least one frame, or the rate is not a number > 0.
+    """
+    if isinstance(frames, torch.Tensor):
+        frames = frames.detach().cpu().numpy()
+    if not isinstance(frames, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(
+            "a video must be the path of a file, or frames as a numpy array or torch tensor (T, H, W, 3) of "
+            f"uint8 RGB, got {type(frames).__name__}"
+        )
+
+    # Floats could be 0..1 or 0..255, and a wrong guess would give wrong scores without a word.
+    if frames.dtype != np.uint8:
+        raise ValueError(
+            f"frames must be uint8 RGB in 0..255, got {frames.dtype}; floats in 0..1 become that by "
+            "(frames * 255).round().astype('uint8')"
+        )
+
+    if frames.ndim != 4 or frames.shape[3] != 3:
+        hint = ""
+        if frames.ndim == 3 and frames.shape[2] == 3:
+            hint = "; a single picture is frames[None]"
+        elif frames.ndim == 4 and frames.shape[1] == 3:
+            hint = "; move the channels last: frames.transpose(0, 2, 3, 1), or permute for a tensor"
+        raise ValueError(f"frames must have the shape (T, H, W, 3), got {frames.shape}{hint}")
+    if 0 in frames.shape:
+        raise ValueError(f"frames must hold at least one picture of at least one pixel, got {frames.shape}")
+    if fps is not None and not 0 < fps < math.inf:
+        raise ValueError(f"fps must be a number > 0, got {fps!r}")
+    return FramesInMemory(frames=frames, fps=fps or 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneVideoRun:
+    """What a folder holds of one video.
+
+    Attributes:
+        folder: holds ``shards/``.
+        manifest: lists the video alone, as the test list of its only split.
+        notes: what decoding had to say.
+    """
+
+    folder: Path
+    manifest: Manifest
+    notes: Mapping[str, Any]
+
+    @property
+    def video(self) -> ManifestVideo:
+        """The one video."""
+        (video,) = self.manifest.videos.values()
+        return video
+
+    def reader(self) -> ShardReader:
+        """Open its shard."""
+        return ShardReader(self.folder, self.manifest)
+
+
+def make_one_video_run(
+    folder: Path, source: VideoSource, *, classes: tuple[str, ...], params: ExtractParams
+) -> OneVideoRun:
+    """Extract the video into a shard under `folder`.
 
     Raises:
         UnusableVideo: it gives no frames or no flow; the message says why.
     """
-    from stin_pipe.pipeline.shard.from_video import extract_video
-    from stin_pipe.stin.shards.schema import FlowCoding, Manifest, ManifestVideo
-    from stin_pipe.stin.shards.writer import ShardWriter
-
     coding = FlowCoding.from_bound(params.bound_px)
-    listed = _listed(path, classes[0])
+    listed = _listed(Path(source.name).name, class_name=classes[0])
     (folder / "shards").mkdir()
     with ShardWriter(
         folder / "shards" / "00000.h5", attributes={"flow_zero": coding.zero, "flow_scale": coding.scale}
     ) as writer:
-        outcome = extract_video(
-            listed, root=path.absolute().parent, params=params, writer=writer, timeout_s=timeout_s
-        )
+        outcome = source.extract(listed, params, writer)
     if outcome.meta is None:
         raise UnusableVideo(outcome.reason, outcome.message)
+
     meta = outcome.meta
     video = ManifestVideo(
         id=listed.id,
-        label=0,
+        label=0,  # nobody knows its class; label 0 is never looked at
         num_frames=meta.num_frames,
         height=meta.height,
         width=meta.width,
         fps=meta.fps,
         shard="00000",
         group=outcome.group,
-        splits={"1": "test"},
+        splits=listed.splits,
         digest=meta.digest,
     )
     manifest = Manifest(
         dataset="folder",
         classes=classes,
-        split_names=("1",),
+        split_names=(SPLIT,),
         split_from="lists",
         split_source="",
         videos={video.id: video},
@@ -76,30 +219,22 @@ def one_video_run(
         flow_backend=params.flow_backend,
         fingerprint=params.fingerprint(),
     )
-    return manifest, meta.notes
+    return OneVideoRun(folder=folder, manifest=manifest, notes=meta.notes)
 
 
-def single_frame(path: Path, params: "ExtractParams", timeout_s: float) -> np.ndarray:
-    """Return the only frame of a video that is too short for flow, as a shard would give it: (1, H, W, 3).
+def single_frame(source: VideoSource, params: ExtractParams) -> np.ndarray:
+    """Return the first frame of a video that is too short for flow, as a shard would give it: (1, H, W, 3).
 
     Raises:
         UnusableVideo: it gives none.
     """
-    from stin_pipe.pipeline.decoding.frames import DecodeError, DecodeNotes
-    from stin_pipe.pipeline.shard.from_video import prepared_frames
-    from stin_pipe.stin.shards.codec import decode_rgb, encode_image
-
-    deadline = time.monotonic() + timeout_s
     try:
-        frames = prepared_frames(
-            _listed(path, ""), path.absolute().parent, params, DecodeNotes(), deadline=deadline
-        )
-        return np.stack([decode_rgb(encode_image(frame.rgb, codec=params.codec)) for frame in frames][:1])
+        # To the end, although one frame is wanted: only then is it known that the decoder found no fault.
+        frames = [encode_image(frame.rgb, codec=params.codec) for frame in source.prepared(params)]
     except DecodeError as error:
         raise UnusableVideo(error.reason, str(error)) from error
+    return np.stack([decode_rgb(content) for content in frames[:1]])
 
 
-def _listed(path: Path, class_name: str) -> "ListedVideo":
-    from stin_pipe.pipeline.listing.listing import ListedVideo
-
-    return ListedVideo(id=path.name, path=path.name, label=0, class_name=class_name, splits={"1": "test"})
+def _listed(name: str, *, class_name: str) -> ListedVideo:
+    return ListedVideo(id=name, path=name, label=0, class_name=class_name, splits={SPLIT: "test"})

@@ -5,47 +5,47 @@ Frames come from the video itself, as it is displayed; flow and scores from the 
 
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import ffmpeg
 import numpy as np
 
+from stin_pipe.pipeline.decoding.ffmpeg import find_ffmpeg
+from stin_pipe.stin.clips.read_clips import ClipShape
+from stin_pipe.stin.network.model_file import TrainedModel
+from stin_pipe.stin.scoring.fusion import weighted_mean
+from stin_pipe.stin.scoring.scores import softmax
+from stin_pipe.stin.scoring.settings import STREAMS
+from stin_pipe.stin.scoring.windows import Running, running_scores, window_ends
 from stin_pipe.stin.shards.errors import StinPipeError
-from stin_pipe.workflows.prediction.overlay_scene import (
-    HEIGHT,
-    WIDTH,
-    WINDOW_S,
-    Scene,
-    Verdict,
-    require_fonts,
-)
+from stin_pipe.stin.shards.publish import publish_file, temporary_name
+from stin_pipe.workflows.prediction.fusion_choice import FusionChoice
+from stin_pipe.workflows.prediction.one_video import OneVideoRun
+from stin_pipe.workflows.prediction.overlay_scene import HEIGHT, WIDTH, WINDOW_S, Scene, require_fonts
+from stin_pipe.workflows.prediction.prediction import Prediction
 
-if TYPE_CHECKING:
-    from stin_pipe.pipeline.planning.plan import ExtractParams
-    from stin_pipe.stin.network.model_file import TrainedModel
-    from stin_pipe.stin.scoring.fusion import FusionPoint
-    from stin_pipe.stin.scoring.windows import Running
-    from stin_pipe.stin.shards.reader import ShardReader
-    from stin_pipe.stin.shards.schema import ManifestVideo
-
-LOOKS_A_SECOND, MAX_LOOKS = 5.0, 240
+WINDOWS_A_SECOND, MAX_WINDOWS = 5.0, 240
+DEFAULT_FPS = 25.0
+MIN_FPS, MAX_FPS = 1.0, 240.0
+"""A file may state any rate; outside of this range players fail."""
 
 
 def overlay_paths(out: Path, videos: Sequence[Path], *, several: bool) -> list[Path]:
     """Return where the overlay of each video goes: `out` itself, or files in the folder `out`.
 
     Raises:
-        ValueError: a single one is not named .mp4, or an overlay would lie where its video does.
+        ValueError: a single one is not named .mp4, or an overlay would replace a video.
     """
     if not several and not out.is_dir():
         if out.suffix.lower() != ".mp4":
-            raise ValueError(f"--overlay {out}: one video gives one .mp4 file, so name it so")
+            raise ValueError(f"--overlay {out}: the overlay of one video is an .mp4 file; name it OUT.mp4")
         paths = [out]
     else:
         if out.exists() and not out.is_dir():
-            raise ValueError(f"--overlay {out}: several videos need a folder, and this is a file")
+            raise ValueError(f"--overlay {out}: several videos need a folder, but this is a file")
         paths, taken = [], set[str]()
         for video in videos:
             name, number = f"{video.stem}.overlay.mp4", 1
@@ -63,109 +63,78 @@ def overlay_paths(out: Path, videos: Sequence[Path], *, several: bool) -> list[P
 
 def write_overlay(
     out: Path,
-    source: Path,
+    frames: Iterable[np.ndarray],
     *,
-    models: "Mapping[str, TrainedModel]",
-    reader: "ShardReader",
-    video: "ManifestVideo",
-    params: "ExtractParams",
-    weights: tuple[float, float],
-    when: "FusionPoint" = "before_softmax",
-    aux: Mapping[str, float] | None = None,
-    verdict: Verdict,
+    run: OneVideoRun,
+    models: Mapping[str, TrainedModel],
+    fusion: FusionChoice,
+    prediction: Prediction,
     on_progress: Callable[[float], None] = lambda _share: None,
 ) -> None:
     """Write the overlay of one video, whole or not at all.
 
     Args:
         out: the .mp4 file to write; an older one is replaced.
-        source: the video file.
+        frames: the frames that were extracted, (H, W, 3) uint8 RGB at the size of the video itself.
+        run: holds the video's flow and stored frames.
         models: the trained streams by name, one or both.
-        reader: of the shard that holds the video.
-        video: the video in it.
-        params: how it was extracted, so that the frames are the same ones.
-        weights: of the spatial and the temporal stream.
-        when: where their mean is taken.
-        aux: stream -> share of its auxiliary scores, where it is not the model's own.
-        verdict: what is said of the whole video.
-        on_progress: told the share that is done, as it goes.
+        fusion: how they are fused.
+        prediction: of the whole video, for the line at the foot.
+        on_progress: called with the share that is done.
 
     Raises:
         StinPipeError: ffmpeg cannot encode, or OpenCV has no fonts.
     """
-    from stin_pipe.stin.clips.read_clips import ClipShape
-    from stin_pipe.stin.scoring.windows import running_scores, window_ends
-
     require_fonts()
-    fps = min(240.0, max(1.0, video.fps or 25.0))
-    ends = window_ends(num_frames=video.num_frames, fps=fps, per_second=LOOKS_A_SECOND, at_most=MAX_LOOKS)
-    done, total = 0, len(models) * len(ends) + video.num_frames
+    video = run.video
+    fps = min(MAX_FPS, max(MIN_FPS, video.fps or DEFAULT_FPS))
+    ends = window_ends(num_frames=video.num_frames, fps=fps, per_second=WINDOWS_A_SECOND, at_most=MAX_WINDOWS)
+    steps, total = 0, len(models) * len(ends) + video.num_frames
 
     def step(count: int = 1) -> None:
-        nonlocal done
-        done += count
-        on_progress(done / total)
+        nonlocal steps
+        steps += count
+        on_progress(steps / total)
 
     running = {
         stream: running_scores(
             model,
-            reader,
+            run.reader(),
             ClipShape.of(video),
             ends=ends,
             window_frames=round(WINDOW_S * fps),
-            aux_share=(aux or {}).get(stream),
+            aux_share=fusion.aux.get(stream),
             on_window=step,
         )
         for stream, model in models.items()
     }
-    classes = next(iter(models.values())).info.classes
     scene = Scene(
-        reader=reader,
+        reader=run.reader(),
         video=video,
-        classes=classes,
         running=running,
-        probabilities=running_probabilities(running, weights, when),
-        verdict=verdict,
+        probabilities=running_probabilities(running, fusion),
+        prediction=prediction,
     )
 
     def pictures() -> Iterator[np.ndarray]:
-        for index, frame in enumerate(_frames(source, video, params)):
+        for index, frame in enumerate(islice(frames, video.num_frames)):
             yield scene.draw(frame, index)
             step()
 
     _encode(out, pictures(), fps)
 
 
-def running_probabilities(
-    running: "Mapping[str, Running]", weights: tuple[float, float], when: "FusionPoint" = "before_softmax"
-) -> np.ndarray:
+def running_probabilities(running: Mapping[str, Running], fusion: FusionChoice) -> np.ndarray:
     """Return the windows' probabilities (W, C): of the fused streams, or of the only one."""
-    from stin_pipe.stin.scoring.fusion import weighted_mean
-    from stin_pipe.stin.scoring.scores import softmax
-
-    streams = [stream for stream in ("spatial", "temporal") if stream in running]
-    logits = [running[stream].logits for stream in streams]
-    if len(logits) == 1:
-        return softmax(logits[0].astype(np.float64))
-    fused = weighted_mean(logits, weights, when=when)
-    return fused if when == "after_softmax" else softmax(fused)
-
-
-def _frames(source: Path, video: "ManifestVideo", params: "ExtractParams") -> Iterator[np.ndarray]:
-    """Yield the frames that were extracted, at the size of the video itself."""
-    from stin_pipe.pipeline.decoding.frames import DecodeNotes, decode_frames
-
-    decoded = decode_frames(source, DecodeNotes(), fps=params.fps)
-    return islice(islice(decoded, 0, None, params.stride), video.num_frames)
+    if len(running) == 1:
+        return softmax(next(iter(running.values())).logits.astype(np.float64))
+    parts = [running[stream].logits for stream in STREAMS]
+    mean = weighted_mean(parts, fusion.weights, when=fusion.when)
+    return mean if fusion.when == "after_softmax" else softmax(mean)
 
 
 def _encode(out: Path, pictures: Iterator[np.ndarray], fps: float) -> None:
     """Encode pictures of the scene's size as H.264 (MPEG-4 where ffmpeg lacks it) and publish the file."""
-    import ffmpeg
-
-    from stin_pipe.pipeline.decoding.ffmpeg import find_ffmpeg
-    from stin_pipe.stin.shards.publish import publish_file, temporary_name
-
     program = find_ffmpeg().path
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(out)
@@ -177,29 +146,34 @@ def _encode(out: Path, pictures: Iterator[np.ndarray], fps: float) -> None:
         options |= {"c:v": "mpeg4", "q:v": 3}
     command = ffmpeg.output(source, f"file:{temporary}", **options)
     command = command.global_args("-hide_banner", "-loglevel", "error", "-nostats", "-y")
+
     try:
-        with tempfile.TemporaryFile() as messages:  # a pipe that nobody reads would stop ffmpeg
-            process = subprocess.Popen(
-                command.compile(cmd=program), stdin=subprocess.PIPE, stdout=messages, stderr=messages
-            )
-            assert process.stdin is not None
-            try:
-                for picture in pictures:
-                    process.stdin.write(picture.tobytes())
-                process.stdin.close()
-            except BrokenPipeError:
-                process.stdin = None  # ffmpeg ended early; its messages say why
-            finally:
-                if process.poll() is None and process.stdin is not None and not process.stdin.closed:
-                    process.kill()
-                code = process.wait()
-            messages.seek(0)
-            said = messages.read().decode(errors="replace").strip()
+        code, messages = _pipe_pictures(command.compile(cmd=program), pictures)
         if code != 0:
-            raise StinPipeError(f"{out}: ffmpeg cannot encode the overlay: {said[:300]}")
+            raise StinPipeError(f"{out}: ffmpeg cannot encode the overlay: {messages[:300]}")
         publish_file(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _pipe_pictures(command: list[str], pictures: Iterator[np.ndarray]) -> tuple[int, str]:
+    """Run ffmpeg on pictures; return its exit code and its messages."""
+    with tempfile.TemporaryFile() as messages:  # a pipe that nobody reads would stop ffmpeg
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=messages, stderr=messages)
+        assert process.stdin is not None
+        try:
+            for picture in pictures:
+                process.stdin.write(picture.tobytes())
+            process.stdin.close()
+        except BrokenPipeError:
+            process.stdin = None  # ffmpeg ended early; its messages say why
+        finally:
+            # An open pipe here means that drawing failed: ffmpeg would wait for more pictures for ever.
+            if process.poll() is None and process.stdin is not None and not process.stdin.closed:
+                process.kill()
+            code = process.wait()
+        messages.seek(0)
+        return code, messages.read().decode(errors="replace").strip()
 
 
 def _has_encoder(program: str, name: str) -> bool:

@@ -1,23 +1,23 @@
 """The picture of an overlay: video, flow, what the network looks at, and the running prediction."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
+from stin_pipe.pipeline.flow.colour import flow_to_colour, full_length
+from stin_pipe.stin.results.analysis import NUM_LIKELIEST
+from stin_pipe.stin.scoring.windows import Running
+from stin_pipe.stin.shards.codec import dequantise_flow
 from stin_pipe.stin.shards.errors import StinPipeError
-
-if TYPE_CHECKING:
-    from stin_pipe.stin.scoring.windows import Running
-    from stin_pipe.stin.shards.reader import ShardReader
-    from stin_pipe.stin.shards.schema import ManifestVideo
+from stin_pipe.stin.shards.reader import ShardReader
+from stin_pipe.stin.shards.schema import ManifestVideo
+from stin_pipe.workflows.prediction.prediction import Prediction
+from stin_pipe.workflows.report.pictures import blend_map, map_strength
 
 WINDOW_S = 4.0
 """How far back a running prediction looks."""
-TOP = 5
 
 WIDTH, HEIGHT = 960, 540
 VIDEO_BOX = (0, 0, 640, 540)
@@ -30,32 +30,21 @@ Box = tuple[int, int, int, int]
 """Left, top, width, height in pixels."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What is said of the whole video, for the line below it."""
-
-    stream: str
-    name: str
-    probability: float
-
-
 class Scene:
-    """Draws frame after frame; what stays equal between two looks is drawn once."""
+    """Draws frame after frame; what stays the same between two windows is drawn once."""
 
     def __init__(
         self,
         *,
-        reader: "ShardReader",
-        video: "ManifestVideo",
-        classes: tuple[str, ...],
-        running: "Mapping[str, Running]",
+        reader: ShardReader,
+        video: ManifestVideo,
+        running: Mapping[str, Running],
         probabilities: np.ndarray,
-        verdict: Verdict,
+        prediction: Prediction,
     ) -> None:
-        from stin_pipe.pipeline.flow.colour import full_length
-
-        self.reader, self.video, self.classes = reader, video, classes
-        self.probabilities, self.verdict = probabilities, verdict
+        self.reader, self.video, self.classes = reader, video, prediction.classes
+        self.probabilities, self.prediction = probabilities, prediction
+        self.accent = ACCENT[prediction.decisive]
         self.ends = next(iter(running.values())).ends
         self.looked_at = next(
             ((name, running[name]) for name in ("temporal", "spatial") if name in running
@@ -69,9 +58,7 @@ class Scene:
 
     def draw(self, frame: np.ndarray, index: int) -> np.ndarray:
         """Return the picture (540, 960, 3) for frame `index` of the video."""
-        from stin_pipe.pipeline.flow.colour import flow_to_colour
-
-        # Until the first look (frame 1, the first motion) there is nothing to say.
+        # Before the first window ends (frame 1, the first motion) there is nothing to say.
         window = int(np.searchsorted(self.ends, index, side="right")) - 1
         picture = self.ground.copy()
         _place(picture, frame, VIDEO_BOX, frame.shape)
@@ -83,24 +70,23 @@ class Scene:
             if window != self.window:
                 self.window, self.bars = window, self._bars(window)
             picture[BARS_TOP:, BARS_LEFT - 4 :] = self.bars
-        self._verdict(picture, index)
+        self._foot(picture, index)
         return picture
 
     def _flow(self, index: int) -> np.ndarray:
         coding = self.reader.flow_coding(self.video.id)
-        quantised = self.reader.read_flow(self.video.id, [index])[0].astype(np.float32)
-        return ((quantised - coding.zero) * coding.scale).transpose(1, 2, 0)
+        field = dequantise_flow(self.reader.read_flow(self.video.id, [index])[0], coding)
+        return field.transpose(1, 2, 0)
 
     def _map(self, frame: np.ndarray, window: int) -> np.ndarray:
-        from stin_pipe.workflows.report.pictures import blend_map, map_strength
-
         assert self.looked_at is not None
-        stream, found = self.looked_at
-        assert found.maps is not None
-        values = found.map_over_picture(
+        stream, running = self.looked_at
+        assert running.maps is not None
+        # Outside of the crop: no difference, or even attention, which is 1.
+        values = running.map_over_picture(
             window, height=self.video.height, width=self.video.width, outside=float(stream == "temporal")
         )
-        strength = map_strength(values, stream=stream, peak=float(found.maps.max()))
+        strength = map_strength(values, stream=stream, peak=float(running.maps.max()))
         small = cv2.resize(frame, (self.video.width, self.video.height), interpolation=cv2.INTER_AREA)
         return blend_map(small, strength, ACCENT[stream])
 
@@ -110,38 +96,37 @@ class Scene:
         if self.looked_at is not None:
             what = {"temporal": "attention (temporal stream)", "spatial": "difference (spatial stream)"}
             _write(picture, what[self.looked_at[0]], (654, 204), DIM, 13)
-        what = self.verdict.stream if self.verdict.stream != "fused" else "both streams"
-        _write(picture, f"{what}, last {WINDOW_S:g} s", (654, 394), DIM, 13)
+        decisive = self.prediction.decisive
+        who = "both streams" if decisive == "fused" else f"{decisive} stream"
+        _write(picture, f"{who}, last {WINDOW_S:g} s", (654, 394), DIM, 13)
         return picture
 
     def _bars(self, window: int) -> np.ndarray:
-        """Draw the likeliest classes of one look."""
+        """Draw the likeliest classes of one window."""
         picture = np.full((HEIGHT - BARS_TOP, WIDTH - BARS_LEFT + 4, 3), PAPER, np.uint8)
         shares = self.probabilities[window]
-        for place, label in enumerate(np.argsort(-shares, kind="stable")[:TOP]):
-            top = place * BAR_STEP
+        for rank, label in enumerate(np.argsort(-shares, kind="stable")[:NUM_LIKELIEST]):
+            top = rank * BAR_STEP
             cv2.rectangle(picture, (4, top + 19), (3 + BARS_WIDTH, top + 22), LINE, -1)
             right = 4 + round((BARS_WIDTH - 1) * float(shares[label]))
-            cv2.rectangle(picture, (4, top + 19), (right, top + 22), ACCENT[self.verdict.stream], -1)
-            weight = 650 if place == 0 else 400
+            cv2.rectangle(picture, (4, top + 19), (right, top + 22), self.accent, -1)
+            weight = 650 if rank == 0 else 400
             _write(picture, self.classes[label], (4, top + 15), INK, 14, width=BARS_WIDTH - 56, weight=weight)
             text = f"{100 * shares[label]:.0f} %"
             _write(picture, text, (4 + BARS_WIDTH - _text_width(text, 14, weight), top + 15), INK, 14,
                    weight=weight)  # fmt: skip
         return picture
 
-    def _verdict(self, picture: np.ndarray, index: int) -> None:
-        """Write what is said of the whole video over the foot of the picture, and how far it has gone."""
+    def _foot(self, picture: np.ndarray, index: int) -> None:
+        """Write the prediction for the whole video at the foot, and draw how far the video has played."""
         foot = picture[HEIGHT - 40 :, :640]
         foot[...] = (0.3 * foot + 0.7 * np.array(PAPER)).astype(np.uint8)
-        text = f"whole video: {self.verdict.name}"
-        share = f"{100 * self.verdict.probability:.0f} %"
-        _write(picture, text, (14, HEIGHT - 15), INK, 17, width=520, weight=600)
+        ((name, probability),) = self.prediction.top(1)
+        share = f"{100 * probability:.0f} %"
+        _write(picture, f"whole video: {name}", (14, HEIGHT - 15), INK, 17, width=520, weight=600)
         _write(picture, share, (626 - _text_width(share, 17, 600), HEIGHT - 15), INK, 17, weight=600)
-        gone = round(640 * (index + 1) / self.video.num_frames)
-        cv2.rectangle(
-            picture, (0, HEIGHT - 4), (max(0, gone - 1), HEIGHT - 1), ACCENT[self.verdict.stream], -1
-        )
+        played = round(640 * (index + 1) / self.video.num_frames)
+        cv2.rectangle(picture, (0, HEIGHT - 4), (max(0, played - 1), HEIGHT - 1), self.accent, -1)
 
 
 def _place(picture: np.ndarray, image: np.ndarray, box: Box, shape: tuple[int, ...]) -> None:
@@ -158,20 +143,20 @@ def _place(picture: np.ndarray, image: np.ndarray, box: Box, shape: tuple[int, .
 def _write(
     picture: np.ndarray,
     text: str,
-    place: tuple[int, int],
+    foot: tuple[int, int],
     colour: tuple[int, int, int],
     size: int,
     *,
     width: int | None = None,
     weight: int = 400,
 ) -> None:
-    """Write one line with its foot at `place`, cut off with an ellipsis where it is wider than `width`."""
+    """Write one line that stands on `foot`; one wider than `width` ends in an ellipsis."""
     text = "".join(char if char.isprintable() else "?" for char in text)
     if width is not None and _text_width(text, size, weight) > width:
         while text and _text_width(text + "…", size, weight) > width:
             text = text[: min(len(text) - 1, 80)]
         text += "…"
-    cv2.putText(picture, text, place, colour, _font(), size, weight)
+    cv2.putText(picture, text, foot, colour, _font(), size, weight)
 
 
 def _text_width(text: str, size: int, weight: int) -> int:

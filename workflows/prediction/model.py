@@ -1,0 +1,247 @@
+"""Trained streams as one object that classifies videos: `load_model("runs/mine").predict("clip.mp4")`.
+
+A video takes the same path as in a run, through a shard of its own in a temporary folder and through the
+scoring of fuse-eval, so that it gets the scores that fuse-eval would give it.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from stin_pipe.pipeline.planning.plan import ExtractParams
+from stin_pipe.stin.clips.read_clips import ClipShape
+from stin_pipe.stin.device import choose_device
+from stin_pipe.stin.network.model_file import TrainedModel
+from stin_pipe.stin.network.streams import TemporalConfig
+from stin_pipe.stin.results.analysis import Answers, answers_of
+from stin_pipe.stin.scoring.fusion import FUSED, fuse
+from stin_pipe.stin.scoring.motion import Motion, measure_motion
+from stin_pipe.stin.scoring.score_split import score_clip, score_split
+from stin_pipe.stin.scoring.scorer import TestProtocol
+from stin_pipe.stin.scoring.scores import Scores, log_softmax
+from stin_pipe.stin.scoring.settings import STREAMS, EvalSettings
+from stin_pipe.workflows.prediction.fusion_choice import FusionChoice, choose_fusion
+from stin_pipe.workflows.prediction.one_video import (
+    SPLIT,
+    OneVideoRun,
+    UnusableVideo,
+    VideoFile,
+    VideoSource,
+    frames_in_memory,
+    make_one_video_run,
+    single_frame,
+)
+from stin_pipe.workflows.prediction.overlay import write_overlay
+from stin_pipe.workflows.prediction.prediction import Prediction
+from stin_pipe.workflows.prediction.stream_models import common_params, load_streams, model_files_of
+from stin_pipe.workflows.run.run_dir import open_run
+
+AnyPath = str | os.PathLike[str]
+OneVideo = AnyPath | np.ndarray | torch.Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictProgress:
+    """What is being done for a video.
+
+    Attributes:
+        step: ``extraction`` of frames and flow, ``scoring`` by a stream, or drawing the ``overlay``.
+        stream: which stream scores, else None.
+        share: how much of the overlay is drawn, 0..1.
+    """
+
+    step: Literal["extraction", "scoring", "overlay"]
+    stream: str | None = None
+    share: float = 0.0
+
+
+OnProgress = Callable[[PredictProgress], None]
+
+
+def load_model(
+    path: AnyPath | Sequence[AnyPath],
+    *,
+    split: str = "1",
+    segments: int = 25,
+    crops: int = 10,
+    fusion_weights: Sequence[float] | None = None,
+    device: str = "auto",
+) -> "Model":
+    """Load trained streams.
+
+    Args:
+        path: a run directory, the .safetensors of one stream, or those of both.
+        split: split whose models are taken, for a run.
+        segments: clips of a video.
+        crops: views of a clip: 1, 5 or 10.
+        fusion_weights: of the spatial and the temporal stream; by default as fuse-eval fused them in the run,
+            else 1 and 1.5.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        ValueError: for an argument out of its range, or two models of one stream.
+        StinPipeError: no stream is trained, a file is no model, or the two do not fit together.
+    """
+    paths = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(item) for item in path]
+    if not paths:
+        raise ValueError("give a run directory, or the model file of one stream or of both")
+    is_run = len(paths) == 1 and (paths[0].is_dir() or paths[0].suffix != ".safetensors")
+    run = open_run(paths[0]) if is_run and not paths[0].is_file() else None
+
+    fusion = choose_fusion(fusion_weights, run=run, split=split)
+    chosen = choose_device(device)
+    protocol = EvalSettings(segments=segments, crops=crops, device=device).protocol
+    streams = load_streams(paths if run is None else model_files_of(run, split), device=chosen)
+    return Model(streams=streams, params=common_params(streams), protocol=protocol, fusion=fusion)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Model:
+    """One or both trained streams, and what they need to classify a video.
+
+    Attributes:
+        streams: ``spatial`` and ``temporal``, as far as they are trained.
+        params: how frames and flow of a video are made.
+        protocol: segments and crops.
+        fusion: how the streams are fused.
+    """
+
+    streams: Mapping[str, TrainedModel]
+    params: ExtractParams
+    protocol: TestProtocol
+    fusion: FusionChoice
+
+    def __repr__(self) -> str:
+        return f"<Model: {' + '.join(self.streams)}, {len(self.classes)} classes>"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names by label."""
+        return next(iter(self.streams.values())).info.classes
+
+    def predict(
+        self,
+        video: OneVideo,
+        *,
+        fps: float | None = None,
+        overlay: AnyPath | None = None,
+        timeout_s: float = 3600.0,
+        on_progress: OnProgress = lambda _progress: None,
+    ) -> Prediction:
+        """Classify one video.
+
+        Args:
+            video: path of a file, or frames (T, H, W, 3) uint8 RGB as a numpy array or torch tensor.
+            fps: rate of the frames; a model whose videos were resampled (`extract --fps`) needs it. Without
+                it an overlay runs at 25.
+            overlay: .mp4 file to write, with flow, attention and the running prediction.
+            timeout_s: seconds after which reading a file is given up.
+            on_progress: called with what is being done.
+
+        Raises:
+            ValueError: frames of another type or shape, or a rate that is missing or of no use.
+            UnusableVideo: the video gives no frames, or a single one and there is no spatial stream.
+            StinPipeError: an overlay cannot be written.
+        """
+        source = self._source(video, fps=fps, timeout_s=timeout_s)
+        with tempfile.TemporaryDirectory(prefix="stin-pipe-predict-") as folder:
+            on_progress(PredictProgress(step="extraction"))
+            try:
+                run = make_one_video_run(Path(folder), source, classes=self.classes, params=self.params)
+            except UnusableVideo as error:
+                if error.reason != "too_short" or "spatial" not in self.streams:
+                    raise
+                return self._predict_frame(source)
+
+            prediction = self._predict_run(run, source.name, overlay, on_progress)
+            if overlay is not None:
+                write_overlay(
+                    Path(overlay),
+                    source.full_size(self.params),
+                    run=run,
+                    models=self.streams,
+                    fusion=self.fusion,
+                    prediction=prediction,
+                    on_progress=lambda share: on_progress(PredictProgress(step="overlay", share=share)),
+                )
+        return prediction
+
+    def _source(self, video: OneVideo, *, fps: float | None, timeout_s: float) -> VideoSource:
+        if isinstance(video, str | os.PathLike):
+            if fps is not None:
+                raise ValueError("fps belongs to frames in memory; a file states its own rate")
+            return VideoFile(path=Path(video), timeout_s=timeout_s)
+
+        source = frames_in_memory(video, fps=fps)
+        if self.params.fps is not None and fps is None:
+            raise ValueError(
+                f"the model was trained on videos resampled to {self.params.fps:g} frames a second; give the "
+                "rate of these frames as fps"
+            )
+        return source
+
+    def _predict_run(
+        self, run: OneVideoRun, name: str, overlay: AnyPath | None, on_progress: OnProgress
+    ) -> Prediction:
+        """Score a video that is extracted, and fuse."""
+        scores: dict[str, Scores] = {}
+        for stream, model in self.streams.items():
+            on_progress(PredictProgress(step="scoring", stream=stream))
+            part = score_split(
+                model,
+                manifest=run.manifest,
+                extract_dir=run.folder,
+                split=SPLIT,
+                protocol=self.protocol,
+                loader_workers=0,
+            )
+            share = self.fusion.aux.get(stream)
+            scores[stream] = part if share is None else part.with_aux(share)
+
+        both = len(scores) == len(STREAMS)
+        if both:
+            parts = (scores[stream] for stream in STREAMS)
+            scores[FUSED] = fuse(*parts, weights=self.fusion.weights, when=self.fusion.when)
+        return Prediction(
+            source=name,
+            num_frames=run.video.num_frames,
+            classes=self.classes,
+            answers={name: answers_of(part, [run.video.id]) for name, part in scores.items()},
+            fusion=self.fusion if both else None,
+            motion=measure_motion(run.reader(), ClipShape.of(run.video)),
+            stack_len=max(_stack_len(model) for model in self.streams.values()),
+            notes=run.notes if run.notes.get("damaged") else None,
+            overlay=None if overlay is None else os.fspath(overlay),
+        )
+
+    def _predict_frame(self, source: VideoSource) -> Prediction:
+        """Classify a video of one frame, which has no flow, by the spatial stream alone."""
+        clip = score_clip(
+            self.streams["spatial"],
+            rgb=single_frame(source, self.params),
+            protocol=self.protocol,
+            aux_share=self.fusion.aux.get("spatial"),
+        )
+        logits = clip.logits[None]
+        return Prediction(
+            source=source.name,
+            num_frames=1,
+            classes=self.classes,
+            answers={
+                "spatial": Answers(name="spatial", scores=logits, log_probabilities=log_softmax(logits))
+            },
+            fusion=None,
+            motion=Motion(num_fields=0, mean_px=0.0, moving_share=0.0),
+            stack_len=1,
+        )
+
+
+def _stack_len(model: TrainedModel) -> int:
+    """Return how many flow fields the stream looks at as one clip; a spatial one needs none."""
+    return model.info.stream.stack_len if isinstance(model.info.stream, TemporalConfig) else 1
