@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import types
-from pathlib import Path
 from typing import Any
 
 import cv2  # noqa: F401
@@ -59,7 +58,6 @@ def serve() -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the tests decide when it ends
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
     serve()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     main()

@@ -62,6 +62,7 @@ class CommandServer:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
             )
         assert self._process.stdin is not None and self._process.stdout is not None
 
