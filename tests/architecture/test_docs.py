@@ -165,3 +165,19 @@ def test_every_name_and_file_of_the_code_that_a_page_shows_exists() -> None:
                 target.id for target in targets if isinstance(target, ast.Name)
             }
             assert name in defined, f"{page.name}: {file} defines no {name}"
+
+
+def test_every_key_of_metrics_is_told() -> None:
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8").split("## metrics.json")[1]
+    told = {
+        key for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)
+    }
+    tree = ast.parse((ROOT / "stin" / "results" / "split_result.py").read_text(encoding="utf-8"))
+    keys = [
+        {key.value for key in node.keys if isinstance(key, ast.Constant)}
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Dict)
+    ]
+    (written,) = (names for names in keys if "interval_method" in names)
+    assert not written - told
+    assert told - written == {"spatial", "temporal", "fused"}  # one key a stream
