@@ -22,7 +22,8 @@ import numpy as np
 from flow_machine import cpu_seconds, measure_ceilings, threads_against_processes, wall_seconds
 from flow_pairs import PairSet
 
-from stin_pipe.pipeline.flow import TVL1Params, pyramid_sizes, resolve_backend, trace_tvl1, tvl1
+from stin_pipe.pipeline.flow import TVL1Params, pyramid_sizes, resolve_backend, tvl1
+from stin_pipe.pipeline.flow.backends import solve
 
 FIXED_300 = TVL1Params(epsilon=0.0)
 GROWTH_WIDTHS = (64, 128, 256, 512, 1024)
@@ -65,7 +66,7 @@ def compare(pairs: PairSet, repeats: int) -> dict:
         flow, seconds = run_cv2(pairs.frames0, pairs.frames1, defaults=defaults)
         result[name] = {"seconds": seconds, "error_px": end_point_error(flow, pairs.truth)}
     singles = [(pairs.frames0[i : i + 1], pairs.frames1[i : i + 1]) for i in range(len(pairs.labels))]
-    traces = [trace_tvl1(*pair, backend="cpu", num_threads=1) for pair in singles]
+    traces = [solve(*pair, backend="cpu", num_threads=1) for pair in singles]
     flow = np.concatenate([trace.flow for trace in traces])
     work = pixel_iterations(np.concatenate([t.iterations for t in traces]), flow.shape[1:3], TVL1Params())
     result["cpu"] = {
@@ -95,7 +96,7 @@ def growth(clips: PairSet, backends: list[str]) -> dict:
         pair = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA)[None] for frame in (frame0, frame1)]
         for backend in backends:
             for params in (TVL1Params(), FIXED_300):
-                traced = trace_tvl1(*pair, params=params, backend=backend, num_threads=1)
+                traced = solve(*pair, params=params, backend=backend, num_threads=1)
                 iterations = np.asarray(traced.iterations)
                 work = float(pixel_iterations(iterations, pair[0].shape[1:], params)[0])
                 clock = cpu_seconds if backend == "cpu" else wall_seconds
@@ -130,8 +131,8 @@ def measure_cuda(sets: list[PairSet], batch: int) -> dict:
     index = np.arange(batch) % len(clips.labels)
     host = clips.frames0[index], clips.frames1[index]
     device = tuple(torch.from_numpy(frames).cuda() for frames in host)
-    traced = trace_tvl1(*device, backend="cuda")
-    fixed_traced = trace_tvl1(*device, params=FIXED_300, backend="cuda")
+    traced = solve(*device, backend="cuda")
+    fixed_traced = solve(*device, params=FIXED_300, backend="cuda")
     work, fixed_work = (
         pixel_iterations(np.asarray(torch.as_tensor(t.iterations).cpu()), flow_pairs.CLIP_SIZE, TVL1Params())
         for t in (traced, fixed_traced)

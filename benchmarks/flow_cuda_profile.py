@@ -4,7 +4,7 @@
     python benchmarks/flow_cuda_profile.py --pairs pairs.npz --json flow_cuda_profile.json
 
 Frames and flow stay on the device; times are of device events, the median of some repeats after two warm-up
-runs (the second records the graph). What `cuda_tiles` and `cuda_session` assume is to be decided here:
+runs (the second records the graph). What `cuda.tiles` and `cuda.session` assume is to be decided here:
 threads of a block, iterations on chip. 512 threads need a card with 192 KiB of shared memory for a block.
 """
 
@@ -59,7 +59,7 @@ def make_action(frames: tuple[torch.Tensor, torch.Tensor], params: TVL1Params, t
     device = frames[0].device
     _, blocks = blocks_of(device, threads)
     shape = BatchShape(
-        height=height, width=width, capacity=batch, source="pairs", threads=threads, blocks=blocks
+        height=height, width=width, capacity=batch, chained=False, threads=threads, blocks=blocks
     )
     session = Session(shape, params, device)
     output = torch.empty((batch, height, width, 2), device=device)
@@ -68,7 +68,7 @@ def make_action(frames: tuple[torch.Tensor, torch.Tensor], params: TVL1Params, t
         places[:batch].copy_(frames[0])
         places[batch:].copy_(frames[1])
 
-    return lambda: session.solve(put, batch, initial=None, bound_px=None, output=output)
+    return lambda: session.solve(put, batch, bound_px=None, output=output)
 
 
 def compare_choices(frames: tuple[torch.Tensor, torch.Tensor]) -> list[dict]:

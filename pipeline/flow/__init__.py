@@ -1,17 +1,16 @@
 """TV-L1 optical flow: one meaning, four back ends. Importing it loads no back end."""
 
-from stin_pipe.pipeline.flow.api import resolve_backend, trace_tvl1, trace_tvl1_clip, tvl1, tvl1_clip
-from stin_pipe.pipeline.flow.frames import TracedFlow
-from stin_pipe.pipeline.flow.params import MIN_SIDE_PX, TVL1Params, pyramid_sizes
+from stin_pipe.pipeline.flow.api import tvl1, tvl1_clip
+from stin_pipe.pipeline.flow.backends import require_support, resolve_backend
+from stin_pipe.pipeline.flow.params import MIN_SIDE_PX, TVL1Params, pyramid_sizes, set_params
 
 __all__ = [
     "MIN_SIDE_PX",
     "TVL1Params",
-    "TracedFlow",
     "pyramid_sizes",
+    "require_support",
     "resolve_backend",
-    "trace_tvl1",
-    "trace_tvl1_clip",
+    "set_params",
     "tvl1",
     "tvl1_clip",
 ]

@@ -8,24 +8,20 @@ from typing import Any
 
 import numpy as np
 
+from stin_pipe.pipeline.flow.frames import TracedFlow
 from stin_pipe.pipeline.flow.params import TVL1Params
 from stin_pipe.stin.shards.errors import StinPipeError
 
 
-def solve_pairs(
-    pairs: list[tuple[np.ndarray, np.ndarray]], params: TVL1Params, num_threads: int
-) -> np.ndarray:
-    """Solve pairs of (H, W) grey frames (uint8, or float32 in 0..255); give (N, H, W, 2) float32.
+def solve(frames0: np.ndarray, frames1: np.ndarray, params: TVL1Params, num_threads: int) -> TracedFlow:
+    """Solve N pairs of checked (N, H, W) frames, one after another; see `backends.solve`.
 
     Raises:
-        ValueError: If `params` asks for what OpenCV lacks.
         StinPipeError: If the installed OpenCV lacks its contrib modules.
     """
     import cv2
 
     optflow: Any = getattr(cv2, "optflow", None)
-    if params.warm_start:
-        raise ValueError("warm_start must be False for the opencv back end, got True")
     if optflow is None:
         raise StinPipeError(
             f"OpenCV {cv2.__version__} has no cv2.optflow: install opencv-contrib-python in place of "
@@ -47,9 +43,11 @@ def solve_pairs(
     threads_before = cv2.getNumThreads()
     cv2.setNumThreads(num_threads)
     try:
-        return np.stack([solver.calc(_as_cv2(a), _as_cv2(b), None) for a, b in pairs])
+        pairs = zip(frames0, frames1, strict=True)
+        flow = np.stack([solver.calc(_as_cv2(a), _as_cv2(b), None) for a, b in pairs])
     finally:
         cv2.setNumThreads(threads_before)
+    return TracedFlow(flow=flow, iterations=None)
 
 
 def _as_cv2(frame: np.ndarray) -> np.ndarray:

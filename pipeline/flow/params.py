@@ -5,17 +5,26 @@ Sanchez, Meinhardt-Llopis, Facciolo, "TV-L1 Optical Flow Estimation" (IPOL 2013)
 """
 
 import dataclasses
+import difflib
 import math
+from collections.abc import Mapping
+from typing import Any
 
 MIN_SIDE_PX = 16
 """No pyramid level, and no frame, is smaller than this on either side."""
+
+MOST = 10_000
+"""Largest value of the parameters that count something: far beyond use, and no typing error runs for days."""
+
+_NUMBERS = ("tau", "lambda_", "theta", "epsilon", "scale_step")
+_COUNTS = ("num_warps", "max_iterations", "check_interval", "num_scales", "median_filter")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TVL1Params:
     """The parameters of one TV-L1 solve; the defaults are those of OpenCV's CUDA version.
 
-    `num_warps` and the last four are levers on accuracy. Their defaults keep the meaning on which two-stream
+    `num_warps` and the last three are levers on accuracy. Their defaults keep the meaning on which two-stream
     networks have been trained. What each gains and costs was measured on four FlyingChairs pairs (large
     motion, 2.44 px of end-point error by default) and RubberWhale (small motion, 0.154 px).
 
@@ -37,9 +46,6 @@ class TVL1Params:
         median_filter: Side of the median filter on u after each warp: 0 (off), 3 or 5. Takes outliers away
             at motion boundaries: 3 gives 2.39 and 0.155 px for 1.4 times the time, 5 gives 2.34 and 0.155 px
             for 3.4 times.
-        warm_start: In clips alone, start each pair from the field of the pair before. Reaches motion that
-            persists and is too large for the pyramid; but a field then depends on its clip's earlier
-            frames, so that the same pair solved alone gives another field, and one thread does the clip.
     """
 
     tau: float = 0.25
@@ -52,7 +58,6 @@ class TVL1Params:
     num_scales: int = 5
     scale_step: float = 0.8
     median_filter: int = 0
-    warm_start: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.
@@ -60,17 +65,20 @@ class TVL1Params:
         Raises:
             ValueError: If a parameter is not a number of its kind, or outside its range.
         """
-        for name in ("tau", "lambda_", "theta", "epsilon", "scale_step"):
+        for name in _NUMBERS:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise ValueError(f"{name} must be a finite number, got {value!r}")
-        for name in ("num_warps", "max_iterations", "check_interval", "num_scales"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+                raise ValueError(f"{_spelled(name)} must be a finite number, got {value!r}")
+
+        for name in _COUNTS:
+            value, least = getattr(self, name), 0 if name == "median_filter" else 1
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST:
+                raise ValueError(f"{name} must be a whole number from {least} to {MOST}, got {value!r}")
+
         for name in ("lambda_", "theta"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+                raise ValueError(f"{_spelled(name)} must be > 0, got {getattr(self, name)}")
+
         if not 0 < self.tau <= 0.25:
             raise ValueError(f"tau must be in (0, 0.25], where the dual update converges, got {self.tau}")
         if self.epsilon < 0:
@@ -89,6 +97,51 @@ class TVL1Params:
     def dual_step(self) -> float:
         """Step tau / theta of the dual update."""
         return self.tau / self.theta
+
+    def as_record(self) -> dict[str, Any]:
+        """Return the parameters as plans, shards and model files keep them."""
+        # A parameter until 0.1.0, then always off. The fingerprint of every run made since then includes it.
+        return {**dataclasses.asdict(self), "warm_start": False}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "TVL1Params":
+        """Return the parameters that a plan, a shard or a model file keeps.
+
+        Raises:
+            ValueError: If a name or a value is not one of TV-L1's.
+        """
+        values = dict(record)
+        if values.pop("warm_start", False):
+            raise ValueError("warm_start (each field starting from the one before) was removed after 0.1.0")
+        return set_params(values)
+
+
+def set_params(settings: Mapping[str, Any]) -> TVL1Params:
+    """Return the default parameters with some of them changed.
+
+    Args:
+        settings: Values by name. `lambda` may be written without its underscore.
+
+    Raises:
+        ValueError: If a name or a value is not one of TV-L1's.
+    """
+    values: dict[str, Any] = {}
+    for name, value in settings.items():
+        field = "lambda_" if name == "lambda" else name
+        if field not in (*_NUMBERS, *_COUNTS):
+            names = [_spelled(known) for known in (*_NUMBERS, *_COUNTS)]
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ValueError(f"TV-L1 has no parameter {name!r}{hint}: its parameters are {', '.join(names)}")
+
+        # 1 and 1.0 are one value, and must give one fingerprint.
+        whole = field in _NUMBERS and isinstance(value, int) and not isinstance(value, bool)
+        values[field] = float(value) if whole else value
+    return TVL1Params(**values)
+
+
+def _spelled(name: str) -> str:
+    return name.removesuffix("_")
 
 
 def pyramid_sizes(height: int, width: int, params: TVL1Params) -> list[tuple[int, int]]:

@@ -11,19 +11,28 @@ skips tests in proportion to the last error); tested every 2, 4 or 8 iterations 
 same.
 """
 
+import numpy as np
 import torch
 
+from stin_pipe.pipeline.flow.frames import TracedFlow
 from stin_pipe.pipeline.flow.params import TVL1Params, pyramid_sizes
 from stin_pipe.pipeline.flow.steps import GRADIENT_FLOOR, catmull_rom
 
 FLOOR = float(GRADIENT_FLOOR)
 
 
+def solve_pairs(frames0: np.ndarray, frames1: np.ndarray, params: TVL1Params) -> TracedFlow:
+    """Solve N pairs of checked (N, H, W) frames, one after another, in float32 on the CPU."""
+    flows, iterations = [], []
+    for frame0, frame1 in zip(torch.from_numpy(frames0), torch.from_numpy(frames1), strict=True):
+        flow, counts = solve(frame0.float(), frame1.float(), params)
+        flows.append(flow.numpy())
+        iterations.append(counts)
+    return TracedFlow(flow=np.stack(flows), iterations=np.array(iterations, np.int32))
+
+
 def solve(
-    frame0: torch.Tensor,
-    frame1: torch.Tensor,
-    params: TVL1Params,
-    initial: torch.Tensor | None = None,
+    frame0: torch.Tensor, frame1: torch.Tensor, params: TVL1Params
 ) -> tuple[torch.Tensor, list[list[int]]]:
     """Solve one pair in the frames' own precision and device.
 
@@ -31,7 +40,6 @@ def solve(
         frame0: (H, W) float32 or float64 grey values in 0..255.
         frame1: The next frame, alike.
         params: TV-L1 parameters.
-        initial: (H, W, 2) flow to start from at the coarsest level; zero when absent.
 
     Returns:
         The flow (H, W, 2) in pixels a frame, x then y; and the iterations of each solve by level (finest
@@ -40,10 +48,6 @@ def solve(
     sizes = pyramid_sizes(frame0.shape[0], frame0.shape[1], params)
     pyramid0, pyramid1 = pyramid(frame0, sizes, params), pyramid(frame1, sizes, params)
     flow = frame0.new_zeros((2, *sizes[-1]))
-    if initial is not None:
-        flow = initial.movedim(-1, 0).to(frame0)
-        for size in sizes[1:]:
-            flow = torch.stack([resize(u, size, 1 / params.scale_step) for u in flow]) * params.scale_step
     iterations: list[list[int]] = [[] for _ in sizes]
     for level in reversed(range(len(sizes))):
         if level < len(sizes) - 1:

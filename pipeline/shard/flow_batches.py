@@ -36,8 +36,6 @@ class FlowBatches:
     """
 
     def __init__(self, solve: Solve, params: ExtractParams, *, max_pairs: int = MAX_PAIRS) -> None:
-        if dict(params.flow).get("warm_start"):
-            raise ValueError("warm_start must be False where chunks of several videos are joined")
         self._solve, self._params, self._max_pairs = solve, params, max_pairs
         self._waiting: deque[_Chunk] = deque()
         self._changed = threading.Condition()

@@ -17,7 +17,7 @@ from stin_pipe.pipeline.flow import TVL1Params, tvl1_clip
 from stin_pipe.pipeline.listing.listing import ListedVideo
 from stin_pipe.pipeline.planning.plan import ExtractParams
 from stin_pipe.pipeline.shard.flow_batches import Solve
-from stin_pipe.stin.shards.codec import encode_image, quantise_flow
+from stin_pipe.stin.shards.codec import encode_image
 from stin_pipe.stin.shards.schema import VideoOutcome
 from stin_pipe.stin.shards.writer import ShardWriter, VideoWriter
 
@@ -229,14 +229,14 @@ def write_frames(
 
 
 def packed_fields(greys: np.ndarray, params: ExtractParams) -> np.ndarray:
-    """Return the fields of a clip (T, H, W) as stored: uint8 (T-1, 2H, W); a GPU packs them itself."""
-    flow_params = TVL1Params(**params.flow)
-    if params.flow_backend == "cuda":
-        from stin_pipe.pipeline.flow.cuda.engine import tvl1_clip_packed_cuda
-
-        return tvl1_clip_packed_cuda(greys, flow_params, bound_px=params.bound_px)
-    flow = tvl1_clip(greys, params=flow_params, backend=params.flow_backend, num_threads=1)
-    return quantise_flow(flow, bound_px=params.bound_px)
+    """Return the fields of a clip (T, H, W) as stored: uint8 (T-1, 2H, W)."""
+    return tvl1_clip(
+        greys,
+        bound_px=params.bound_px,
+        params=TVL1Params.from_record(params.flow),
+        backend=params.flow_backend,
+        num_threads=1,
+    )
 
 
 def _check_complete(path: Path, target: VideoWriter, notes: DecodeNotes, params: ExtractParams) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -156,6 +157,43 @@ def test_a_bad_video_fails_alone_and_the_exit_code_says_many(made_videos, tmp_pa
     called = call(*arguments, "--runner", "local", "--retry-failed")
     assert (called.code, called.json["failed"], called.json["pairs_per_s"]) == (0, 2, None)
     assert "the files of 2 failed videos were deleted; the failure rate leaves them out" in called.stderr
+
+
+def test_parameters_of_the_flow_are_set_kept_and_part_of_the_runs_identity(
+    extracted_run: Path, made_videos, tmp_path: Path, call
+) -> None:
+    limits = ("--runner", "local", "--limit", 6)
+    levers = ("--flow-set", "median_filter=3", "--flow-set", "lambda=0.5")
+    run = tmp_path / "run"
+    called = call(*extract_arguments(run, made_videos, *limits, *levers))
+    assert called.code == 0, called.stderr
+    with h5py.File(sorted(run.glob("extract/shards/*.h5"))[0]) as shard:
+        kept = json.loads(str(shard.attrs["flow_params"]))
+    assert (kept["median_filter"], kept["lambda_"], kept["num_warps"]) == (3, 0.5, 5)
+    defaults = digests(extracted_run)
+    assert all(digest != defaults[video] for video, digest in digests(run).items())
+
+    called = call(*extract_arguments(run, made_videos, *limits))
+    assert called.code == 1
+    assert "lambda_: 0.5 in the run, 0.15 now; median_filter: 3 in the run, 0 now" in called.stderr
+    assert call(*extract_arguments(run, made_videos, *limits, *levers)).code == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--flow-set", "num_scale=7"), "TV-L1 has no parameter 'num_scale'; did you mean num_scales?"),
+        (("--flow-set", "scale_step=1.5"), "scale_step must be in [0.1, 0.95], got 1.5"),
+        (("--flow-set", "7"), "expected name=value such as num_scales=7, got '7'"),
+        (("--flow", "opencv", "--flow-set", "check_interval=4"), "has no check_interval, got 4"),
+    ],
+)
+def test_a_parameter_that_the_flow_does_not_have_is_refused_by_name(
+    made_videos, tmp_path: Path, call, more, message
+) -> None:
+    called = call(*extract_arguments(tmp_path / "run", made_videos, "--runner", "local", *more))
+    assert called.code == 2 and message in called.stderr
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.shared_data

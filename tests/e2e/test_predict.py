@@ -13,8 +13,9 @@ import torch
 from stin_pipe.pipeline.decoding.ffmpeg import find_ffmpeg
 from stin_pipe.pipeline.decoding.frames import DecodeNotes, decode_frames
 from stin_pipe.pipeline.demo_videos import SynthParams, make_videos
-from stin_pipe.pipeline.flow import TVL1Params
+from stin_pipe.pipeline.flow import TVL1Params, tvl1_clip
 from stin_pipe.pipeline.planning.plan import ExtractParams
+from stin_pipe.pipeline.shard.from_video import packed_fields
 from stin_pipe.stin.network.model_file import ModelInfo, load_model, save_model
 from stin_pipe.stin.network.streams import build_stream
 from stin_pipe.stin.shards.errors import StinPipeError
@@ -37,7 +38,7 @@ QUICK = ("--segments", "3", "--crops", "1")
 
 
 EXTRACTION = ExtractParams(
-    size=None, short_side=64, bound_px=5.0, flow_backend="cpu", flow=asdict(TVL1Params())
+    size=None, short_side=64, bound_px=5.0, flow_backend="cpu", flow=TVL1Params().as_record()
 )
 
 
@@ -71,6 +72,18 @@ def models(tmp_path_factory) -> list[str]:
 @pytest.fixture(scope="module")
 def params(models) -> ExtractParams:
     return common_params({"spatial": load_model(Path(models[1]))})
+
+
+def test_flow_is_made_with_the_parameters_that_the_model_was_trained_on(models):
+    model = load_model(Path(models[3]))
+    flow = {**model.info.extraction["flow"], "num_scales": 1, "median_filter": 3}
+    info = replace(model.info, extraction={**model.info.extraction, "flow": flow})
+    params = common_params({"temporal": replace(model, info=info)})
+    frames = np.random.default_rng(0).integers(0, 256, (3, 64, 80), dtype=np.uint8)
+    levers = TVL1Params(num_scales=1, median_filter=3)
+    expected = tvl1_clip(frames, bound_px=5.0, params=levers, backend="cpu")
+    np.testing.assert_array_equal(packed_fields(frames, params), expected)
+    assert (expected != tvl1_clip(frames, bound_px=5.0, backend="cpu")).any()
 
 
 def predictions(models, capsys, *videos, code=0):

@@ -16,26 +16,16 @@ import torch
 from numba import cuda as simulator
 
 from stin_pipe.pipeline.flow import TVL1Params
-from stin_pipe.pipeline.flow.cuda import (
-    engine as cuda,
-)
-from stin_pipe.pipeline.flow.cuda import (
-    session as cuda_session,
-)
-from stin_pipe.pipeline.flow.cuda import (
-    solver as cuda_solver,
-)
-from stin_pipe.pipeline.flow.cuda import (
-    tiles as cuda_tiles,
-)
+from stin_pipe.pipeline.flow.cuda import engine as cuda
+from stin_pipe.pipeline.flow.cuda import session as cuda_session
+from stin_pipe.pipeline.flow.cuda import solver as cuda_solver
+from stin_pipe.pipeline.flow.cuda import tiles as cuda_tiles
 from stin_pipe.pipeline.flow.cuda.compile import kernels
 from stin_pipe.pipeline.flow.cuda.program import Slice
 
 THREADS = 16
 PAIRS = TVL1Params(check_interval=2, max_iterations=5, num_scales=2, num_warps=1, epsilon=0.03)
-CLIP = TVL1Params(
-    check_interval=3, max_iterations=3, num_scales=1, num_warps=1, median_filter=3, warm_start=True
-)
+CLIP = TVL1Params(check_interval=3, max_iterations=3, num_scales=1, num_warps=1, median_filter=3)
 
 
 class SimulatedGraph:
@@ -125,9 +115,10 @@ def decide(check: int) -> dict[str, np.ndarray]:
 def main(source_path: str, target_path: str) -> None:
     """Solve the two cases of the test."""
     given = {name: torch.from_numpy(array) for name, array in np.load(source_path).items()}
-    pairs = cuda.tvl1_cuda(given["frames0"], given["frames1"], PAIRS)
-    clip = cuda.tvl1_clip_cuda(given["clip"], CLIP)
-    packed = cuda.tvl1_clip_packed_cuda(given["clip"], CLIP, bound_px=3.0)
+    frames = given["clip"]
+    pairs = cuda.solve(given["frames0"], given["frames1"], PAIRS, chained=False, bound_px=None)
+    clip = cuda.solve(frames[:-1], frames[1:], CLIP, chained=True, bound_px=None)
+    packed = cuda.solve(frames[:-1], frames[1:], CLIP, chained=True, bound_px=3.0).flow
     np.savez(
         target_path, packed=packed, pairs_flow=pairs.flow, pairs_iterations=pairs.iterations,
         clip_flow=clip.flow, clip_iterations=clip.iterations, **decide(0), **decide(1),

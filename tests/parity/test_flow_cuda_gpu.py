@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from stin_pipe.pipeline.flow import TVL1Params, reference, trace_tvl1, trace_tvl1_clip, tvl1, tvl1_clip
+from stin_pipe.pipeline.flow import TVL1Params, reference, tvl1, tvl1_clip
+from stin_pipe.pipeline.flow.backends import solve
 from stin_pipe.pipeline.flow.cuda import engine as cuda
+from stin_pipe.pipeline.flow.frames import TracedFlow
 from stin_pipe.stin.shards.codec import quantise_flow
 
 pytestmark = pytest.mark.gpu
@@ -30,7 +32,7 @@ def _only_where_it_runs():
         pytest.skip(reason)
     assert reason is None
     yield
-    cuda.release_memory()
+    release_memory()
 
 
 def make_clip(num_frames: int, height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -47,6 +49,17 @@ def make_clip(num_frames: int, height: int, width: int, seed: int = 0) -> np.nda
     return np.stack(frames).clip(0, 255).astype(np.uint8)
 
 
+def trace_clip(frames: np.ndarray, **options) -> TracedFlow:
+    """Solve a clip and keep the iterations, which `tvl1_clip` does not give."""
+    return solve(frames[:-1], frames[1:], chained=True, **options)
+
+
+def release_memory() -> None:
+    """Give back the GPU memory that is kept for the next batches."""
+    torch.cuda.synchronize()
+    cuda._sessions.clear()
+
+
 def solve_exactly(pair: np.ndarray, params: TVL1Params, dtype: torch.dtype) -> np.ndarray:
     frame0, frame1 = (torch.from_numpy(frame).to("cuda", dtype) for frame in pair)
     return reference.solve(frame0, frame1, params)[0].double().cpu().numpy()
@@ -56,7 +69,7 @@ def solve_exactly(pair: np.ndarray, params: TVL1Params, dtype: torch.dtype) -> n
 def test_at_fixed_iterations_the_error_is_at_most_twice_that_of_float32(size):
     frames = make_clip(2, *size)
     exact, single = (solve_exactly(frames, FIXED, dtype) for dtype in (torch.float64, torch.float32))
-    traced = trace_tvl1_clip(frames, params=FIXED, backend="cuda")
+    traced = trace_clip(frames, params=FIXED, backend="cuda")
     assert (traced.iterations == FIXED.max_iterations).all()
     ours, theirs = (np.sqrt(np.mean((flow - exact) ** 2)) for flow in (traced.flow[0], single))
     assert ours <= 2 * theirs, f"rms error {ours:.3g} against {theirs:.3g} of the float32 reference"
@@ -73,7 +86,6 @@ def test_at_fixed_iterations_the_error_is_at_most_twice_that_of_float32(size):
         {"check_interval": 5, "max_iterations": 23},
         {"check_interval": 50},
         {"max_iterations": 1, "num_warps": 1},
-        {"warm_start": True},
         {"tau": 0.2, "lambda_": 0.1, "theta": 0.4},
     ],
     ids=lambda change: "-".join(change),
@@ -81,8 +93,8 @@ def test_at_fixed_iterations_the_error_is_at_most_twice_that_of_float32(size):
 def test_every_parameter_means_what_it_means_in_the_reference(change):
     params = dataclasses.replace(TVL1Params(), **change)
     frames = make_clip(3, 53, 170)
-    ours = trace_tvl1_clip(frames, params=params, backend="cuda")
-    theirs = trace_tvl1_clip(frames, params=params, backend="reference")
+    ours = trace_clip(frames, params=params, backend="cuda")
+    theirs = trace_clip(frames, params=params, backend="reference")
     assert ours.iterations.shape == theirs.iterations.shape
     assert np.abs(ours.flow - theirs.flow).mean() <= 0.01
     assert np.abs(ours.flow[1] - tvl1_clip(frames, backend="cuda")[1]).max() > 0
@@ -98,7 +110,7 @@ def test_with_the_stop_rule_real_clips_agree_with_the_reference(shared_data):
         frames = [cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2GRAY) for _ in range(3)]
         capture.release()
         frames = np.stack(frames)
-        ours = trace_tvl1_clip(frames, backend="cuda")
+        ours = trace_clip(frames, backend="cuda")
         device_frames = torch.from_numpy(frames).cuda().float()
         for pair in range(2):
             flow, iterations = reference.solve(device_frames[pair], device_frames[pair + 1], TVL1Params())
@@ -127,7 +139,7 @@ def test_a_known_smooth_motion_is_found():
 @pytest.mark.parametrize("size", SIZES)
 def test_equal_frames_give_exactly_zero(size):
     frames = np.repeat(make_clip(1, *size), 2, axis=0)
-    traced = trace_tvl1_clip(frames, backend="cuda")
+    traced = trace_clip(frames, backend="cuda")
     assert (traced.flow == 0).all()
     assert (traced.iterations == 8).all()
 
@@ -135,12 +147,12 @@ def test_equal_frames_give_exactly_zero(size):
 @pytest.mark.parametrize("size", [(37, 53), (131, 174), (256, 340)])
 def test_batches_clips_and_single_pairs_give_the_same_bits(size, monkeypatch):
     frames = make_clip(12, *size)
-    clip = trace_tvl1_clip(frames, backend="cuda")
-    pairs = trace_tvl1(frames[:-1], frames[1:], backend="cuda")
+    clip = trace_clip(frames, backend="cuda")
+    pairs = solve(frames[:-1], frames[1:], backend="cuda")
     monkeypatch.setattr(cuda, "BATCH_SIZES", (1, 4))  # three batches, the last one not full
-    cuda.release_memory()
-    batches = trace_tvl1_clip(frames, backend="cuda")
-    singles = [trace_tvl1(frames[k : k + 1], frames[k + 1 : k + 2], backend="cuda") for k in range(11)]
+    release_memory()
+    batches = trace_clip(frames, backend="cuda")
+    singles = [solve(frames[k : k + 1], frames[k + 1 : k + 2], backend="cuda") for k in range(11)]
     for other in (pairs, batches):
         np.testing.assert_array_equal(other.flow, clip.flow)
         np.testing.assert_array_equal(other.iterations, clip.iterations)
@@ -150,10 +162,10 @@ def test_batches_clips_and_single_pairs_give_the_same_bits(size, monkeypatch):
 def test_repeated_runs_give_the_same_bits():
     """The first run launches one by one, the second records, the third replays."""
     frames = make_clip(9, 131, 174)
-    runs = [trace_tvl1_clip(frames, backend="cuda") for _ in range(5)]
+    runs = [trace_clip(frames, backend="cuda") for _ in range(5)]
     other = make_clip(9, 131, 174, seed=1)
     assert not np.array_equal(tvl1_clip(other, backend="cuda"), runs[0].flow)
-    runs.append(trace_tvl1_clip(frames, backend="cuda"))
+    runs.append(trace_clip(frames, backend="cuda"))
     for run in runs[1:]:
         np.testing.assert_array_equal(run.flow, runs[0].flow)
         np.testing.assert_array_equal(run.iterations, runs[0].iterations)
@@ -180,7 +192,7 @@ def test_packed_fields_are_those_of_the_codec(on_device):
     frames = make_clip(6, 61, 83)
     expected = quantise_flow(tvl1_clip(frames, backend="cuda"), bound_px=1.5)
     given = torch.from_numpy(frames).cuda() if on_device else frames
-    packed = cuda.tvl1_clip_packed_cuda(given, TVL1Params(), bound_px=1.5)
+    packed = tvl1_clip(given, bound_px=1.5, backend="cuda")
     packed = packed.cpu().numpy() if on_device else packed
     assert packed.shape == (5, 122, 83)
     assert {1, 255} & set(packed.ravel().tolist()), "nothing was clipped"
@@ -220,7 +232,7 @@ def test_error_on_pairs_with_truth_is_within_one_percent_of_opencvs(shared_data)
 def test_memory_is_bounded_and_given_back(monkeypatch):
     frames = make_clip(40, 105, 139)
     expected = tvl1_clip(frames, backend="cuda")
-    cuda.release_memory()
+    release_memory()
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
     _, total = torch.cuda.mem_get_info()
@@ -228,7 +240,7 @@ def test_memory_is_bounded_and_given_back(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (60_000_000, total))
     np.testing.assert_array_equal(tvl1_clip(frames, backend="cuda"), expected)
     assert torch.cuda.memory_allocated() - before < 60_000_000
-    cuda.release_memory()
+    release_memory()
     assert torch.cuda.memory_allocated() <= before
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, total))
     with pytest.raises(cuda.StinPipeError, match=r"a pair of 139x105 px needs .* MiB of GPU memory"):
@@ -239,11 +251,11 @@ def test_workers_of_an_empty_cache_compile_once_and_agree(tmp_path):
     code = (
         "import numpy as np, sys\n"
         "from stin_pipe.pipeline.flow import tvl1\n"
-        "from stin_pipe.pipeline.flow import cuda_compile, cuda_cache\n"
-        "def counted(threads, real=cuda_cache.compile_ptx):\n"
+        "from stin_pipe.pipeline.flow.cuda import cache\n"
+        "def counted(threads, real=cache.compile_ptx):\n"
         "    print('compiled', flush=True)\n"
         "    return real(threads)\n"
-        "cuda_cache.compile_ptx = counted\n"
+        "cache.compile_ptx = counted\n"
         "f = np.random.default_rng(0).integers(0, 256, (2, 48, 64)).astype(np.uint8)\n"
         "print(tvl1(f[:1], f[1:], backend='cuda').tobytes().hex()[:64])\n"
     )

@@ -20,14 +20,16 @@ PROCESSORS = {
 PROGRAM = """
 import sys
 import numpy as np
-from stin_pipe.pipeline.flow import TVL1Params, simd, trace_tvl1_clip
+from stin_pipe.pipeline.flow import TVL1Params
+from stin_pipe.pipeline.flow.backends import solve
+from stin_pipe.pipeline.flow.cpu import simd
 rng = np.random.default_rng(0)
 y, x = np.mgrid[:53, :70]
 frames = [128 + 60 * np.sin(0.3 * (x + 1.4 * t) + 0.1 * y) * np.cos(0.2 * y - 0.3 * t) for t in (0, 1)]
 frames = (np.stack(frames) + rng.normal(size=(2, 53, 70))).astype(np.float32)
 for params in (TVL1Params(epsilon=0.0, max_iterations=30), TVL1Params()):
-    ours = trace_tvl1_clip(frames, params=params, backend="cpu")
-    exact = trace_tvl1_clip(frames, params=params, backend="reference")
+    ours = solve(frames[:1], frames[1:], params=params, backend="cpu")
+    exact = solve(frames[:1], frames[1:], params=params, backend="reference")
     assert np.abs(exact.flow).mean() > 0.1
     assert np.abs(ours.flow - exact.flow).mean() < (1e-4 if params.epsilon == 0 else 0.01)
     assert np.abs(ours.iterations - exact.iterations).max() <= 8

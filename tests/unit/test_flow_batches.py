@@ -76,11 +76,6 @@ def test_a_device_that_fails_fails_all_that_wait_for_it() -> None:
                 flow(chunk(0, 3), PARAMS)
 
 
-def test_warm_start_cannot_be_joined() -> None:
-    with pytest.raises(ValueError, match="warm_start must be False"):
-        FlowBatches(packed_fields, replace(PARAMS, flow={"warm_start": True}))
-
-
 def shard_of(extract_dir: Path, videos: Path, num_threads: int) -> tuple[ShardTask, Mark]:
     listing = list_videos(videos)
     params = replace(PARAMS, size=None, short_side=32)

@@ -69,7 +69,7 @@ def test_the_iteration_keeps_its_patch_in_registers_and_uses_approximate_arithme
 
 
 def test_arguments_of_every_launch_are_those_of_its_kernel(ptx):
-    shape = BatchShape(height=61, width=50, capacity=4, source="clip", threads=256, blocks=2)
+    shape = BatchShape(height=61, width=50, capacity=4, chained=True, threads=256, blocks=2)
     program = build_program(shape, TVL1Params(median_filter=5, num_warps=1, max_iterations=8))
     outputs = [output_launch(shape, program.plans[0], scale=scale) for scale in (None, 6.35)]
     launches = {launch.kernel: launch for launch in (*program.launches, *outputs)}

@@ -66,7 +66,7 @@ def test_neighbours_of_the_first_column_and_row_are_zeros():
 
 
 def make_shape(**changes) -> BatchShape:
-    values = {"height": 131, "width": 175, "capacity": 8, "source": "pairs", "threads": 256, "blocks": 264}
+    values = {"height": 131, "width": 175, "capacity": 8, "chained": False, "threads": 256, "blocks": 264}
     return BatchShape(**(values | changes))
 
 
@@ -102,7 +102,7 @@ def test_rounds_do_the_iterations_of_the_stop_rule(params):
 
 def test_launches_stay_inside_their_buffers():
     params = TVL1Params(median_filter=3)
-    program = build_program(make_shape(source="clip"), params)
+    program = build_program(make_shape(chained=True), params)
     for launch in (*program.launches, output_launch(make_shape(), program.plans[0], scale=6.35)):
         for argument in launch.arguments:
             if isinstance(argument, Slice) and argument.buffer != "output":
@@ -122,5 +122,5 @@ def test_memory_of_a_pair_at_340x256_is_below_9_mb():
 
 def test_tilings_do_not_depend_on_the_batch():
     assert build_program(make_shape(), TVL1Params()).plans == (
-        build_program(make_shape(capacity=256, blocks=7, source="clip"), TVL1Params()).plans
+        build_program(make_shape(capacity=256, blocks=7, chained=True), TVL1Params()).plans
     )

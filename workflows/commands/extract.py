@@ -13,7 +13,15 @@ from stin_pipe.workflows.terminal.exits import Grace
 from stin_pipe.workflows.terminal.extract_report import say_listing
 from stin_pipe.workflows.terminal.options import common_options, failure_options, run_option, usage_errors
 from stin_pipe.workflows.terminal.output import Output
-from stin_pipe.workflows.terminal.types import EXISTING_DIRECTORY, FILE, FiniteRange, Names, Size, WholeNumber
+from stin_pipe.workflows.terminal.types import (
+    EXISTING_DIRECTORY,
+    FILE,
+    FiniteRange,
+    Names,
+    Setting,
+    Size,
+    WholeNumber,
+)
 
 EXAMPLES = """\b
 Examples:
@@ -52,6 +60,14 @@ Examples:
     type=click.Choice(["auto", "cuda", "cpu", "opencv", "reference"]),
     default="auto",
     help="Flow back end; auto is cuda where there is a GPU, else cpu.",
+)
+@click.option(
+    "--flow-set",
+    "flow_settings",
+    type=Setting(example="num_scales=7"),
+    multiple=True,
+    callback=lambda ctx, param, value: dict(value),
+    help="A parameter of TV-L1, such as num_scales=7 or median_filter=3; repeatable.",
 )
 @click.option(
     "--size", type=Size(), help="Stored frame size [default: 340x256 for UCF101 and HMDB51].", metavar="WxH"
@@ -196,7 +212,7 @@ def choose_runner(output: Output, runner: str, address: str | None) -> str:
 
 
 def _params(dataset: str, options: dict[str, Any]):
-    from stin_pipe.pipeline.flow import TVL1Params
+    from stin_pipe.pipeline.flow import require_support, set_params
     from stin_pipe.pipeline.planning.plan import ExtractParams
 
     size_px, short_side = options["size"], options["short_side"]
@@ -207,13 +223,16 @@ def _params(dataset: str, options: dict[str, Any]):
     if not size_px and not short_side:
         size_px, short_side = ((340, 256), None) if dataset in ("ucf101", "hmdb51") else (None, 256)
     shorter = min(size_px) if size_px else int(short_side or 0)
+    flow_backend = _flow_backend(options)
     try:
+        tvl1_params = set_params(options["flow_settings"])
+        require_support(flow_backend, tvl1_params)
         return ExtractParams(
             size=size_px,
             short_side=short_side,
             bound_px=options["bound"] or 20.0 * shorter / 256,
-            flow_backend=_flow_backend(options),
-            flow=asdict(TVL1Params()),
+            flow_backend=flow_backend,
+            flow=tvl1_params.as_record(),
             fps=options["fps"],
             stride=options["stride"],
             codec=options["codec"],

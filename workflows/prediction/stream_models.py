@@ -1,7 +1,7 @@
 """The trained streams of a prediction, from a run or from files, and how their videos were extracted."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +93,8 @@ def _params_here(value: Mapping[str, Any]) -> ExtractParams:
         raise ValueError(f"codec must be jpeg or png, got {params.codec!r}")
 
     if params.flow_backend == IMPORTED:  # the flow images of TSN's tools are TV-L1 too
-        params = replace(params, flow=asdict(TVL1Params()))
-    TVL1Params(**params.flow)
+        params = replace(params, flow=TVL1Params().as_record())
+    TVL1Params.from_record(params.flow)
 
     # Trained where there was a GPU, or by another tool: all back ends compute the same flow.
     backend = "auto" if params.flow_backend in ("cuda", MIXED, IMPORTED) else params.flow_backend

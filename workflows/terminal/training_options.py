@@ -11,7 +11,7 @@ from stin_pipe.workflows.terminal.types import FILE, FiniteRange, Setting, Whole
 settings_option = click.option(
     "--set",
     "settings",
-    type=Setting(),
+    type=Setting(example="ema_decay=0.99"),
     multiple=True,
     callback=lambda ctx, param, value: dict(value),
     help="A setting of the recipe that has no flag, such as ema_decay=0.99; repeatable.",

@@ -103,9 +103,12 @@ class Numbers(click.ParamType):
 
 
 class Setting(click.ParamType):
-    """One setting of a recipe, `name=value`, with a value as TOML has it."""
+    """One setting, `name=value`, with a value as TOML has it."""
 
     name = "NAME=VALUE"
+
+    def __init__(self, *, example: str) -> None:
+        self._example = example
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -115,7 +118,7 @@ class Setting(click.ParamType):
             return value
         name, equals, text = str(value).partition("=")
         if not equals or not name.isidentifier():
-            self.fail(f"expected name=value such as ema_decay=0.99, got {value!r}", param, ctx)
+            self.fail(f"expected name=value such as {self._example}, got {value!r}", param, ctx)
         try:
             found = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:

@@ -11,7 +11,7 @@ import contextlib
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -26,38 +26,42 @@ TURNS_A_THREAD = 4
 """Turns of a clip for each thread, so that all end at about the same time."""
 
 
-def solve_pairs(frames0: np.ndarray, frames1: np.ndarray, params: TVL1Params, num_threads: int) -> TracedFlow:
-    """Solve N separate pairs of checked (N, H, W) frames on `num_threads` threads."""
+def solve(
+    frames0: np.ndarray, frames1: np.ndarray, params: TVL1Params, num_threads: int, *, chained: bool
+) -> TracedFlow:
+    """Solve N pairs of checked (N, H, W) frames on `num_threads` threads; see `backends.solve`."""
+    num_pairs, height, width = frames0.shape
+    levels = len(lay_out(height, width, params).levels)
+    flow = np.empty((num_pairs, height, width, 2), np.float32)
+    iterations = np.zeros((num_pairs, levels, params.num_warps), np.int32)
 
-    def work(solver: "_Solver", flow: np.ndarray, iterations: np.ndarray, pairs: range) -> None:
-        for i in pairs:
-            solver.take_frame(frames0[i], will_be_warped=False)
-            solver.take_frame(frames1[i])
-            solver.solve(flow[i], iterations[i], warm=False)
+    def take_turn(pairs: range) -> None:
+        with _borrow_solver(height, width, params) as solver:
+            for i in pairs:
+                # In a clip, the first frame of a pair is the second of the pair before, and is prepared.
+                if not chained or i == pairs[0]:
+                    solver.take_frame(frames0[i], will_be_warped=False)
+                solver.take_frame(frames1[i])
+                solver.solve(flow[i], iterations[i])
 
-    return _share_pairs(work, len(frames0), frames0.shape[1:], params, num_threads, pairs_a_turn=1)
+    turns = _share_out(num_pairs, num_threads, chained=chained)
+    if min(num_threads, len(turns)) == 1:
+        for turn in turns:
+            take_turn(turn)
+    else:
+        with concurrent.futures.ThreadPoolExecutor(min(num_threads, len(turns))) as pool:
+            for _ in pool.map(take_turn, turns):
+                pass
+    return TracedFlow(flow=flow, iterations=iterations)
 
 
-def solve_clip(frames: np.ndarray, params: TVL1Params, num_threads: int) -> TracedFlow:
-    """Solve the T-1 pairs of a clip of checked (T, H, W) frames on `num_threads` threads.
-
-    With `params.warm_start` each pair waits for the one before, so that one thread does them all.
-    """
-    num_pairs = len(frames) - 1
-
-    def work(solver: "_Solver", flow: np.ndarray, iterations: np.ndarray, pairs: range) -> None:
-        solver.take_frame(frames[pairs[0]], will_be_warped=False)
-        for i in pairs:
-            solver.take_frame(frames[i + 1])
-            warm = params.warm_start and i > 0
-            if warm:
-                flow[i] = flow[i - 1]
-            solver.solve(flow[i], iterations[i], warm=warm)
-
-    turn = min(MOST_PAIRS_A_TURN, math.ceil(num_pairs / (num_threads * TURNS_A_THREAD)))
-    if params.warm_start or num_threads == 1:
-        turn = num_pairs
-    return _share_pairs(work, num_pairs, frames.shape[1:], params, num_threads, pairs_a_turn=turn)
+def _share_out(num_pairs: int, num_threads: int, *, chained: bool) -> list[range]:
+    """Cut the pairs into turns, which threads take until none is left."""
+    turn = 1
+    if chained:
+        turn = min(MOST_PAIRS_A_TURN, math.ceil(num_pairs / (num_threads * TURNS_A_THREAD)))
+        turn = num_pairs if num_threads == 1 else turn
+    return [range(i, min(i + turn, num_pairs)) for i in range(0, num_pairs, turn)]
 
 
 class _Solver:
@@ -74,7 +78,7 @@ class _Solver:
         self.greys = [aligned_floats(self.layout.grey_floats) for _ in range(2)]
         self.quads = aligned_floats(self.layout.quads_floats)
         self.space = aligned_floats(self.layout.space_floats)
-        self.flows = [aligned_floats(self.layout.flow_floats) for _ in range(2)]
+        self.flow = aligned_floats(self.layout.flow_floats)
         self.row = aligned_floats(self.layout.row_floats)
         self.scratch = aligned_floats(self.kernels.SCRATCH_FLOATS)
         self.offsets = np.zeros(self.kernels.SCRATCH_FLOATS, np.int32)
@@ -99,16 +103,15 @@ class _Solver:
         frame = np.require(frame, np.float32, ["C", "A", "W"])
         self.kernels.prepare(frame, *self.tables, self.row, self.greys[1], self.quads, will_be_warped)
 
-    def solve(self, flow: np.ndarray, iterations: np.ndarray, *, warm: bool) -> None:
-        """Solve the pair of the last two frames into `flow`, from what it holds when `warm`."""
+    def solve(self, flow: np.ndarray, iterations: np.ndarray) -> None:
+        """Solve the pair of the last two frames into `flow` (H, W, 2)."""
         self.kernels.solve(
             self.greys[0],
             self.quads,
             *self.tables,
             *self.constants,
-            warm,
             self.space,
-            *self.flows,
+            self.flow,
             self.row,
             self.scratch,
             self.offsets,
@@ -134,33 +137,3 @@ def _borrow_solver(height: int, width: int, params: TVL1Params) -> Iterator[_Sol
     with _IDLE_LOCK:
         if len(_IDLE) < len(os.sched_getaffinity(0)):
             _IDLE.append(solver)
-
-
-def _share_pairs(
-    work: Callable[[_Solver, np.ndarray, np.ndarray, range], None],
-    num_pairs: int,
-    size: tuple[int, ...],
-    params: TVL1Params,
-    num_threads: int,
-    *,
-    pairs_a_turn: int,
-) -> TracedFlow:
-    """Let threads take turns of pairs until none is left, each with a solver of its own."""
-    height, width = size
-    levels = len(lay_out(height, width, params).levels)
-    flow = np.empty((num_pairs, height, width, 2), np.float32)
-    iterations = np.zeros((num_pairs, levels, params.num_warps), np.int32)
-    turns = [range(i, min(i + pairs_a_turn, num_pairs)) for i in range(0, num_pairs, pairs_a_turn)]
-
-    def take_turn(pairs: range) -> None:
-        with _borrow_solver(height, width, params) as solver:
-            work(solver, flow, iterations, pairs)
-
-    if min(num_threads, len(turns)) == 1:
-        for turn in turns:
-            take_turn(turn)
-    else:
-        with concurrent.futures.ThreadPoolExecutor(min(num_threads, len(turns))) as pool:
-            for _ in pool.map(take_turn, turns):
-                pass
-    return TracedFlow(flow=flow, iterations=iterations)

@@ -17,7 +17,7 @@ from stin_pipe.pipeline.flow.cpu.layout import (
     WIDTH,
 )
 from stin_pipe.pipeline.flow.cpu.median import filter_median
-from stin_pipe.pipeline.flow.cpu.pyramid import coarsen_flow, make_pyramid, make_quads, refine_flow, take_flow
+from stin_pipe.pipeline.flow.cpu.pyramid import make_pyramid, make_quads, refine_flow, take_flow
 from stin_pipe.pipeline.flow.cpu.simd import KERNEL, LANES
 from stin_pipe.pipeline.flow.cpu.simd_denormals import flush_denormals, restore_denormals
 from stin_pipe.pipeline.flow.cpu.solver import iterate_until_still
@@ -31,23 +31,12 @@ _TABLES = (_INTS, numba.int32[::1], _FLOATS)  # Layout.levels, .samples, .weight
 
 
 @numba.njit(**KERNEL)
-def _spread_flow(flow, pitch, planes):
-    """Put an (H, W, 2) flow into a plane of u1 and a plane of u2."""
-    height, width, _ = flow.shape
+def _zero_flow(space, height, pitch):
+    """Set u1 and u2 of all rows to zero, the start of the coarsest level."""
     for y in range(height):
-        for x in range(width):
-            planes[y * pitch + x] = flow[y, x, 0]
-            planes[(height + y) * pitch + x] = flow[y, x, 1]
-
-
-@numba.njit(**KERNEL)
-def _start_coarsest(space, height, width, pitch, start, warm):
-    """Put the start, or zero, into the workspace."""
-    for y in range(height):
-        for component in range(2):
-            at, source = (y * NUM_PLANES + component) * pitch, (component * height + y) * pitch
-            for x in range(pitch):
-                space[at + x] = start[source + x] if warm and x < width else 0
+        at = y * NUM_PLANES * pitch
+        for x in range(2 * pitch):
+            space[at + x] = 0
 
 
 @numba.njit(**KERNEL)
@@ -76,8 +65,8 @@ def prepare(frame, levels, samples, weights, row, grey, quads, with_quads):
         *(_FLOATS, _FLOATS),
         *_TABLES,
         *(numba.float32, numba.float32, numba.float32, numba.float64),
-        *(numba.int64, numba.int64, numba.int64, numba.int64, numba.float64, numba.boolean),
-        *(_FLOATS, _FLOATS, _FLOATS, _FLOATS, _FLOATS, numba.int32[::1]),
+        *(numba.int64, numba.int64, numba.int64, numba.int64, numba.float64),
+        *(_FLOATS, _FLOATS, _FLOATS, _FLOATS, numba.int32[::1]),
         numba.float32[:, :, ::1],
         numba.int32[:, ::1],
     ),
@@ -99,29 +88,23 @@ def solve(
     check_interval,
     median_side,
     scale_step,
-    warm,
     space,
-    flow_a,
-    flow_b,
+    coarse,
     row,
     scratch,
     offsets,
     flow,
     iterations,
 ):
-    """Solve one pair; `flow` (H, W, 2) is the start when `warm`, and takes the result."""
+    """Solve one pair into `flow` (H, W, 2); `coarse` is room for the flow of a level and for the median."""
     float_mode = flush_denormals()
     coarsest = len(levels) - 1
-    coarse = flow_a
-    if warm:
-        _spread_flow(flow, levels[0, PITCH], flow_a)
-        coarse = coarsen_flow(levels, samples, weights, row, np.float32(scale_step), flow_a, flow_b)
     for i in range(coarsest, -1, -1):
         height, width, pitch = levels[i, HEIGHT], levels[i, WIDTH], levels[i, PITCH]
         if i < coarsest:
             refine_flow(levels, i, samples, weights, row, coarse, np.float32(1 / scale_step), space)
         else:
-            _start_coarsest(space, height, width, pitch, coarse, warm)
+            _zero_flow(space, height, pitch)
         _zero_duals(space, height, pitch)
         for n in range(num_warps):
             warp(
@@ -151,9 +134,8 @@ def solve(
                 check_interval,
             )
             if median_side:
-                filter_median(space, height, width, pitch, median_side, flow_a, scratch)
-        take_flow(space, height, width, pitch, flow_a)
-        coarse = flow_a
+                filter_median(space, height, width, pitch, median_side, coarse, scratch)
+        take_flow(space, height, width, pitch, coarse)
     height, width, pitch = levels[0, HEIGHT], levels[0, WIDTH], levels[0, PITCH]
     for y in range(height):
         for x in range(width):

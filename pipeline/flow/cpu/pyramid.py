@@ -1,4 +1,4 @@
-"""Pyramids, gradients and resizing of flow on the CPU; buffers are laid out by `cpu_layout`."""
+"""Pyramids, gradients and resizing of flow on the CPU; buffers are laid out by `layout`."""
 
 import numba
 import numpy as np
@@ -131,40 +131,6 @@ def refine_flow(levels, i, samples, weights, row, coarse, factor, space):
             _pick_columns(row, samples, weights, table + height, space, at, width, factor)
             for x in range(width, pitch):
                 space[at + x] = 0
-
-
-@numba.njit(**KERNEL)
-def coarsen_flow(levels, samples, weights, row, factor, fine, coarse):
-    """Resize a flow that lies in `fine` like the finest level down to the coarsest, into `coarse`.
-
-    Both buffers are overwritten; gives the one that ends up with the result.
-    """
-    for i in range(1, len(levels)):
-        height, width, pitch, table = (
-            levels[i, HEIGHT],
-            levels[i, WIDTH],
-            levels[i, PITCH],
-            levels[i, DOWN_AT],
-        )
-        finer_height, finer_width = levels[i - 1, HEIGHT], levels[i - 1, WIDTH]
-        finer_pitch = levels[i - 1, PITCH]
-        for component in range(2):
-            for y in range(height):
-                first = samples[table + y]
-                second = min(first + 1, finer_height - 1)
-                begin = component * finer_height * finer_pitch
-                _mix_rows(
-                    fine,
-                    begin + first * finer_pitch,
-                    begin + second * finer_pitch,
-                    weights[table + y],
-                    finer_width,
-                    row,
-                )
-                at = (component * height + y) * pitch
-                _pick_columns(row, samples, weights, table + height, coarse, at, width, factor)
-        fine, coarse = coarse, fine
-    return fine
 
 
 @numba.njit(**KERNEL)

@@ -46,8 +46,8 @@ class BatchShape:
         height: Height of the frames in pixels.
         width: Width of the frames in pixels.
         capacity: Most pairs of a batch; fewer may be put in.
-        source: `pairs`: the first frames fill the first C places, the second frames the next C. `clip`:
-            pair i is frame i and frame i + 1 of C + 1.
+        chained: Whether pair i is frame i and frame i + 1 of C + 1; otherwise the first frames fill the
+            first C places, the second frames the next C.
         threads: Threads of a block of `iterate`.
         blocks: Blocks of `iterate` that the device holds at a time; they share out the tiles.
     """
@@ -55,14 +55,14 @@ class BatchShape:
     height: int
     width: int
     capacity: int
-    source: str
+    chained: bool
     threads: int
     blocks: int
 
     @property
     def num_frames(self) -> int:
         """Frames that a batch holds."""
-        return 2 * self.capacity if self.source == "pairs" else self.capacity + 1
+        return self.capacity + 1 if self.chained else 2 * self.capacity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,9 +81,10 @@ class Program:
 
 
 def build_program(shape: BatchShape, params: TVL1Params) -> Program:
-    """Make the launches that turn `level0` (and `field`, the flow to start from) into each pair's flow.
+    """Make the launches that turn the frames in `level0` into each pair's flow.
 
-    The flow ends in `state`, in the buffer of `parity`; `iterations` (levels x warps, C) tells each solve's.
+    `field` must hold zeros, the flow that the coarsest level starts from. The flow ends in `state`, in the
+    buffer of `parity`; `iterations` (levels x warps, C) tells each solve's.
     """
     plans = tuple(
         plan_tiles(height, width, threads=shape.threads, steps=params.check_interval)
@@ -140,7 +141,7 @@ def output_launch(shape: BatchShape, plan: TilePlan, *, scale: float | None) -> 
 def _level(shape: BatchShape, params: TVL1Params, plans: tuple[TilePlan, ...], level: int) -> list[Launch]:
     """The launches of one pyramid level: the flow of the level below, then warps and their solves."""
     plan, capacity = plans[level], np.int32(shape.capacity)
-    first, second = np.int32(0), np.int32(shape.capacity if shape.source == "pairs" else 1)
+    first, second = np.int32(0), np.int32(1 if shape.chained else shape.capacity)
     launches = []
     if level < len(plans) - 1:
         coarse = plans[level + 1]

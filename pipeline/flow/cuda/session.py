@@ -94,31 +94,34 @@ class Session:
         self._launches = [self._bind(launch) for launch in program.launches]
         self._graph: torch.cuda.CUDAGraph | None = None
         self._uses = 0
-        self.lock = threading.RLock()
+        self._lock = threading.Lock()
         self._done = torch.cuda.Event()
 
     def solve(
-        self, put_frames: Callable[[torch.Tensor], None], num_pairs: int, *, initial: torch.Tensor | None,
-        bound_px: float | None, output: torch.Tensor,
-    ) -> torch.Tensor:  # fmt: skip
+        self,
+        put_frames: Callable[[torch.Tensor], None],
+        num_pairs: int,
+        *,
+        bound_px: float | None,
+        output: torch.Tensor,
+    ) -> torch.Tensor:
         """Solve a batch on torch's current stream, without waiting for it.
 
         Args:
             put_frames: Fills the (F, H, W) frames it is given.
             num_pairs: Pairs of the batch, at most the capacity.
-            initial: (2, H, W) flow to start the coarsest level from; zero when absent.
             bound_px: When given, `output` is quantised with this bound.
             output: (num_pairs, H, W, 2) float32 pixels, or (num_pairs, 2 H, W) uint8; filled.
 
         Returns:
             (num_pairs, levels, warps) int32 iterations on the GPU.
         """
-        with self.lock:
+        with self._lock:
             stream = torch.cuda.current_stream(self.device)
             stream.wait_event(self._done)  # the last batch may have run on another stream
-            put_frames(self._image("level0", 0, self.shape.num_frames))
+            put_frames(self._frames())
             self.buffers["num_pairs"].fill_(num_pairs)
-            self._put_initial(initial)
+            self.buffers["field"].zero_()  # where the coarsest level starts
             self._run()
             scale = None if bound_px is None else 127.0 / bound_px
             last = output_launch(self.shape, self.plans[0], scale=scale)
@@ -131,12 +134,6 @@ class Session:
     def wait(self) -> None:
         """Wait for the last batch, so that the buffers may be freed."""
         self._done.synchronize()
-
-    def flow(self) -> torch.Tensor:
-        """Give the (2, H, W) flow of the last batch's first pair; hold `lock` since its `solve`."""
-        plan, parity = self.plans[0], int(self.buffers["parity"][0])
-        state = self.buffers["state"].view(2, self.shape.capacity, 6, -1, plan.pitch_px)
-        return state[parity, 0, :2, : plan.height_px, : plan.width_px].clone()
 
     def _run(self) -> None:
         """Do all launches: one by one at first, recorded at the second use, replayed after."""
@@ -156,16 +153,10 @@ class Session:
         for launch in self._launches:
             launch(stream)
 
-    def _put_initial(self, initial: torch.Tensor | None) -> None:
-        if initial is None:
-            self.buffers["field"].zero_()
-            return
-        self._image("field", len(self.plans) - 1, 2).copy_(initial)
-
-    def _image(self, buffer: str, level: int, count: int) -> torch.Tensor:
-        """The first `count` planes of a buffer as (count, H, W), without the padding."""
-        plan = self.plans[level]
-        planes = self.buffers[buffer][: count * plan.plane_size].view(count, -1, plan.pitch_px)
+    def _frames(self) -> torch.Tensor:
+        """The places of the frames as (F, H, W), without the padding."""
+        plan = self.plans[0]
+        planes = self.buffers["level0"].view(self.shape.num_frames, -1, plan.pitch_px)
         return planes[:, : plan.height_px, : plan.width_px]
 
     def _bind(self, launch: Launch, **more: torch.Tensor) -> Callable[[int], None]:
