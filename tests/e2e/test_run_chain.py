@@ -141,7 +141,7 @@ def test_the_same_command_ends_the_chain_and_then_has_nothing_to_do(place: Path,
     called = call("run", "--config", "run.toml", "--json", cwd=place)
     assert called.code == 0, called.stderr
     assert called.stderr.count("training list has changed") == 1
-    assert told in called.stderr and f"delete {path.parent} to train anew" in called.stderr
+    assert told in called.stderr and f"delete {path.parent} to train again" in called.stderr
     assert [model.stat().st_mtime_ns for model in models] == before
     called = call("status", "--config", "run.toml", cwd=place)
     assert f"trained on an older list ({told})" in called.stdout
@@ -156,7 +156,7 @@ def test_mistakes_name_file_and_table(tmp_path: Path, call) -> None:
         ('run = "r"\n[extract]\nvideos = "videos"\nbound = "much"\n', "(bound is from c.toml, [extract])"),
         ('run = "r"\n[extract]\nvideos = "videos"\n[train]\nlr = -1\n', "(lr is from c.toml, [train])"),
         ('run = "r"\n[extract]\nvideos = "gone"\n', "(videos is from c.toml, [extract])"),
-        ('[run]\nrun = "r"\n', 'c.toml: [run] is no table; write run = "..." above all tables'),
+        ('[run]\nrun = "r"\n', 'c.toml: [run] is not a table; write run = "..." above all tables'),
     ):
         (tmp_path / "c.toml").write_text(text)
         called = call("run", "--config", "c.toml", "--json", cwd=tmp_path)
@@ -171,7 +171,7 @@ def test_a_value_of_another_kind_is_told_with_what_to_write(tmp_path: Path, call
     for table, line, message in (
         ("extract", "videos = 5", '[extract] has videos = 5; write text in quotes: videos = "..."'),
         ("extract", "classes = true", "[extract] has classes = True; write a list: classes = ["),
-        ("train", "lr = [1]", '[train] has lr = [1]; write one value, no list or table: lr = "..."'),
+        ("train", "lr = [1]", '[train] has lr = [1]; write one value, not a list or table: lr = "..."'),
         ("train", "epochs = 2.5", "[train] has epochs = 2.5; write a whole number: epochs = 2"),
         ("train", "plain = 3", "[train] has plain = 3; write plain = true or plain = false"),
         (

@@ -108,7 +108,7 @@ def test_later_stages(arguments: list[str], code: int, texts: list[str], run: Pa
 
 def test_a_misspelled_variable_is_refused(run: Path, call) -> None:
     called = call("verify", "--run", run, "--json", env={"STIN_PIPE_VERIFY_REPAIRR": "1"})
-    check(called, 2, "STIN_PIPE_VERIFY_REPAIRR is no option of verify")
+    check(called, 2, "STIN_PIPE_VERIFY_REPAIRR is not an option of verify")
 
 
 def test_status_says_which_file_is_damaged(run: Path, call) -> None:

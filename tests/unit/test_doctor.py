@@ -53,7 +53,7 @@ def test_a_driver_without_a_torch_for_it_is_told_apart(monkeypatch: pytest.Monke
     monkeypatch.setattr(doctor, "_driver", lambda: "580.65.06")
     check = doctor._check("gpu", doctor._gpu, needed=False)
     assert (
-        check.state == "missing" and "580.65.06 is here, but this torch is built without CUDA" in check.detail
+        check.state == "missing" and "580.65.06 is installed, but torch is built without CUDA" in check.detail
     )
     monkeypatch.setattr(doctor, "_driver", lambda: None)
     assert "no NVIDIA driver" in doctor._check("gpu", doctor._gpu, needed=False).detail

@@ -1,4 +1,4 @@
-"""`stin-pipe completion`: what makes a shell complete commands, options and their values."""
+"""`stin-pipe completion`: a script that lets a shell complete commands, options and their values."""
 
 import os
 from pathlib import Path
@@ -18,22 +18,27 @@ Examples (once; then open a new shell):
 """
 
 SHELLS = ("bash", "zsh", "fish")
-_VARIABLE = f"_{PROGRAM.replace('-', '_').upper()}_COMPLETE"  # where click looks for it
+_VARIABLE = f"_{PROGRAM.replace('-', '_').upper()}_COMPLETE"
+"""The environment variable by which click recognises that a shell asks."""
 
 
 @click.command(epilog=EXAMPLES)
 @click.argument("shell", type=click.Choice(SHELLS), required=False, metavar="[bash|zsh|fish]")
 @common_options
 def completion(output: Output, shell: str | None) -> None:
-    """Print what makes a shell complete commands, options and values; by default for the shell of $SHELL."""
-    own = Path(os.environ.get("SHELL", "")).name
-    shell = shell or (own if own in SHELLS else None)
-    if shell is None:
+    """Print a script that lets a shell complete commands, options and values.
+
+    Without an argument it is for the shell that $SHELL names.
+    """
+    login_shell = Path(os.environ.get("SHELL", "")).name
+    shell = shell or login_shell
+    if shell not in SHELLS:
         raise click.UsageError(
-            f"the shell of $SHELL ({own or 'not set'}) is none of {', '.join(SHELLS)}; name one"
+            f"$SHELL names none of {', '.join(SHELLS)} ({login_shell or 'it is not set'}); "
+            "give one as the argument"
         )
-    kind = get_completion_class(shell)
-    assert kind is not None, shell
-    script = kind(cli, {}, PROGRAM, _VARIABLE).source()
+    completion_class = get_completion_class(shell)
+    assert completion_class is not None, shell
+    script = completion_class(cli, {}, PROGRAM, _VARIABLE).source()
     output.show(script.rstrip())
     output.result({"shell": shell, "script": script})

@@ -1,4 +1,4 @@
-"""`stin-pipe doctor`: what works on this machine, in one screen."""
+"""`stin-pipe doctor`: what works on this machine, on one screen."""
 
 import os
 import platform
@@ -13,6 +13,7 @@ from typing import Literal
 
 import click
 
+from stin_pipe.workflows.terminal.exits import EXIT_FAILED
 from stin_pipe.workflows.terminal.options import common_options
 from stin_pipe.workflows.terminal.output import Output, size
 from stin_pipe.workflows.terminal.types import EXISTING_DIRECTORY
@@ -21,7 +22,6 @@ EXAMPLES = """\b
 Example:
   stin-pipe doctor --folder runs
 """
-
 
 EXTRAS = {
     "cluster": (("ray", "many nodes, --train-workers"),),
@@ -32,13 +32,13 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, not written
 WANTED_SHARED_BYTES = 1 << 30
 
 
-class _Absent(Exception):
-    """Something optional that this machine does not have."""
+class _Missing(Exception):
+    """This machine lacks something, perhaps something optional."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One line of the screen: `needed` checks that fail make the exit code 1."""
+    """One line of the screen; the exit code is 1 if a needed one is not ok."""
 
     name: str
     state: Literal["ok", "missing", "failed"]
@@ -51,11 +51,14 @@ class Check:
     "--folder",
     type=EXISTING_DIRECTORY,
     default=".",
-    help="Where runs will be kept: its disk and file system are tried.",
+    help="Where runs will be kept; its disk and file system are checked.",
 )
 @common_options
 def doctor(output: Output, folder: Path) -> None:
-    """Check Python, ffmpeg, GPU, flow, disk, shared memory, locks, extras; exit code 1 if a need is unmet."""
+    """Check what works here: Python, ffmpeg, GPU, flow, disk, shared memory, locks, extras.
+
+    The exit code is 1 if something necessary is missing.
+    """
     tests: list[tuple[str, Callable[[], str], bool]] = [
         ("python", lambda: f"{platform.python_version()} on {platform.system()} {platform.machine()}", True),
         ("ffmpeg", _ffmpeg, True),
@@ -74,12 +77,13 @@ def doctor(output: Output, folder: Path) -> None:
     checks = [_check(name, test, needed) for name, test, needed in tests]
     for check in checks:
         output.show(f"{check.state:8}{check.name:15}{check.detail}")
-    broken = [check.name for check in checks if check.needed and check.state != "ok"]
+
+    unmet = [check.name for check in checks if check.needed and check.state != "ok"]
     output.show(
-        f"not ready: {', '.join(broken)}" if broken else "ready: `stin-pipe demo` shows the whole pipeline"
+        f"not ready: {', '.join(unmet)}" if unmet else "ready: `stin-pipe demo` shows the whole pipeline"
     )
-    code = 1 if broken else 0
-    output.result({"checks": [asdict(check) for check in checks], "ready": not broken, "exit_code": code})
+    code = EXIT_FAILED if unmet else 0
+    output.result({"checks": [asdict(check) for check in checks], "ready": not unmet, "exit_code": code})
     if code:
         raise click.exceptions.Exit(code)
 
@@ -87,9 +91,9 @@ def doctor(output: Output, folder: Path) -> None:
 def _check(name: str, test: Callable[[], str], needed: bool) -> Check:
     try:
         return Check(name=name, state="ok", detail=test(), needed=needed)
-    except (ImportError, _Absent) as error:
+    except (ImportError, _Missing) as error:
         return Check(name=name, state="missing", detail=str(error), needed=needed)
-    except Exception as error:  # noqa: BLE001 - a broken part may fail in any way; the screen names it
+    except Exception as error:  # noqa: BLE001 - a broken library may fail in any way; the screen names it
         return Check(name=name, state="failed", detail=f"{type(error).__name__}: {error}", needed=needed)
 
 
@@ -100,8 +104,8 @@ def _version(module: str) -> str:
 def _ffmpeg() -> str:
     from stin_pipe.pipeline.decoding.ffmpeg import WANTED_DECODERS, find_ffmpeg, missing_decoders
 
-    program, lacking = find_ffmpeg(), missing_decoders()
-    codecs = f"lacks {', '.join(lacking)}" if lacking else f"decodes {', '.join(WANTED_DECODERS)}"
+    program, missing = find_ffmpeg(), missing_decoders()
+    codecs = f"lacks {', '.join(missing)}" if missing else f"decodes {', '.join(WANTED_DECODERS)}"
     return f"{program.version} ({program.source}: {program.path}), {codecs}"
 
 
@@ -113,16 +117,20 @@ def _gpu() -> str:
         devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
         names = ", ".join(f"{device.name} ({size(device.total_memory)})" for device in devices)
         return f"{names}, driver {driver or 'unknown'}, torch's CUDA {torch.version.cuda}"
+
+    # Three causes look the same to torch and need three remedies.
     if driver is None:
-        raise _Absent("no NVIDIA driver here; flow and training run on the CPU")
+        raise _Missing("no NVIDIA driver; flow and training run on the CPU")
     if torch.version.cuda is None:
-        raise _Absent(f"driver {driver} is here, but this torch is built without CUDA; install one with CUDA")
-    raise _Absent(f"driver {driver} and torch's CUDA {torch.version.cuda} find no device they can use")
+        raise _Missing(
+            f"driver {driver} is installed, but torch is built without CUDA; install one with CUDA"
+        )
+    raise _Missing(f"driver {driver} and torch's CUDA {torch.version.cuda} find no device that they can use")
 
 
 def _driver() -> str | None:
-    """Return the version of the NVIDIA driver, None without one."""
-    try:
+    """Return the version of the NVIDIA driver, None if there is none."""
+    try:  # nvidia-smi may be missing in containers, this file is not
         text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
     except OSError:
         return None
@@ -138,7 +146,7 @@ def _flow() -> str:
     backend = resolve_backend("auto")
     rng = np.random.default_rng(0)
     frame = rng.integers(0, 255, (1, 32, 32), dtype=np.uint8)
-    still = tvl1(frame, frame, backend=backend)
+    still = tvl1(frame, frame, backend=backend)  # compiles the kernels, which shows broken compilers too
     if np.abs(still).max() > 0:
         raise RuntimeError(f"back end {backend}: identical frames gave motion")
     return f"auto is {backend}"
@@ -156,7 +164,7 @@ def _hdf5() -> str:
 
 
 def _publishing(folder: Path) -> str:
-    """Try what a run needs of its file system: write, sync, rename, link."""
+    """Try what a run needs from its file system: write, sync, rename, link."""
     from stin_pipe.stin.shards.publish import publish_bytes
 
     with tempfile.TemporaryDirectory(dir=folder, prefix=".stin-pipe-doctor-") as name:
@@ -168,22 +176,22 @@ def _publishing(folder: Path) -> str:
 
 
 def _locks(folder: Path) -> str:
-    """Try flock on the file system of the runs; a run does without, other programs may not."""
+    """Try flock where runs will be; runs do without it, other programs may not."""
     import fcntl
 
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".stin-pipe-doctor-") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise _Absent(f"flock is refused ({error.strerror}); runs use links instead") from error
+            raise _Missing(f"flock is refused ({error.strerror}); runs use links instead") from error
     return "flock works"
 
 
 def _shared_memory(folder: Path) -> str:
     free = shutil.disk_usage(folder).free
     if free < WANTED_SHARED_BYTES:
-        raise _Absent(
-            f"only {size(free)} free in {folder}: Ray and loader workers want {size(WANTED_SHARED_BYTES)} "
+        raise _Missing(
+            f"only {size(free)} free in {folder}: Ray and loader workers need {size(WANTED_SHARED_BYTES)} "
             "(containers: --shm-size 4g)"
         )
     return f"{size(free)} free in {folder}"
@@ -191,12 +199,12 @@ def _shared_memory(folder: Path) -> str:
 
 def _extra(name: str) -> str:
     """Return the versions of an extra's packages."""
-    found, lacking = [], []
+    versions, missing = [], []
     for package, purpose in EXTRAS[name]:
         try:
-            found.append(f"{package} {metadata.version(package)}")
+            versions.append(f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
-            lacking.append(f"{package} ({purpose})")
-    if lacking:
-        raise _Absent(f'no {", ".join(lacking)}: pip install "stin-pipe[{name}]"')
-    return ", ".join(found)
+            missing.append(f"{package} ({purpose})")
+    if missing:
+        raise _Missing(f'no {", ".join(missing)}: pip install "stin-pipe[{name}]"')
+    return ", ".join(versions)

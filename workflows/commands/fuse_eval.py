@@ -96,14 +96,10 @@ def fuse_eval(output: Output, run_path: Path, **values: Any) -> None:
     Rows that sum to 1 are taken for probabilities. Pickled files are refused.
     """
     from stin_pipe.workflows.report.render import evaluation_pages
-    from stin_pipe.workflows.report.text import show_mean, show_result, shown_events
+    from stin_pipe.workflows.report.text import show_evaluation, shown_events
     from stin_pipe.workflows.run.evaluation import EvalOptions, evaluate_run
 
     options = EvalOptions(**values)
     with usage_errors(), shown_events(output) as show:
         evaluation = evaluate_run(run_path, options, show, pages=evaluation_pages())
-    for result in evaluation.splits:
-        show_result(output, result)
-    if evaluation.mean is not None:
-        show_mean(output, evaluation.mean)
-    output.result(evaluation.to_json())
+    show_evaluation(output, evaluation)

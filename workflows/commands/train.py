@@ -18,7 +18,7 @@ from stin_pipe.workflows.terminal.exits import (
 from stin_pipe.workflows.terminal.options import usage_errors
 from stin_pipe.workflows.terminal.output import Output
 from stin_pipe.workflows.terminal.training_options import training_options
-from stin_pipe.workflows.terminal.training_report import shown_training
+from stin_pipe.workflows.terminal.training_report import show_training_result, shown_training
 
 SPATIAL_EXAMPLES = """\b
 Examples:
@@ -67,21 +67,8 @@ def _train(
         shown_training(output, label) as show,
     ):
         result = train_run(run_path, stream, options, show, handle_signals=True)
-    if not is_first:
-        return
-
-    if result.list_change:
-        output.warn(
-            f"the run's training list has changed since this training ({result.list_change}); it is finished "
-            f"and stays as it is; delete {Path(result.checkpoint).parent} to train anew on the list of now"
-        )
-    if result.best_val_top1 is not None:
-        best, last = result.best_val_top1, result.last_val_top1
-        output.show(f"top-1 on held-out training videos: best {best:.3f}, last {last:.3f}")
-    output.show(
-        f"{stream} stream of split {options.split} trained on {result.num_train} videos: {result.checkpoint}"
-    )
-    output.result(result.to_json())
+    if is_first:
+        show_training_result(output, stream, options.split, result)
 
 
 @contextmanager

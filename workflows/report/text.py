@@ -8,6 +8,7 @@ from stin_pipe.stin.evaluation import EvalEvent, EvalNotice
 from stin_pipe.stin.results.split_mean import METRICS
 from stin_pipe.stin.results.split_result import SplitResult
 from stin_pipe.workflows.report.comparison_text import difference_text
+from stin_pipe.workflows.run.evaluation import Evaluation
 from stin_pipe.workflows.terminal.output import Output
 
 
@@ -31,6 +32,15 @@ def shown_events(output: Output) -> Iterator[Callable[[EvalEvent], None]]:
                 del meters[key]
 
         yield show
+
+
+def show_evaluation(output: Output, evaluation: Evaluation) -> None:
+    """Print the results of every split, their mean if all were evaluated, and the JSON object."""
+    for result in evaluation.splits:
+        show_result(output, result)
+    if evaluation.mean is not None:
+        show_mean(output, evaluation.mean)
+    output.result(evaluation.to_json())
 
 
 def show_result(output: Output, result: SplitResult) -> None:

@@ -1,13 +1,16 @@
 """One extract at a time in a run, one training in a folder: a lock file that names its holder.
 
-Network file systems refuse or fake `flock`, so the lock is a file made exclusively; a holder on this host
-is checked by process id, start time and boot id. A batch system may run a job again on another host after the
-first one died; it runs a job once at a time, so an earlier run of the same job holds nothing any more.
+Network file systems refuse or fake `flock`, so the lock is a file that only one process can create. A holder
+on this host is checked by process id, start time and boot id. A batch system may restart a job on another
+host after the first host died; since it never runs a job twice at the same time, the lock of an earlier
+attempt is free.
 """
 
+import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -19,15 +22,17 @@ from stin_pipe.stin.shards.publish import temporary_name
 BATCH_JOB = "STIN_PIPE_BATCH_JOB"
 """Environment variable that names the batch job; jobs of Slurm name themselves."""
 
+_TURN_TRIES, _TURN_WAIT_S = 600, 0.05
+
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
     """The process that holds a lock.
 
     Attributes:
-        start_ticks: when it started, in ticks since boot.
+        start_ticks: when it started, in ticks since boot; process ids are reused.
         job: the batch job that it belongs to, empty outside of one.
-        attempt: which run of that job.
+        attempt: which attempt of that job.
     """
 
     host: str
@@ -46,13 +51,13 @@ def run_lock(
     break_lock: bool = False,
     to_break: str = "give --break-lock to take over",
 ) -> Iterator[None]:
-    """Hold the lock file `path` for the length of the block.
+    """Hold the lock file `path` during the block.
 
     Args:
         path: the lock file.
         activity: what the lock guards, for messages.
         break_lock: take the lock even if a holder on another host may be alive.
-        to_break: what a person does who knows that a holder on another host is gone.
+        to_break: for messages: what to do about a holder on another host that is gone.
 
     Raises:
         StinPipeError: another process holds it; the message names that process.
@@ -72,19 +77,23 @@ def run_lock(
 
 
 def read_holder(path: Path) -> Holder | None:
-    """Return who holds the lock, None when nobody does."""
+    """Return who holds the lock, None if nobody does.
+
+    Raises:
+        StinPipeError: the lock file is damaged.
+    """
     try:
         return Holder(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:
         raise StinPipeError(
-            f"{path}: the lock cannot be read ({error}); delete it if nothing works there"
+            f"{path}: the lock cannot be read ({error}); delete it if no process works there"
         ) from error
 
 
 def is_alive(holder: Holder) -> bool | None:
-    """Tell whether the holder still runs; None when it is on another host and nobody here can know."""
+    """Tell whether the holder still runs; None if it is on another host, where nobody here can look."""
     own = _own_identity()
     if own.job and holder.job == own.job and holder.attempt != own.attempt:
         return False
@@ -95,8 +104,27 @@ def is_alive(holder: Holder) -> bool | None:
     return _start_ticks(holder.process_id) == holder.start_ticks
 
 
+@contextmanager
+def short_turn(path: Path) -> Iterator[None]:
+    """Let processes take turns for an instant, with the help of a file that is locked during the block.
+
+    Waiting ends after half a minute, and file systems without `flock` are passed over: what it guards is a
+    record, and a lost line of that is better than a command that hangs.
+    """
+    with path.open("ab") as file:
+        for _ in range(_TURN_TRIES):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(_TURN_WAIT_S)
+            except OSError:
+                break
+        yield
+
+
 def _take(temporary: Path, path: Path, break_lock: bool, activity: str, to_break: str) -> None:
-    for _ in range(2):
+    for _ in range(2):  # once more after a dead holder's lock is out of the way
         try:
             os.link(temporary, path)  # atomic, and fails when the lock exists, also over NFS
             return
@@ -112,11 +140,11 @@ def _take(temporary: Path, path: Path, break_lock: bool, activity: str, to_break
                 f"{holder.host}; {advice}"
             )
         _set_aside(path, holder)
-    raise StinPipeError(f"{path}: the lock changes hands while it is taken; try again")
+    raise StinPipeError(f"{path}: another process took the lock just now; try again")
 
 
 def _set_aside(path: Path, stale: Holder) -> None:
-    """Remove a dead holder's lock, and put it back if another process took it at this instant."""
+    """Remove a dead holder's lock; put it back if another process has taken it in the meantime."""
     aside = temporary_name(path)
     try:
         path.rename(aside)
@@ -130,7 +158,7 @@ def _set_aside(path: Path, stale: Holder) -> None:
 
 
 def _own_identity() -> Holder:
-    job, attempt = _batch_run()
+    job, attempt = _batch_attempt()
     return Holder(
         host=socket.gethostname(),
         process_id=os.getpid(),
@@ -141,10 +169,10 @@ def _own_identity() -> Holder:
     )
 
 
-def _batch_run() -> tuple[str, str]:
-    """Return the batch job that this process belongs to and which run of it this is."""
+def _batch_attempt() -> tuple[str, str]:
+    """Return the batch job of this process, and which attempt of that job this is."""
     if name := os.environ.get(BATCH_JOB):
-        return name, socket.gethostname()  # each run has pods of its own
+        return name, socket.gethostname()  # each attempt has pods of its own
     if number := os.environ.get("SLURM_JOB_ID"):
         cluster = os.environ.get("SLURM_CLUSTER_NAME", "")
         return f"slurm {cluster} {number}", os.environ.get("SLURM_RESTART_COUNT", "0")
@@ -159,7 +187,7 @@ def _boot_id() -> str:
 
 
 def _start_ticks(process_id: int) -> int | None:
-    """Return when a process started, in ticks since boot; None when there is no such process."""
+    """Return when a process started, in ticks since boot; None if there is no such process."""
     try:
         text = Path(f"/proc/{process_id}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

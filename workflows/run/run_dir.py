@@ -1,13 +1,11 @@
-"""The run directory: where each stage keeps its files, and `run.json`, which says how they were made."""
+"""The run directory: opened, made, and described by `run.json`, which says how everything in it was made."""
 
-import fcntl
 import json
 import os
 import platform
 import sys
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -17,20 +15,20 @@ from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import publish_json
 from stin_pipe.stin.shards.run_dir import RunDir
 from stin_pipe.stin.shards.schema import FORMAT_VERSION
+from stin_pipe.workflows.run.lock import short_turn
 
 RECORDED_PACKAGES = (
     *("stin-pipe", "torch", "numpy", "ray", "h5py", "numba"),
     *("opencv-contrib-python", "opencv-contrib-python-headless"),
 )
 _MAX_COMMANDS = 200
-_TRIES, _WAIT_S = 600, 0.05
 
 
 def create_run(path: Path) -> RunDir:
-    """Open a run directory, making it where it is missing.
+    """Open a run directory; make it if it is missing.
 
     Raises:
-        StinPipeError: the path is a file, not writable, or something else's folder.
+        StinPipeError: the path is a file, not writable, or a folder of other things.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -43,16 +41,16 @@ def create_run(path: Path) -> RunDir:
 
 
 def require_no_other_things(path: Path) -> None:
-    """Refuse the folder of something else for a run.
+    """Refuse a folder that holds other things and no run.
 
     Raises:
-        StinPipeError: it holds other things and no run.
+        StinPipeError: names the folder.
     """
     # A process killed before its first run.json was whole leaves `extract` and what it was writing.
     others = [item for item in path.iterdir() if item.name != "extract" and ".run.json." not in item.name]
     if others and not (path / "run.json").exists():
         raise StinPipeError(
-            f"--run {path}: the folder holds other things and no run.json; give a new or empty one"
+            f"--run {path}: the folder holds other things and no run.json; give a new or empty folder"
         )
 
 
@@ -69,10 +67,10 @@ def open_run(path: Path) -> RunDir:
             f"--run {path}: {state}{hint}; `stin-pipe extract --run {path} --videos DIR` makes a new run"
         )
     try:
-        known = (path / "run.json").exists()
+        is_run = (path / "run.json").exists()
     except OSError as error:
         raise StinPipeError(f"--run {path}: cannot be read: {error.strerror}") from error
-    if not known:
+    if not is_run:
         raise StinPipeError(
             f"--run {path}: not a run directory (no run.json); "
             f"`stin-pipe extract --run {path} --videos DIR` makes one"
@@ -81,7 +79,7 @@ def open_run(path: Path) -> RunDir:
 
 
 def read_run_json(path: Path) -> dict[str, Any]:
-    """Return the content of `run.json`, a fresh one when there is none.
+    """Return the content of `run.json`; that of a new run if there is none.
 
     Raises:
         StinPipeError: it is damaged or of another format version.
@@ -96,7 +94,7 @@ def read_run_json(path: Path) -> dict[str, Any]:
         raise StinPipeError(f"{file}: cannot be read ({error}); restore it, or use a new --run") from error
     if version != FORMAT_VERSION:
         raise StinPipeError(
-            f"{file}: run of format version {version}, but this program reads version {FORMAT_VERSION}; "
+            f"{file}: the run has format version {version}, but this program reads version {FORMAT_VERSION}; "
             "use the program version that made it, or a new --run"
         )
     return value
@@ -129,28 +127,13 @@ def recorded(run: RunDir, command: str, config: Mapping[str, Any]) -> Iterator[N
 
 
 def _append(run: RunDir, entry: dict[str, Any]) -> None:
-    """Add the entry, or replace the one of the same start; stages of other processes may do so as well."""
+    """Add the entry, or replace the one of the same start; other processes may do so at the same time."""
     parts = ("command", "started", "argv", "host", "process_id")
     same = [entry[part] for part in parts]
-    with _turn(run.path / ".run.json.lock"):
+    with short_turn(run.path / ".run.json.lock"):
         value = read_run_json(run.path)
         others = [old for old in value["commands"] if [old.get(part) for part in parts] != same]
         publish_json(run.path / "run.json", value | {"commands": [*others, entry][-_MAX_COMMANDS:]})
-
-
-@contextmanager
-def _turn(path: Path) -> Iterator[None]:
-    """Wait for one's turn with the help of a lock file, but not for ever: what it guards is a record."""
-    with path.open("ab") as file:
-        for _ in range(_TRIES):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(_WAIT_S)
-            except OSError:  # a file system without locks
-                break
-        yield
 
 
 def _checked(path: Path) -> RunDir:
@@ -162,13 +145,11 @@ def _checked(path: Path) -> RunDir:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in RECORDED_PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def _now() -> str:

@@ -4,7 +4,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": (
         "stin_pipe.workflows.commands.run",
         "run_chain",
-        "Do the whole chain from one configuration file.",
+        "Run the whole chain from one configuration file.",
     ),
     "extract": (
         "stin_pipe.workflows.commands.extract",
@@ -14,7 +14,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "import": (
         "stin_pipe.workflows.commands.import_",
         "import_",
-        "Take folders of frame and flow images into shards.",
+        "Turn folders of frame and flow images into shards.",
     ),
     "export": (
         "stin_pipe.workflows.commands.export",
@@ -41,19 +41,19 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "fuse_eval",
         "Score the test videos, fuse the streams, write the report.",
     ),
-    "job": ("stin_pipe.workflows.commands.job", "job", "Make Slurm, Ray or Kubernetes jobs of the chain."),
+    "job": ("stin_pipe.workflows.commands.job", "job", "Turn the chain into Slurm, Ray or Kubernetes jobs."),
     "compare": (
         "stin_pipe.workflows.commands.compare",
         "compare",
-        "Put results side by side, with paired differences.",
+        "Compare results side by side, with paired differences.",
     ),
     "predict": ("stin_pipe.workflows.commands.predict", "predict", "Classify videos with trained streams."),
     "status": ("stin_pipe.workflows.commands.status", "status", "Show how far a run is."),
-    "verify": ("stin_pipe.workflows.commands.verify", "verify", "Re-read every shard of a run and check it."),
+    "verify": ("stin_pipe.workflows.commands.verify", "verify", "Re-read and check every shard of a run."),
     "completion": (
         "stin_pipe.workflows.commands.completion",
         "completion",
-        "Print what lets a shell complete commands and options.",
+        "Print a script that lets a shell complete commands.",
     ),
     "doctor": ("stin_pipe.workflows.commands.doctor", "doctor", "Check what works on this machine."),
     "demo": (

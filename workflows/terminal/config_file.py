@@ -1,7 +1,7 @@
 """Values from `--config FILE.toml`: one file can serve every command of a run.
 
-A command reads the table of its name (`[extract]`, `[job.slurm]`; `[train]` serves both trainings), and two
-keys above all tables: `run` is `--run` of every command, `split` that of those that do the whole chain.
+A command reads the table of its name (`[extract]`, `[job.slurm]`; `[train]` serves both trainings) and two
+keys above all: `run` is `--run` of every command, `split` is `--split` of those that do the whole chain.
 """
 
 import math
@@ -34,8 +34,8 @@ def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -
         option = key.replace("_", "-")
         if option not in options:
             near = [name.replace("-", "_") for name in get_close_matches(option, options, n=1)]
-            known = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(options))}"
-            raise click.BadParameter(f"{path}: {place} has no option {key!r}; {known}", ctx=ctx, param=param)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(options))}"
+            raise click.BadParameter(f"{path}: {place} has no option {key!r}; {hint}", ctx=ctx, param=param)
         item = options[option]
         if expected := _expected(item, key, value):
             raise click.BadParameter(
@@ -79,12 +79,12 @@ def place_of_mistake(error: click.UsageError) -> str:
 
 
 def config_path(ctx: click.Context) -> Path | None:
-    """Return the file that this command was given."""
+    """Return the configuration file of this command, None if it was given none."""
     return ctx.meta.get(f"{_META}: {table_name(ctx)}", (None, {}))[0]
 
 
 def place_in_file(ctx: click.Context, option: str) -> str:
-    """Return where the command's file has a value for the option, `[train]`, or nothing."""
+    """Return where the command's file sets the option, `[train]`; nothing if it does not."""
     _, places = ctx.meta.get(f"{_META}: {table_name(ctx)}", (None, {}))
     return places.get(option, "")
 
@@ -110,15 +110,15 @@ def _load(path: Path, ctx: click.Context, param: click.Parameter) -> dict[str, A
 def _values(
     tables: dict[str, Any], name: str, path: Path, ctx: click.Context, param: click.Parameter
 ) -> list[tuple[str, str, Any]]:
-    """Return (place, key, value) of all that the command reads, the more special last."""
-    found = []
+    """Return (place, key, value) of everything that the command reads; later ones override earlier ones."""
+    values_of_command = []
     has_run = any("--run" in item.opts for item in ctx.command.params)
     if "run" in tables and has_run:
-        found.append(("above the tables", "run", tables["run"]))
+        values_of_command.append(("above the tables", "run", tables["run"]))
     if "split" in tables and name in CHAIN_COMMANDS:
         split = tables["split"]
         split = [str(item) for item in split] if isinstance(split, list) else str(split)
-        found.append(("above the tables", "split", split))
+        values_of_command.append(("above the tables", "split", split))
     for table in [*(["train"] if name.startswith("train-") else []), name]:
         if table == "run":
             continue  # a key, the run directory: the command `run` has its options above the tables
@@ -127,25 +127,30 @@ def _values(
             values = values.get(part, {})
             if not isinstance(values, dict):
                 raise click.BadParameter(f"{path}: [{table}] must be a table", ctx=ctx, param=param)
-        found += [(f"[{table}]", key, value) for key, value in values.items()]
-    return found
+        values_of_command += [(f"[{table}]", key, value) for key, value in values.items()]
+    return values_of_command
 
 
 def _expected(item: click.Parameter, key: str, value: Any) -> str:
-    """Return what the option wants where the value is of a kind that it cannot read, else nothing."""
+    """Return how to write the value if it is of a kind that the option cannot read, else nothing.
+
+    Words on a command line are all text, so click's types cannot tell a list or a table from a wrong word.
+    """
     if isinstance(item.type, Numbers):
         return _wrong_element(value, (int, float), f"write numbers: {key} = [1, 1.5]")
-    several = item.multiple or item.nargs == -1  # an option that repeats, an argument of many
-    if several or isinstance(item.type, Names):
-        if not several and isinstance(value, str):
+    takes_many = item.multiple or item.nargs == -1
+    if takes_many or isinstance(item.type, Names):
+        if not takes_many and isinstance(value, str):
             return ""
-        wanted = f'write a list: {key} = ["...", "..."]'
+        as_list = f'write a list: {key} = ["...", "..."]'
         kinds = (str,) if isinstance(item.type, click.Path) else (str, int, float)
-        return wanted if not isinstance(value, list) else _wrong_element(value, kinds, wanted)
+        return as_list if not isinstance(value, list) else _wrong_element(value, kinds, as_list)
     if isinstance(value, (list, dict)):
-        return f'write one value, no list or table: {key} = "..."'
+        return f'write one value, not a list or table: {key} = "..."'
     if isinstance(item, click.Option) and item.is_flag:
         return "" if isinstance(value, (bool, str)) else f"write {key} = true or {key} = false"
+
+    # In Python, True is a number and a path: click would take both without a word.
     if isinstance(value, bool) or (isinstance(item.type, click.Path) and not isinstance(value, str)):
         number = isinstance(item.type, (click.types.IntParamType, click.types.FloatParamType))
         return f"write a number: {key} = 1" if number else f'write text in quotes: {key} = "..."'
@@ -154,25 +159,25 @@ def _expected(item: click.Parameter, key: str, value: Any) -> str:
     return ""
 
 
-def _wrong_element(value: Any, kinds: tuple[type, ...], wanted: str) -> str:
-    """Return what is wanted unless the value is text (read as on the command line) or a list of these."""
+def _wrong_element(value: Any, kinds: tuple[type, ...], advice: str) -> str:
+    """Return the advice unless the value is text, read as on the command line, or a list of these kinds."""
     elements = value if isinstance(value, list) else [value]
-    plain = all(isinstance(element, kinds) and not isinstance(element, bool) for element in elements)
-    return "" if isinstance(value, str) or (elements and plain) else wanted
+    fits = all(isinstance(element, kinds) and not isinstance(element, bool) for element in elements)
+    return "" if isinstance(value, str) or (elements and fits) else advice
 
 
 def _require_known(tables: dict[str, Any], path: Path, ctx: click.Context, param: click.Parameter) -> None:
-    """Refuse what no command reads: it is a mistake that would go unnoticed."""
+    """Refuse what no command reads: a mistake there would go unnoticed."""
     for name, value in tables.items():
         if name in ("run", "split"):
             if isinstance(value, dict):
                 raise click.BadParameter(
-                    f'{path}: [{name}] is no table; write {name} = "..." above all tables',
+                    f'{path}: [{name}] is not a table; write {name} = "..." above all tables',
                     ctx=ctx,
                     param=param,
                 )
         elif name not in COMMANDS and name != "train":
-            kind = "a table" if isinstance(value, dict) else "a value outside of any table"
+            kind = "a table" if isinstance(value, dict) else "a value outside any table"
             known = ", ".join(f"[{command}]" for command in ("train", *COMMANDS) if command != "run")
             raise click.BadParameter(
                 f"{path}: {name!r} is {kind} that no command reads; known tables: {known}; "

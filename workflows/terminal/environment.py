@@ -7,7 +7,7 @@ import click
 
 
 def name_environment(command: click.Command, name: str) -> None:
-    """Let each option be given as `STIN_PIPE_<COMMAND>_<OPTION>`, and refuse a name that is none of them."""
+    """Let each option be set as `STIN_PIPE_<COMMAND>_<OPTION>`; refuse a variable that sets no option."""
     prefix = _prefix(name)
     parts = command.commands if isinstance(command, click.Group) else {}
     for part, subcommand in parts.items():
@@ -24,7 +24,7 @@ def name_environment(command: click.Command, name: str) -> None:
         if variable.startswith(prefix) and variable not in known and not of_part:
             near = get_close_matches(variable, known, n=1, cutoff=0.8)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise click.UsageError(f"environment variable {variable} is no option of {name}{hint}")
+            raise click.UsageError(f"environment variable {variable} is not an option of {name}{hint}")
 
 
 def _prefix(name: str) -> str:

@@ -13,11 +13,11 @@ EXIT_TERMINATED = 143
 
 
 class Terminated(BaseException):
-    """The process was asked to end by SIGTERM; not a KeyboardInterrupt, which click would make its own."""
+    """SIGTERM has asked the process to end; not a KeyboardInterrupt, which click would turn into an Abort."""
 
 
 class Grace:
-    """Takes SIGTERM as the wish to end within `seconds`; with 0, as the order to end at once.
+    """Time to finish after SIGTERM: `seconds` of it; with 0, SIGTERM ends the process at once as usual.
 
     Attributes:
         asked: whether SIGTERM has come.
@@ -40,13 +40,13 @@ class Grace:
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
         if self.asked and isinstance(error, Exception):
-            raise Terminated from error  # what broke, broke because everything was told to end
+            raise Terminated from error  # it failed because everything was told to end
 
     def check(self) -> None:
-        """Be called now and then.
+        """End the work once the time is over; call it every few seconds.
 
         Raises:
-            Terminated: the time is over.
+            Terminated: SIGTERM came longer than `seconds` ago.
         """
         if self.asked and time.monotonic() - self._asked_at > self.seconds:
             raise Terminated

@@ -18,7 +18,7 @@ from stin_pipe.workflows.terminal.types import DIRECTORY, FILE, FiniteRange
 
 @contextmanager
 def usage_errors() -> Iterator[None]:
-    """Show what the library says of its arguments as wrong usage."""
+    """Show a library's ValueError as wrong usage, traced to the options that it names."""
     try:
         yield
     except ArgumentError as error:
@@ -34,25 +34,25 @@ def run_option(required: bool = True) -> Callable[..., Any]:
         "run_path",
         type=DIRECTORY,
         required=required,
-        help="Run directory; made by extract, read by all later stages.",
+        help="Run directory: extract creates it, every later stage reads it.",
     )
 
 
 def failure_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what decides when a video has failed, and how many may: extract and import have it."""
+    """Add what decides when a video has failed and how many may fail, for extract and import."""
     options = [
         click.option(
             "--timeout",
             type=FiniteRange(min=0, min_open=True),
             default=3600.0,
-            help="Seconds after which a video is given up.",
+            help="Seconds after which a video counts as failed.",
         ),
-        click.option("--retry-failed", is_flag=True, help="Try failed videos again."),
+        click.option("--retry-failed", is_flag=True, help="Try the videos again that failed before."),
         click.option(
             "--max-failure-rate",
             type=FiniteRange(0, 1),
             default=0.05,
-            help="Share of failed videos above which the exit code is 3.",
+            help="Largest share of videos that may fail; above it, the exit code is 3.",
         ),
     ]
     for option in reversed(options):
@@ -84,9 +84,9 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
         "--json",
         "output",
         is_flag=True,
-        is_eager=True,  # after --config, before what may be wrong
+        is_eager=True,  # read before the options that may be wrong, so that their errors come as JSON too
         callback=_open_output,
-        help="Print one JSON object as the last line of standard output.",
+        help="Print the result as one JSON object, the last line of standard output.",
     )(function)
     return click.option(
         "--config",
@@ -94,5 +94,5 @@ def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
         is_eager=True,
         expose_value=False,
         callback=read_config,
-        help="TOML file with a table a command.",
+        help="TOML file with one table of options for each command.",
     )(function)

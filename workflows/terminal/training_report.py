@@ -3,9 +3,10 @@
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from stin_pipe.stin.training.interrupt import Interrupted
-from stin_pipe.stin.training.report import TrainEvent, TrainNotice, TrainProgress, TrainStart
+from stin_pipe.stin.training.report import TrainEvent, TrainNotice, TrainProgress, TrainResult, TrainStart
 from stin_pipe.workflows.terminal.exits import Terminated
 from stin_pipe.workflows.terminal.output import Output, duration, size
 
@@ -26,6 +27,20 @@ def shown_training(output: Output, label: str) -> Iterator[Callable[[TrainEvent]
                     meter.update(event.step, _progress_line(event))
 
         yield show
+
+
+def show_training_result(output: Output, stream: str, split: str, result: TrainResult) -> None:
+    """Show what a training came to."""
+    if result.list_change:
+        output.warn(
+            f"the run's training list has changed since this training ({result.list_change}); it is finished "
+            f"and stays as it is; delete {Path(result.checkpoint).parent} to train again on the list of now"
+        )
+    if result.best_val_top1 is not None:
+        best, last = result.best_val_top1, result.last_val_top1
+        output.show(f"top-1 on held-out training videos: best {best:.3f}, last {last:.3f}")
+    output.show(f"{stream} stream of split {split} trained on {result.num_train} videos: {result.checkpoint}")
+    output.result(result.to_json())
 
 
 @contextmanager

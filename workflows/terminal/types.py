@@ -102,6 +102,30 @@ class Numbers(click.ParamType):
             self.fail(f"expected numbers separated by commas, got {value!r}", param, ctx)
 
 
+class Pair(click.ParamType):
+    """A name and its value, `qos=long`.
+
+    Args:
+        example: for the message to a person who writes something else.
+    """
+
+    name = "NAME=VALUE"
+
+    def __init__(self, example: str) -> None:
+        self.example = example
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Split at the first equals sign."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = str(value).partition("=")
+        if not equals or not name.replace("-", "").isalpha():
+            self.fail(f"expected NAME=VALUE such as {self.example}, got {value!r}", param, ctx)
+        return name, text
+
+
 class Setting(click.ParamType):
     """One setting, `name=value`, with a value as TOML has it."""
 
