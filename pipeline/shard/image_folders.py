@@ -1,20 +1,23 @@
-"""Folders of images, one a video, as the loaders of TSN and mmaction2 read them: names, and what is there.
+"""Folders of images, one per video, as the loaders of TSN and mmaction2 read them: names, and what is there.
 
-`class/video/img_00001.jpg`, `flow_x_00001.jpg`, `flow_y_00001.jpg`, counted from 1 (or 0, which is seen).
-What lies in such a folder comes from outside: no name leads out of it.
+`class/video/img_00001.jpg`, `flow_x_00001.jpg`, `flow_y_00001.jpg`, counted from 1 (or from 0, which is
+recognised). The content of such a folder comes from outside: no name leads out of it, and no image is decoded
+before its size is known.
 """
 
 import os
 import re
 import stat
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from stin_pipe.pipeline.decoding.ffmpeg import MAX_PIXELS
 from stin_pipe.pipeline.decoding.frames import DecodeError
 
 FRAMES = "rawframes"
-"""Name of the folder of class folders that an export makes, as mmaction2 has it."""
+"""The folder of class folders that an export makes, by mmaction2's name."""
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 MAX_IMAGE_BYTES = 64 << 20
@@ -24,7 +27,7 @@ MAX_IMAGE_BYTES = 64 << 20
 class FrameNames:
     """Names of the images of a video inside its folder, with `%05d` for the number.
 
-    Without an extension any of .jpg, .jpeg and .png is taken; a name may lead into a folder (`flow_x/%05d`).
+    A name without an extension stands for .jpg, .jpeg and .png; a name may contain a folder (`flow_x/%05d`).
     """
 
     image: str = "img_%05d"
@@ -43,57 +46,65 @@ class FrameNames:
             raise ValueError("the names of frames, flow x and flow y must differ")
 
 
+def names_from(values: Mapping[str, str]) -> FrameNames:
+    """Return the names that a plan keeps."""
+    return FrameNames(image=values["image"], flow_x=values["flow_x"], flow_y=values["flow_y"])
+
+
 def scan_frame_folders(root: Path, names: FrameNames) -> list[PurePosixPath]:
     """Return the folders of videos under `root`: `class/video`, or `video` where images lie in it."""
-    found: list[PurePosixPath] = []
+    videos: list[PurePosixPath] = []
     for name in _folders(root):
         if any(True for _ in _numbered(root / name, names.image)):
-            found.append(PurePosixPath(name))
+            videos.append(PurePosixPath(name))
         else:
-            found += [PurePosixPath(name, inner) for inner in _folders(root / name)]
-    return sorted(found)
+            videos += [PurePosixPath(name, inner) for inner in _folders(root / name)]
+    return sorted(videos)
 
 
 def numbered_images(folder: Path, name: str) -> list[Path]:
     """Return the images of one kind in the order of their numbers.
 
     Raises:
-        DecodeError: `missing_image` for a gap, `ambiguous` for a number given twice, `unreadable`.
+        DecodeError: `missing_image` for a gap, `ambiguous` for a number used twice, `unreadable`.
     """
-    found: dict[int, str] = {}
+    by_number: dict[int, str] = {}
     try:
         for number, path in _numbered(folder, name):
-            if number in found:
-                raise DecodeError("ambiguous", f"{folder}: {found[number]} and {path} have one number")
-            found[number] = path
+            if number in by_number:
+                raise DecodeError("ambiguous", f"{folder}: {by_number[number]} and {path} have one number")
+            by_number[number] = path
     except OSError as error:
         raise DecodeError("unreadable", f"{folder}: cannot be read: {error.strerror}", retry=True) from error
-    first = min(found, default=1)
+
+    first = min(by_number, default=1)
     if first not in (0, 1):
         raise DecodeError(
             "missing_image", f"{folder}: images {name} must count from 1 (or 0), but begin at {first}"
         )
-    for number in range(first, first + len(found)):
-        if number not in found:
+    for number in range(first, first + len(by_number)):
+        if number not in by_number:
             raise DecodeError(
                 "missing_image",
-                f"{folder}: image {name % number} is missing between {first} and {max(found)}; "
+                f"{folder}: image {name % number} is missing between {first} and {max(by_number)}; "
                 "make the folder again",
             )
-    return [folder / found[number] for number in sorted(found)]
+    return [folder / by_number[number] for number in sorted(by_number)]
 
 
 def read_image(path: Path, root: str) -> bytes:
     """Read an image file, which must lie under the real path `root` when links are followed.
 
     Raises:
-        DecodeError: `outside` for a link that leads out, `unreadable_image` for anything that is not a whole
-            JPEG or PNG file of reasonable size.
+        DecodeError: `outside` for a link that leads out, `unreadable_image` for anything but a whole JPEG or
+            PNG file of reasonable size.
     """
     real = os.path.realpath(path)
     if os.path.commonpath([real, root]) != root:
         raise DecodeError("outside", f"{path}: a link out of the folder of frames; copy the file instead")
+
     try:
+        # Another process may put a link or a named pipe in the file's place now: follow none, wait for none.
         descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as handle:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -103,6 +114,7 @@ def read_image(path: Path, root: str) -> bytes:
         raise DecodeError("missing", f"{path}: the file went away", retry=True) from error
     except OSError as error:
         raise DecodeError("unreadable", f"{path}: cannot be read: {error.strerror}", retry=True) from error
+
     if len(content) > MAX_IMAGE_BYTES:
         raise DecodeError("unreadable_image", f"{path}: larger than {MAX_IMAGE_BYTES >> 20} MiB")
     _require_whole(path, content)
@@ -110,37 +122,56 @@ def read_image(path: Path, root: str) -> bytes:
 
 
 def _require_whole(path: Path, content: bytes) -> None:
-    """Decoders fill a cut-off image with grey in silence, so look for its end, and for its size."""
+    """Refuse an image that is cut off, which decoders fill with grey in silence, and one of absurd size."""
     is_jpeg, is_png = content.startswith(b"\xff\xd8\xff"), content.startswith(b"\x89PNG\r\n\x1a\n")
     if not is_jpeg and not is_png:
         raise DecodeError("unreadable_image", f"{path}: neither a JPEG nor a PNG image")
     if (b"\xff\xd9" if is_jpeg else b"IEND") not in content[-1024:]:
         raise DecodeError("unreadable_image", f"{path}: the image is cut off; make it again")
 
+    # OpenCV's own limit (OPENCV_IO_MAX_IMAGE_PIXELS) is read when it is loaded, which is too early for us.
+    width, height = _jpeg_size(content) if is_jpeg else struct.unpack_from(">II", content.ljust(24), 16)
+    if width * height > MAX_PIXELS:
+        raise DecodeError(
+            "unreadable_image", f"{path}: {width}x{height} pixels; at most {MAX_PIXELS} are decoded"
+        )
+
+
+def _jpeg_size(content: bytes) -> tuple[int, int]:
+    """Return width and height by the frame header of a JPEG; 0, 0 where none is found."""
+    at = 2
+    while at + 9 <= len(content) and content[at] == 0xFF:
+        code, length = struct.unpack_from(">xBH", content, at)
+        if code == 0xFF:  # fill bytes may stand before any marker
+            at += 1
+            continue
+        if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", content, at + 5)
+            return width, height
+        at += 2 + length
+    return 0, 0
+
 
 def _numbered(folder: Path, name: str) -> Iterator[tuple[int, str]]:
     """Yield (number, name inside `folder`) of the files that fit the pattern."""
-    place = PurePosixPath(name)
-    before, number, after = re.split(r"(%0?\d*d)", place.name)
-    suffixes = [""] if place.suffix.lower() in IMAGE_SUFFIXES else IMAGE_SUFFIXES
+    pattern = PurePosixPath(name)
+    before, number, after = re.split(r"(%0?\d*d)", pattern.name)
+    suffixes = [""] if pattern.suffix.lower() in IMAGE_SUFFIXES else IMAGE_SUFFIXES
     ends = "|".join(re.escape(after + suffix) for suffix in suffixes)
-    pattern = re.compile(rf"{re.escape(before)}(\d+)(?i:{ends})", re.ASCII)
+    fits = re.compile(rf"{re.escape(before)}(\d+)(?i:{ends})", re.ASCII)
     try:
-        entries = os.scandir(folder / place.parent)
+        entries = os.scandir(folder / pattern.parent)
     except (FileNotFoundError, NotADirectoryError):
         return
+
     with entries:
         for entry in entries:
-            match = pattern.fullmatch(entry.name)
+            match = fits.fullmatch(entry.name)
+            # img_1.jpg is not img_00001.jpg: a folder that holds both has two files for one number.
             if match and number % int(match[1]) == match[1]:
-                yield int(match[1]), str(place.parent / entry.name)
+                yield int(match[1]), str(pattern.parent / entry.name)
 
 
 def _folders(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-
-
-def names_from(values: Mapping[str, str]) -> FrameNames:
-    """Return the names that a plan keeps."""
-    return FrameNames(image=values["image"], flow_x=values["flow_x"], flow_y=values["flow_y"])

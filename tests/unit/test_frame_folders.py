@@ -1,6 +1,7 @@
 """Folders of images: names that stay inside, what each fault is called, and names of export."""
 
 import os
+import struct
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 
@@ -15,7 +16,7 @@ from stin_pipe.pipeline.listing.find_videos import list_videos
 from stin_pipe.pipeline.listing.listing import ListedVideo
 from stin_pipe.pipeline.planning.plan import IMPORTED, ExtractParams
 from stin_pipe.pipeline.shard.from_images import import_video
-from stin_pipe.pipeline.shard.image_folders import FrameNames, numbered_images, scan_frame_folders
+from stin_pipe.pipeline.shard.image_folders import FrameNames, numbered_images, read_image, scan_frame_folders
 from stin_pipe.stin.shards.codec import quantise_flow, recode_field
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.reader import ShardFile
@@ -309,3 +310,19 @@ def test_what_export_renames_is_told_and_found_again(tmp_path: Path) -> None:
     assert found == dict(zip(folders, zip(names, names, strict=True), strict=True))
     ids_found = {video.path: video.id for video in listing.videos}
     assert ids_found == {folder: folder for folder in folders}
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_an_image_that_claims_an_absurd_size_is_never_decoded(tmp_path: Path, suffix: str) -> None:
+    image = np.zeros((32, 40, 3), np.uint8)
+    content = bytearray(cv2.imencode(suffix, image)[1].tobytes())
+    path = tmp_path / f"img{suffix}"
+    path.write_bytes(content)
+    assert read_image(path, str(tmp_path)) == content
+
+    # Height and width: in the frame header of a JPEG, in the first chunk of a PNG.
+    at, size = (content.index(b"\xff\xc0") + 5, ">HH") if suffix == ".jpg" else (16, ">II")
+    struct.pack_into(size, content, at, 60000, 60000)
+    path.write_bytes(content)
+    with pytest.raises(StinPipeError, match="60000x60000 pixels; at most 67108864 are decoded"):
+        read_image(path, str(tmp_path))
