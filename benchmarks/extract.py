@@ -25,7 +25,7 @@ import numpy as np
 from stin_pipe.pipeline.decoding.frames import DecodeNotes, decode_frames
 from stin_pipe.pipeline.flow import TVL1Params, tvl1_clip
 from stin_pipe.pipeline.planning.plan import ExtractParams
-from stin_pipe.pipeline.shard.from_video import prepare_frame
+from stin_pipe.pipeline.shard.fill import prepare_frame
 from stin_pipe.stin.shards.codec import encode_image, quantise_flow
 
 SIZE = (340, 256)

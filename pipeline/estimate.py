@@ -18,7 +18,8 @@ from stin_pipe.pipeline.listing.listing import ListedVideo
 from stin_pipe.pipeline.planning.ledger import Ledger
 from stin_pipe.pipeline.planning.plan import ExtractParams
 from stin_pipe.pipeline.runners.workers import use_one_thread
-from stin_pipe.pipeline.shard.from_video import packed_fields, prepared_frames
+from stin_pipe.pipeline.shard.fill import packed_fields
+from stin_pipe.pipeline.shard.from_video import prepared_frames
 from stin_pipe.stin.shards.codec import encode_image
 
 PROBE_VIDEOS = 3

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from stin_pipe.pipeline.runners.workers import worker_pool
 from stin_pipe.pipeline.shard.image_folders import FRAMES, FrameNames
-from stin_pipe.stin.shards.codec import encode_image, recode_field
+from stin_pipe.stin.shards.codec import decode_field, encode_image, recode_field
 from stin_pipe.stin.shards.errors import ShardError, StinPipeError
 from stin_pipe.stin.shards.publish import is_temporary, publish_bytes, temporary_name
 from stin_pipe.stin.shards.reader import ShardFile
-from stin_pipe.stin.shards.schema import FlowCoding, ImageCodec, Manifest, ManifestVideo, Stream
+from stin_pipe.stin.shards.schema import FlowCoding, ImageCodec, Manifest, ManifestVideo
 
 MAX_NAME_BYTES = 120
 
@@ -175,20 +175,16 @@ def _write_images(shard: ShardFile, group: str, folder: Path, bound_px: float) -
     for index in range(count - 1):
         content = shard.read_bytes(group, "flow", index).tobytes()
         codec: ImageCodec = "png" if _suffix(content) == ".png" else "jpeg"
-        planes = recode_field(_field(shard, group, "flow", index, content), old=old, new=new)
+        try:
+            planes = recode_field(decode_field(content), old=old, new=new)
+        except ShardError as error:
+            video_id = shard.video(group).id
+            raise ShardError(f"{shard.path}: video {video_id}, flow {index}: {error}") from error
+
         for plane, name in zip(planes, (names.flow_x, names.flow_y), strict=True):
             image = encode_image(plane, codec=codec)
             (folder / (name % (index + 1) + _suffix(content))).write_bytes(image)
     return count
-
-
-def _field(shard: ShardFile, group: str, stream: Stream, index: int, content: bytes):
-    from stin_pipe.stin.shards.codec import decode_field
-
-    try:
-        return decode_field(content)
-    except ShardError as error:
-        raise ShardError(f"{shard.path}: video {shard.video(group).id}, {stream} {index}: {error}") from error
 
 
 def _suffix(content: bytes) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from stin_pipe.pipeline.decoding.frames import DecodeError, DecodeNotes
 from stin_pipe.pipeline.listing.listing import ListedVideo
 from stin_pipe.pipeline.planning.plan import ExtractParams
-from stin_pipe.pipeline.shard.from_video import (
+from stin_pipe.pipeline.shard.fill import (
     Filled,
     PreparedFrame,
     fill_video,

@@ -13,7 +13,7 @@ import numpy as np
 from stin_pipe.pipeline.decoding.frames import DecodeError, DecodeNotes
 from stin_pipe.pipeline.listing.listing import ListedVideo, Listing
 from stin_pipe.pipeline.planning.plan import ExtractParams
-from stin_pipe.pipeline.shard.from_video import Filled, fill_video
+from stin_pipe.pipeline.shard.fill import Filled, fill_video
 from stin_pipe.pipeline.shard.image_folders import FRAMES, FrameNames, names_from, numbered_images, read_image
 from stin_pipe.stin.shards.codec import decode_image, encode_image
 from stin_pipe.stin.shards.errors import ShardError, StinPipeError

@@ -16,9 +16,10 @@ from pathlib import Path
 from stin_pipe.pipeline.decoding.ffmpeg import find_ffmpeg
 from stin_pipe.pipeline.listing.listing import ListedVideo
 from stin_pipe.pipeline.planning.plan import IMPORTED, ExtractParams, PlannedShard
+from stin_pipe.pipeline.shard.fill import packed_fields
 from stin_pipe.pipeline.shard.flow_batches import FlowBatches
 from stin_pipe.pipeline.shard.from_images import import_video
-from stin_pipe.pipeline.shard.from_video import extract_video, packed_fields
+from stin_pipe.pipeline.shard.from_video import extract_video
 from stin_pipe.stin.shards.publish import is_temporary
 from stin_pipe.stin.shards.schema import Mark, VideoOutcome
 from stin_pipe.stin.shards.writer import ShardWriter

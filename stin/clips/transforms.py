@@ -139,13 +139,6 @@ def flip_quantised(fields_N2HW: np.ndarray, *, zero: float) -> np.ndarray:
     return mirrored
 
 
-def flip_flow(flow_N2HW: np.ndarray) -> np.ndarray:
-    """Mirror flow in pixels (float) left to right and negate its x component."""
-    mirrored = flow_N2HW[..., ::-1].copy()
-    mirrored[:, 0] = -mirrored[:, 0]
-    return mirrored
-
-
 def normalise_rgb(clips: torch.Tensor) -> torch.Tensor:
     """Map uint8 (..., 3, H, W) to float32 with ImageNet's mean and standard deviation."""
     shape = (3, 1, 1)

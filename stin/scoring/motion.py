@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from stin_pipe.stin.clips.read_clips import ClipShape, ClipSource
+from stin_pipe.stin.shards.codec import dequantise_flow
 
 MAX_FIELDS = 48
 """Fields that are looked at, evenly spaced; so a long video costs no more."""
@@ -61,9 +62,7 @@ def measure_motion(source: ClipSource, video: ClipShape) -> Motion:
         return Motion(num_fields=0, mean_px=0.0, moving_share=0.0)
     chosen = np.unique(np.linspace(0, num_fields - 1, min(num_fields, MAX_FIELDS)).round().astype(int))
     coding = source.flow_coding(video.id)
-    fields_N2HW = (
-        source.read_flow(video.id, chosen.tolist()).astype(np.float32) - coding.zero
-    ) * coding.scale
+    fields_N2HW = dequantise_flow(source.read_flow(video.id, chosen.tolist()), coding)
     length_NHW = np.hypot(fields_N2HW[:, 0], fields_N2HW[:, 1])
     limit_px = max(LEAST_SPEED_PX, SPEED_SHARE * min(video.height, video.width))
     return Motion(

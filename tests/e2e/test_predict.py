@@ -15,7 +15,7 @@ from stin_pipe.pipeline.decoding.frames import DecodeNotes, decode_frames
 from stin_pipe.pipeline.demo_videos import SynthParams, make_videos
 from stin_pipe.pipeline.flow import TVL1Params, tvl1_clip
 from stin_pipe.pipeline.planning.plan import ExtractParams
-from stin_pipe.pipeline.shard.from_video import packed_fields
+from stin_pipe.pipeline.shard.fill import packed_fields
 from stin_pipe.stin.network.model_file import ModelInfo, load_model, save_model
 from stin_pipe.stin.network.streams import build_stream
 from stin_pipe.stin.shards.errors import StinPipeError

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,6 +54,17 @@ def test_full_length_is_round_and_ignores_a_few_wild_motions() -> None:
     assert full_length(flow) == 3.5
     flow[..., 0] = 17.0
     assert full_length(flow) == 20.0
+
+
+def test_without_a_length_the_fields_set_it_and_unknown_motion_does_not_count() -> None:
+    flow = np.zeros((8, 8, 2), np.float32)
+    flow[..., 0] = 3.2
+    flow[0, 0] = np.nan
+    picture = flow_to_colour(flow)
+    np.testing.assert_array_equal(picture, flow_to_colour(flow, full_px=3.5))
+    np.testing.assert_array_equal(picture, flow_to_colour(torch.from_numpy(flow)))
+    assert picture[0, 0].tolist() == [0, 0, 0] and picture.shape == (8, 8, 3)
+    assert (flow_to_colour(np.full((4, 4, 2), np.nan)) == 0).all()
 
 
 def test_wrong_arguments_are_named() -> None:

@@ -14,8 +14,9 @@ import torch
 from stin_pipe.pipeline.decoding.frames import DecodeError, DecodeNotes, decode_frames
 from stin_pipe.pipeline.listing.listing import ListedVideo
 from stin_pipe.pipeline.planning.plan import ExtractParams
+from stin_pipe.pipeline.shard.fill import PreparedFrame
 from stin_pipe.pipeline.shard.from_frames import chosen_frames, extract_frames, prepared_from_memory
-from stin_pipe.pipeline.shard.from_video import PreparedFrame, extract_video, prepared_frames
+from stin_pipe.pipeline.shard.from_video import extract_video, prepared_frames
 from stin_pipe.stin.shards.codec import decode_rgb, encode_image
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.reader import ShardReader

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from stin_pipe.stin.shards.codec import dequantise_flow
+
 if TYPE_CHECKING:
     from stin_pipe.stin.network.model_file import TrainedModel
     from stin_pipe.stin.scoring.maps import StreamMaps
@@ -118,8 +120,7 @@ def draw_strip(reader: "ShardReader", video: "ManifestVideo", models: Mapping[st
     width, height = _tile_size(video)
     rgb_NHWC = [_resized(frame, width, height) for frame in reader.read_rgb(video.id, frames)]
     coding = reader.flow_coding(video.id)
-    quantised = reader.read_flow(video.id, frames).astype(np.float32)
-    flow_NHW2 = ((quantised - coding.zero) * coding.scale).transpose(0, 2, 3, 1)
+    flow_NHW2 = dequantise_flow(reader.read_flow(video.id, frames), coding).transpose(0, 2, 3, 1)
     full_px = full_length(flow_NHW2)
     found = {
         stream: stream_maps(model, reader, ClipShape.of(video), num_segments=max(2, count))

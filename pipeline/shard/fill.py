@@ -1,0 +1,170 @@
+"""Frames and their flow into the open shard, one video at a time, whole or not at all.
+
+Wherever the frames come from (a file, memory, a folder of images), the video ends here: as a group of the
+shard and an outcome that says so, or as an outcome that says why not.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import cv2
+import numpy as np
+
+from stin_pipe.pipeline.decoding.frames import DecodeError, DecodeNotes
+from stin_pipe.pipeline.flow import TVL1Params, tvl1_clip
+from stin_pipe.pipeline.listing.listing import ListedVideo
+from stin_pipe.pipeline.planning.plan import ExtractParams
+from stin_pipe.pipeline.shard.flow_batches import Solve
+from stin_pipe.stin.shards.codec import encode_image
+from stin_pipe.stin.shards.schema import VideoOutcome
+from stin_pipe.stin.shards.writer import ShardWriter, VideoWriter
+
+CHUNK_PIXELS = 32 * 340 * 256
+"""Pixels of one chunk: 32 frames at 340x256, so that memory does not depend on a video's length."""
+
+GPU_CHUNKS = 4
+"""A GPU needs more pairs in a launch to be full: 128 of a video at 340x256, and those of others beside it."""
+
+MAX_ASPECT = 8.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filled:
+    """What is known about a video once its frames and fields are written."""
+
+    height: int
+    width: int
+    fps: float
+    source_sha256: str
+
+
+def fill_video(
+    video: ListedVideo, writer: ShardWriter, notes: DecodeNotes, fill: Callable[[VideoWriter], Filled]
+) -> VideoOutcome:
+    """Let `fill` write one video into the open shard and report the outcome; a failed video leaves nothing.
+
+    Raises:
+        OSError: the shard cannot be written.
+    """
+    started = time.monotonic()
+    target = writer.begin_video(video.id)
+    try:
+        filled = fill(target)
+        group, meta = target.finish(
+            label=video.label,
+            class_name=video.class_name,
+            height=filled.height,
+            width=filled.width,
+            fps=filled.fps,
+            source_sha256=filled.source_sha256,
+            notes=notes.as_json(),
+        )
+
+    # Whatever else a hostile file provokes in OpenCV or numpy costs this video, not the shard. OSError is
+    # left out on purpose: a full disk concerns every video.
+    except (DecodeError, cv2.error, ValueError, MemoryError) as error:
+        target.abandon()
+        expected = isinstance(error, DecodeError)
+        return VideoOutcome(
+            id=video.id,
+            state="failed",
+            reason=error.reason if expected else "internal",
+            message=str(error) if expected else f"{video.path}: {type(error).__name__}: {error}",
+            retry=error.retry if expected else True,
+            notes=notes.as_json(),
+            seconds=time.monotonic() - started,
+        )
+
+    return VideoOutcome(
+        id=video.id,
+        state="done",
+        group=group,
+        meta=meta,
+        notes=notes.as_json(),
+        seconds=time.monotonic() - started,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedFrame:
+    """A frame at its stored size: `rgb` (H, W, 3) uint8 to keep, `grey` (H, W) uint8 for flow."""
+
+    rgb: np.ndarray
+    grey: np.ndarray
+
+
+def prepare_frame(frame: np.ndarray, params: ExtractParams, *, name: str) -> PreparedFrame:
+    """Resize one frame (H, W, 3) uint8 RGB to its stored size.
+
+    Raises:
+        DecodeError: the picture is too long for a size that keeps its aspect.
+    """
+    height, width = frame.shape[:2]
+    size = params.size or _keep_aspect(width, height, params.short_side or 0, name)
+
+    # Grey comes from the full frame and is then resized, as in the tools that flow networks learn from.
+    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    if size == (width, height):
+        return PreparedFrame(rgb=frame, grey=grey)
+
+    # Area averages: shrinking by interpolation would alias, and the flow would follow the aliases.
+    shrinks = size[0] <= width and size[1] <= height
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return PreparedFrame(
+        rgb=cv2.resize(frame, size, interpolation=how), grey=cv2.resize(grey, size, interpolation=how)
+    )
+
+
+def _keep_aspect(width: int, height: int, short_side: int, name: str) -> tuple[int, int]:
+    """Return (width, height) in pixels with the shorter side as wanted."""
+    aspect = max(width, height) / min(width, height)
+    if aspect > MAX_ASPECT:
+        raise DecodeError(
+            "odd_shape",
+            f"{name}: {width}x{height} is longer than {MAX_ASPECT:g}:1; give --size WxH to force a size",
+        )
+    if width <= height:
+        return short_side, round(height * short_side / width)
+    return round(width * short_side / height), short_side
+
+
+def write_frames(
+    frames: Iterator[PreparedFrame], target: VideoWriter, params: ExtractParams, flow: Solve
+) -> tuple[int, int]:
+    """Encode frames and fields chunk by chunk and return their (height, width).
+
+    Args:
+        frames: at least one, all of one size.
+        target: the open video of the shard.
+        params: what decides the bytes.
+        flow: computes the fields of a chunk.
+    """
+    first = next(frames, None)
+    assert first is not None, "decode_frames raises rather than yield nothing"
+    height, width = first.grey.shape
+    pixels = CHUNK_PIXELS * (GPU_CHUNKS if params.flow_backend == "cuda" else 1)
+    per_chunk = max(2, pixels // (height * width))
+
+    target.append_frame(encode_image(first.rgb, codec=params.codec))
+    last = first.grey
+    while chunk := list(islice(frames, per_chunk)):
+        # The last frame of a chunk is the first of the next, so that no field between them is lost.
+        greys = np.stack([last, *(frame.grey for frame in chunk)])
+        for frame, field in zip(chunk, flow(greys, params), strict=True):
+            target.append_frame(encode_image(frame.rgb, codec=params.codec))
+            target.append_field(encode_image(field, codec=params.codec))
+        last = greys[-1]
+    return height, width
+
+
+def packed_fields(greys: np.ndarray, params: ExtractParams) -> np.ndarray:
+    """Return the fields of a clip (T, H, W) as stored: uint8 (T-1, 2H, W)."""
+    return tvl1_clip(
+        greys,
+        bound_px=params.bound_px,
+        params=TVL1Params.from_record(params.flow),
+        backend=params.flow_backend,
+        num_threads=1,  # a worker is one core; others work on other shards
+    )
