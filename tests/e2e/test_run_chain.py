@@ -24,6 +24,7 @@ runner = "local"
 workers = 2
 [train]
 recipe = "small"
+backbone = "resnet18-w8"
 no_flip = true
 epochs = 2
 segments = 2

@@ -190,6 +190,7 @@ def test_more_processes_than_videos_in_a_batch_are_refused(tiny_run, tmp_path):
     assert all("a batch of 1 videos is too small for 2 train workers" in text for text in told)
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_with_another_number_of_processes(tiny_run, tmp_path):
     train(tiny_run, tmp_path / "one", count=1)
     processes = start(tiny_run, tmp_path / "other", count=1, pause_after=2)

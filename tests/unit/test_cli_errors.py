@@ -76,7 +76,7 @@ def test_debug_from_the_environment_shows_the_traceback(tmp_path: Path, call) ->
     assert "Traceback" not in call("status", "--run", tmp_path).stderr
 
 
-@pytest.mark.parametrize("words", ["status --run none --json", "doctor --json", "--help"])
+@pytest.mark.parametrize("words", ["status --run none --json", "completion bash", "--help"])
 @pytest.mark.parametrize("to", [">/dev/full", ">&-", ">&- 2>&-"])
 def test_a_standard_output_that_cannot_be_written_is_no_traceback(
     words: str, to: str, tmp_path: Path

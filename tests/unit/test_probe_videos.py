@@ -37,6 +37,7 @@ def test_order_of_the_colours_is_the_class(name: str) -> None:
     assert min(seen.count(colour) for colour in COLOURS) >= 6
 
 
+@pytest.mark.slow
 def test_the_bag_of_frames_does_not_tell_the_order() -> None:
     """Over many videos each class shows each colour for the same share of the time, wherever it comes."""
     for name in ORDERS:
@@ -84,6 +85,7 @@ def test_noise_moves_its_share_of_the_picture() -> None:
         assert 0.6 * share < np.mean(moving) < 1.1 * share
 
 
+@pytest.mark.slow
 def test_noise_has_no_direction_of_its_own() -> None:
     """The mean motion of the background over many videos is none, for every class alike."""
     still_params = ProbeParams(probe="motion", num_frames=11, width=32, height=24)
