@@ -51,7 +51,7 @@ class Estimate:
     num_measured: int
 
 
-def estimate_from_run(extract_dir: Path, ledger: Ledger, root: Path, videos: Sequence[ListedVideo]):
+def estimate_from_run(ledger: Ledger, root: Path, videos: Sequence[ListedVideo]) -> Estimate | None:
     """Return the estimate by the seconds, frames and bytes of the videos that are done; None if too few."""
     done = [entry for entry in ledger.done if entry.outcome and entry.outcome.meta]
     seconds = sum(entry.outcome.seconds for entry in done if entry.outcome)
@@ -60,7 +60,7 @@ def estimate_from_run(extract_dir: Path, ledger: Ledger, root: Path, videos: Seq
         return None
     frames = sum(entry.outcome.meta.num_frames for entry in done if entry.outcome and entry.outcome.meta)
     shards = {entry.shard for entry in done}
-    stored = sum((extract_dir / "shards" / f"{name}.h5").stat().st_size for name in shards)
+    stored = sum((ledger.extract_dir / "shards" / f"{name}.h5").stat().st_size for name in shards)
     share = _source_bytes(root, videos) / source_bytes
     return Estimate(
         slot_seconds=seconds * share,

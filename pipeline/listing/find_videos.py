@@ -46,13 +46,13 @@ def list_videos(
         find: finds the videos under a folder, relative to it; folders of frames are videos too.
 
     Raises:
-        StinPipeError: nothing to list, a CSV beside a data set, or contradictory or unreadable lists.
-        ValueError: a class that the data set does not have.
+        StinPipeError: nothing to list, or contradictory or unreadable lists.
+        ValueError: a CSV beside a data set, or a class that the data set does not have.
     """
     require_folder(root, "videos folder")
     if list_csv is not None and (splits_dir is not None or dataset != "auto"):
         other = "--splits" if splits_dir is not None else f"--dataset {dataset}"
-        raise StinPipeError(f"--list {list_csv} and {other} exclude each other; give one of them")
+        raise ValueError(f"--list {list_csv} and {other} exclude each other; give one of them")
     if list_csv is not None:
         listing = csv_listing(root, list_csv)
     elif style := _list_style(dataset, splits_dir):

@@ -3,8 +3,9 @@
 `failures.jsonl` and `manifest.json` are views of the ledger, replaced whole.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from stin_pipe.pipeline.listing.listing import ListedVideo
@@ -16,7 +17,7 @@ from stin_pipe.stin.shards.schema import FailedVideo, Manifest, ManifestVideo, M
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerEntry:
-    """The current state of one planned video; `outcome` is None while it is not yet done."""
+    """The current state of one planned video; `outcome` is None until its shard is done."""
 
     video: ListedVideo
     shard: str
@@ -25,18 +26,35 @@ class LedgerEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """All planned videos of a run with their states.
+    """The plans and marks of a run, each read from its file once; the state of every video follows.
 
     Attributes:
-        entries: by video id.
-        pending: shards that have no valid mark, in order.
-        broken: why a shard that has a mark does not count, by shard name.
+        plans: in the order in which they were made.
+        marks: of the shards that are done, by shard name.
+        broken: why a shard that has a mark does not count as done, by shard name; without the next step.
     """
 
+    extract_dir: Path
     plans: tuple[Plan, ...]
-    entries: dict[str, LedgerEntry]
-    pending: tuple[PlannedShard, ...]
-    broken: dict[str, str]
+    marks: Mapping[str, Mark] = field(default_factory=dict[str, Mark])
+    broken: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @cached_property
+    def entries(self) -> dict[str, LedgerEntry]:
+        """All planned videos by id, each with its current state."""
+        entries: dict[str, LedgerEntry] = {}
+        for shard, _ in _shards(self.plans):
+            mark = self.marks.get(shard.name)
+            outcomes = {outcome.id: outcome for outcome in mark.outcomes} if mark else {}
+            for video in shard.videos:
+                entry = LedgerEntry(video=video, shard=shard.name, outcome=outcomes.get(video.id))
+                entries[video.id] = _current(entries.get(video.id), entry)
+        return entries
+
+    @property
+    def pending(self) -> tuple[PlannedShard, ...]:
+        """Shards that are not done, in order."""
+        return tuple(shard for shard, _ in _shards(self.plans) if shard.name not in self.marks)
 
     @property
     def done(self) -> list[LedgerEntry]:
@@ -58,6 +76,33 @@ class Ledger:
         """Shards of all plans."""
         return sum(len(plan.shards) for plan in self.plans)
 
+    def with_plan(self, plan: Plan) -> "Ledger":
+        """Return the ledger with one more plan, whose shards may have marks already."""
+        return replace(self, plans=(*self.plans, plan))._with_marks_of([plan], self.broken)
+
+    def look_again(self) -> "Ledger":
+        """Return the ledger after work: the marks of shards that were pending are read, no others."""
+        return self._with_marks_of(self.plans, {})
+
+    def _with_marks_of(self, plans: Sequence[Plan], broken: Mapping[str, str]) -> "Ledger":
+        """Look for the marks that are not known yet, and see whether mark, plan and shard file agree."""
+        marks, broken = dict(self.marks), dict(broken)
+        for shard, fingerprint in _shards(plans):
+            path = self.extract_dir / "shards" / f"{shard.name}.json"
+            if shard.name in marks or not path.exists():
+                continue
+            try:
+                mark = Mark.load(path)
+            except StinPipeError as error:
+                broken[shard.name] = error.problem
+                continue
+            problem = _disagreement(path, mark, shard, fingerprint)
+            if problem:
+                broken[shard.name] = problem
+            else:
+                marks[shard.name] = mark
+        return replace(self, marks=marks, broken=broken)
+
 
 def plan_paths(extract_dir: Path) -> list[Path]:
     """Return the plan files of a run in the order in which they were made."""
@@ -71,29 +116,26 @@ def next_plan_path(extract_dir: Path) -> Path:
     return extract_dir / ("plan.json" if count == 0 else f"plan-{count:04d}.json")
 
 
+def find_ledger(extract_dir: Path) -> Ledger | None:
+    """Read plans and marks; None where nothing is planned yet.
+
+    Raises:
+        StinPipeError: a plan is damaged.
+    """
+    plans = tuple(Plan.load(path) for path in plan_paths(extract_dir))
+    return Ledger(extract_dir=extract_dir, plans=plans).look_again() if plans else None
+
+
 def read_ledger(extract_dir: Path) -> Ledger:
-    """Read plans and marks.
+    """Read plans and marks of a run that has been planned.
 
     Raises:
         StinPipeError: there is no plan, or one is damaged.
     """
-    paths = plan_paths(extract_dir)
-    if not paths:
+    ledger = find_ledger(extract_dir)
+    if ledger is None:
         raise StinPipeError(f"{extract_dir}: nothing was extracted here yet; run `stin-pipe extract` first")
-    plans = tuple(Plan.load(path) for path in paths)
-    entries: dict[str, LedgerEntry] = {}
-    pending: list[PlannedShard] = []
-    broken: dict[str, str] = {}
-    for plan in plans:
-        for shard in plan.shards:
-            mark = _valid_mark(extract_dir, shard, plan.fingerprint, broken)
-            if mark is None:
-                pending.append(shard)
-            outcomes = {outcome.id: outcome for outcome in mark.outcomes} if mark else {}
-            for video in shard.videos:
-                entry = LedgerEntry(video=video, shard=shard.name, outcome=outcomes.get(video.id))
-                entries[video.id] = _current(entries.get(video.id), entry)
-    return Ledger(plans=plans, entries=entries, pending=tuple(pending), broken=broken)
+    return ledger
 
 
 def write_absent(extract_dir: Path, absent: Sequence[str]) -> None:
@@ -105,8 +147,9 @@ def write_absent(extract_dir: Path, absent: Sequence[str]) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_views(extract_dir: Path, ledger: Ledger) -> Manifest:
+def write_views(ledger: Ledger) -> Manifest:
     """Replace `manifest.json` and `failures.jsonl` by what the ledger says."""
+    extract_dir = ledger.extract_dir
     manifest = manifest_of(ledger)
     lines = [
         json_text(
@@ -134,18 +177,11 @@ def manifest_of(ledger: Ledger) -> Manifest:
     videos: dict[str, ManifestVideo] = {}
     for entry in sorted(ledger.done, key=lambda entry: entry.video.id):
         assert entry.outcome is not None and entry.outcome.meta is not None
-        meta = entry.outcome.meta
-        videos[entry.video.id] = ManifestVideo(
-            id=meta.id,
-            label=meta.label,
-            num_frames=meta.num_frames,
-            height=meta.height,
-            width=meta.width,
-            fps=meta.fps,
+        videos[entry.video.id] = ManifestVideo.of(
+            entry.outcome.meta,
             shard=entry.shard,
             group=entry.outcome.group,
             splits=dict(entry.video.splits),
-            digest=meta.digest,
             group_key=entry.video.group_key,
         )
     failed = tuple(
@@ -176,26 +212,26 @@ def manifest_of(ledger: Ledger) -> Manifest:
     )
 
 
-def _valid_mark(
-    extract_dir: Path, shard: PlannedShard, fingerprint: str, broken: dict[str, str]
-) -> Mark | None:
-    """Return the mark of a shard when mark, plan and shard file agree; note why not in `broken`."""
-    path = extract_dir / "shards" / f"{shard.name}.json"
-    if not path.exists():
-        return None
-    try:
-        mark = Mark.load(path)
-    except StinPipeError as error:
-        broken[shard.name] = error.problem
-        return None
-    data = path.with_suffix(".h5")
+def _shards(plans: Iterable[Plan]) -> Iterator[tuple[PlannedShard, str]]:
+    """Yield the shards of some plans in order, each with the fingerprint of its plan."""
+    for plan in plans:
+        for shard in plan.shards:
+            yield shard, plan.fingerprint
+
+
+def _disagreement(path: Path, mark: Mark, shard: PlannedShard, fingerprint: str) -> str:
+    """Say how a mark differs from its plan or its shard file; empty when the shard is done."""
     if mark.fingerprint != fingerprint or [item.id for item in mark.outcomes] != _ids(shard.videos):
-        broken[shard.name] = f"{path}: the mark belongs to another plan"
-    elif not data.exists():
-        broken[shard.name] = f"{data}: the shard is missing"
-    elif data.stat().st_size != mark.num_bytes:
-        broken[shard.name] = f"{data}: {data.stat().st_size} bytes, but its mark says {mark.num_bytes}"
-    return None if shard.name in broken else mark
+        return f"{path}: the mark belongs to another plan"
+    data = path.with_suffix(".h5")
+    if not data.exists():
+        return f"{data}: the shard is missing"
+    num_bytes = data.stat().st_size
+    return (
+        ""
+        if num_bytes == mark.num_bytes
+        else f"{data}: {num_bytes} bytes, but its mark says {mark.num_bytes}"
+    )
 
 
 def _current(old: LedgerEntry | None, new: LedgerEntry) -> LedgerEntry:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stin_pipe.pipeline.listing.hash_split import hash_side
 from stin_pipe.pipeline.listing.listing import ListedVideo, Listing
-from stin_pipe.pipeline.planning.ledger import Ledger, next_plan_path, plan_paths, read_ledger
+from stin_pipe.pipeline.planning.ledger import Ledger, next_plan_path
 from stin_pipe.pipeline.planning.plan import ExtractParams, Plan, PlanKind, make_plan, require_same_params
 from stin_pipe.pipeline.shard.make_shard import ShardTask
 from stin_pipe.stin.shards.errors import StinPipeError
@@ -22,16 +22,14 @@ class Decision:
     """What an extract would do with a run that has a plan.
 
     Attributes:
-        ledger: state of the run.
         added: listed videos that the run does not know, with their sides.
         retried: failed videos that are still listed, where they are to be tried again.
         removed: ids of planned videos that the folder or the lists no longer have.
     """
 
-    ledger: Ledger
-    added: tuple[ListedVideo, ...]
-    retried: tuple[ListedVideo, ...]
-    removed: tuple[str, ...]
+    added: tuple[ListedVideo, ...] = ()
+    retried: tuple[ListedVideo, ...] = ()
+    removed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,39 +38,32 @@ class Work:
 
     Attributes:
         ledger: state of the run before the work.
-        tasks: one for each shard without a valid mark.
-        num_added: videos that joined an existing run now.
-        num_retried: failed videos that are tried again.
-        removed: ids of planned videos that the folder or the lists no longer have.
+        tasks: one for each shard that is not done.
+        decision: what changed in an existing run; empty for a new one.
     """
 
     ledger: Ledger
     tasks: tuple[ShardTask, ...]
-    num_added: int
-    num_retried: int
-    removed: tuple[str, ...]
+    decision: Decision
 
 
-def decide(
-    extract_dir: Path, listing: Listing, params: ExtractParams, *, retry_failed: bool
-) -> Decision | None:
-    """Decide what an extract would do; nothing is written. None when nothing is planned yet.
+def decide(ledger: Ledger, listing: Listing, params: ExtractParams, *, retry_failed: bool) -> Decision:
+    """Decide what an extract would do with a run; nothing is written.
 
     Raises:
         StinPipeError: the run was planned with other parameters, classes or splits.
     """
-    if not plan_paths(extract_dir):
-        return None
-    ledger = read_ledger(extract_dir)
-    _require_same_data(ledger.plans[0], listing, extract_dir / "plan.json")
-    require_same_params(ledger.plans[0], params, path=extract_dir / "plan.json")
+    first_path = ledger.extract_dir / "plan.json"
+    _require_same_data(ledger.plans[0], listing, first_path)
+    require_same_params(ledger.plans[0], params, path=first_path)
+
     listing = _as_planned(ledger, listing)
     listed = {video.id: video for video in listing.videos}
-    _require_one_source(ledger, listed, listing, extract_dir / "plan.json")
+    _require_one_source(ledger, listed, listing, first_path)
     _require_same_splits(ledger, listed, listing)
+
     failed = [entry.video for entry in ledger.failed if retry_failed and entry.video.id in listed]
     return Decision(
-        ledger=ledger,
         added=tuple(
             _with_stable_side(video, listing) for video in listing.videos if video.id not in ledger.entries
         ),
@@ -82,12 +73,19 @@ def decide(
 
 
 def prepare_work(
-    extract_dir: Path, listing: Listing, params: ExtractParams, *, retry_failed: bool, timeout_s: float
+    extract_dir: Path,
+    ledger: Ledger | None,
+    listing: Listing,
+    params: ExtractParams,
+    *,
+    retry_failed: bool,
+    timeout_s: float,
 ) -> Work:
     """Freeze what is not yet planned and list the shards to make.
 
     Args:
         extract_dir: the run's `extract` folder; the caller holds its lock.
+        ledger: state of the run, read under that lock; None when nothing is planned yet.
         listing: what the folder and the lists hold now.
         params: what decides the bytes of a shard.
         retry_failed: plan the failed videos again.
@@ -96,13 +94,16 @@ def prepare_work(
     Raises:
         StinPipeError: the run was planned with other parameters, classes or splits.
     """
-    decision = decide(extract_dir, listing, params, retry_failed=retry_failed)
-    if decision is None:
-        make_plan(listing, params).save(extract_dir / "plan.json")
+    decision = Decision()
+    if ledger is None:
+        plan = make_plan(listing, params)
+        plan.save(next_plan_path(extract_dir))
+        ledger = Ledger(extract_dir=extract_dir, plans=()).with_plan(plan)
     else:
-        _append_plan(extract_dir, listing, params, "added", decision.added)
-        _append_plan(extract_dir, listing, params, "retry", decision.retried)
-    ledger = read_ledger(extract_dir)
+        decision = decide(ledger, listing, params, retry_failed=retry_failed)
+        ledger = _plan_more(ledger, listing, params, "added", decision.added)
+        ledger = _plan_more(ledger, listing, params, "retry", decision.retried)
+
     tasks = tuple(
         ShardTask(
             extract_dir=extract_dir,
@@ -114,13 +115,7 @@ def prepare_work(
         )
         for shard in ledger.pending
     )
-    return Work(
-        ledger=ledger,
-        tasks=tasks,
-        num_added=len(decision.added) if decision else 0,
-        num_retried=len(decision.retried) if decision else 0,
-        removed=decision.removed if decision else (),
-    )
+    return Work(ledger=ledger, tasks=tasks, decision=decision)
 
 
 def count_deleted(ledger: Ledger, listing: Listing) -> int:
@@ -130,14 +125,14 @@ def count_deleted(ledger: Ledger, listing: Listing) -> int:
     return sum(not os.path.lexists(listing.root / entry.video.path) for entry in ledger.failed)
 
 
-def _append_plan(
-    extract_dir: Path, listing: Listing, params: ExtractParams, kind: PlanKind, videos: Sequence[ListedVideo]
-) -> None:
+def _plan_more(
+    ledger: Ledger, listing: Listing, params: ExtractParams, kind: PlanKind, videos: Sequence[ListedVideo]
+) -> Ledger:
     if not videos:
-        return
-    first_shard = read_ledger(extract_dir).num_shards
-    plan = make_plan(listing, params, kind=kind, first_shard=first_shard, videos=videos)
-    plan.save(next_plan_path(extract_dir))
+        return ledger
+    plan = make_plan(listing, params, kind=kind, first_shard=ledger.num_shards, videos=videos)
+    plan.save(next_plan_path(ledger.extract_dir))
+    return ledger.with_plan(plan)
 
 
 def _require_same_data(plan: Plan, listing: Listing, path: Path) -> None:

@@ -22,21 +22,20 @@ class ShardCheck:
     problems: tuple[str, ...]
 
 
-def verify_shards(extract_dir: Path, ledger: Ledger) -> Iterator[ShardCheck]:
+def verify_shards(ledger: Ledger) -> Iterator[ShardCheck]:
     """Check every shard that has a mark, in order."""
-    pending = {shard.name for shard in ledger.pending} - set(ledger.broken)
     for plan in ledger.plans:
         for shard in plan.shards:
             if shard.name in ledger.broken:
                 message = f"{ledger.broken[shard.name]}; run extract again to rebuild this shard"
                 yield ShardCheck(shard=shard.name, num_videos=0, num_bytes=0, problems=(message,))
-            elif shard.name not in pending:
-                yield _check(extract_dir, plan, shard)
+            elif shard.name in ledger.marks:
+                yield _check(ledger.extract_dir, plan, shard, ledger.marks[shard.name])
 
 
-def verify_manifest(extract_dir: Path, ledger: Ledger) -> tuple[str, ...]:
+def verify_manifest(ledger: Ledger) -> tuple[str, ...]:
     """Return what is wrong with the manifest, which extract makes of plans and marks."""
-    path = extract_dir / "manifest.json"
+    path = ledger.extract_dir / "manifest.json"
     advice = "give the same extract command again, it makes the manifest anew"
     if not path.exists():
         return () if ledger.pending else (f"{path} is missing; {advice}",)
@@ -49,9 +48,8 @@ def verify_manifest(extract_dir: Path, ledger: Ledger) -> tuple[str, ...]:
     return ()
 
 
-def _check(extract_dir: Path, plan: Plan, planned: PlannedShard) -> ShardCheck:
+def _check(extract_dir: Path, plan: Plan, planned: PlannedShard, mark: Mark) -> ShardCheck:
     path = extract_dir / "shards" / f"{planned.name}.h5"
-    mark = Mark.load(path.with_suffix(".json"))
     problems: list[str] = []
     done = [outcome for outcome in mark.outcomes if outcome.meta]
     if mark.digest != shard_digest(list(mark.outcomes)):

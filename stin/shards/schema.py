@@ -153,6 +153,31 @@ class ManifestVideo:
     digest: str
     group_key: str | None = None
 
+    @classmethod
+    def of(
+        cls,
+        meta: VideoMeta,
+        *,
+        shard: str,
+        group: str,
+        splits: Mapping[str, Subset],
+        group_key: str | None = None,
+    ) -> "ManifestVideo":
+        """Return the entry of a stored video: what its shard says of it, where it is, and its sides."""
+        return cls(
+            id=meta.id,
+            label=meta.label,
+            num_frames=meta.num_frames,
+            height=meta.height,
+            width=meta.width,
+            fps=meta.fps,
+            digest=meta.digest,
+            shard=shard,
+            group=group,
+            splits=splits,
+            group_key=group_key,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class FailedVideo:

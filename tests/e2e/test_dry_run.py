@@ -63,19 +63,21 @@ def test_the_rates_of_a_run_are_used_once_it_has_worked_a_while(extracted_run: P
     videos = [entry.video for entry in ledger.entries.values()]
 
     def taking(seconds: float) -> Ledger:
-        entries = {
-            name: replace(entry, outcome=replace(entry.outcome, seconds=seconds)) if entry.outcome else entry
-            for name, entry in ledger.entries.items()
+        marks = {
+            name: replace(
+                mark, outcomes=tuple(replace(outcome, seconds=seconds) for outcome in mark.outcomes)
+            )
+            for name, mark in ledger.marks.items()
         }
-        return Ledger(plans=ledger.plans, entries=entries, pending=(), broken={})
+        return replace(ledger, marks=marks)
 
-    assert estimate_from_run(extract_dir, taking(0.1), root, videos) is None
+    assert estimate_from_run(taking(0.1), root, videos) is None
     measured = taking(3.0)
-    whole = estimate_from_run(extract_dir, measured, root, videos)
+    whole = estimate_from_run(measured, root, videos)
     assert whole is not None and (whole.source, whole.num_measured, whole.num_frames) == ("run", 27, 189)
     assert abs(whole.slot_seconds - 81) < 1e-6
     assert whole.num_bytes == sum(path.stat().st_size for path in (extract_dir / "shards").glob("*.h5"))
-    part = estimate_from_run(extract_dir, measured, root, videos[:9])
+    part = estimate_from_run(measured, root, videos[:9])
     assert part is not None and 20 < part.slot_seconds < 34
 
 

@@ -182,9 +182,9 @@ def test_a_csv_excludes_split_lists_and_a_data_set(tmp_path: Path) -> None:
     table = tmp_path / "list.csv"
     table.write_text("path,label\na/1.mp4,x\n")
     lists = write(tmp_path / "lists", trainlist01="a/1.mp4 1\n")
-    with pytest.raises(StinPipeError, match=r"--list .*list.csv and --splits exclude each other"):
+    with pytest.raises(ValueError, match=r"--list .*list.csv and --splits exclude each other"):
         list_videos(tmp_path, list_csv=table, splits_dir=lists, dataset="ucf101")
-    with pytest.raises(StinPipeError, match=r"--list .*list.csv and --dataset folder exclude each other"):
+    with pytest.raises(ValueError, match=r"--list .*list.csv and --dataset folder exclude each other"):
         list_videos(tmp_path, list_csv=table, dataset="folder")
 
 

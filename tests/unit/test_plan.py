@@ -11,7 +11,7 @@ from stin_pipe.pipeline.listing.find_videos import list_videos
 from stin_pipe.pipeline.listing.hash_split import hash_share, hash_side
 from stin_pipe.pipeline.listing.listing import Listing
 from stin_pipe.pipeline.planning import plan as plan_module
-from stin_pipe.pipeline.planning.ledger import plan_paths, read_ledger, write_views
+from stin_pipe.pipeline.planning.ledger import find_ledger, plan_paths, read_ledger, write_views
 from stin_pipe.pipeline.planning.plan import ExtractParams, Plan, make_plan
 from stin_pipe.pipeline.planning.todo import count_deleted, decide, prepare_work
 from stin_pipe.pipeline.shard.make_shard import shard_digest
@@ -55,9 +55,13 @@ def finish(extract_dir: Path, fail: tuple[str, ...] = ()) -> None:
         ).save(extract_dir / "shards" / f"{shard.name}.json")
 
 
-def prepare(extract_dir: Path, videos: Path, params: ExtractParams = PARAMS, *, retry: bool = False):
+def prepare(
+    extract_dir: Path, videos: Path | Listing, params: ExtractParams = PARAMS, *, retry: bool = False
+):
     extract_dir.mkdir(exist_ok=True)
-    return prepare_work(extract_dir, list_videos(videos), params, retry_failed=retry, timeout_s=60)
+    listing = videos if isinstance(videos, Listing) else list_videos(videos)
+    ledger = find_ledger(extract_dir)
+    return prepare_work(extract_dir, ledger, listing, params, retry_failed=retry, timeout_s=60)
 
 
 def test_shards_hold_at_most_16_videos_and_about_256_mib(tmp_path: Path, monkeypatch) -> None:
@@ -142,7 +146,11 @@ def test_added_removed_and_retried_videos(tmp_path: Path) -> None:
     (videos / "b" / "new.mp4").write_bytes(b"x")
     (videos / "b" / "000.mp4").unlink()
     work = prepare(run, videos)
-    assert (work.num_added, work.num_retried, work.removed) == (1, 0, ("b/000.mp4",))
+    assert (len(work.decision.added), len(work.decision.retried), work.decision.removed) == (
+        1,
+        0,
+        ("b/000.mp4",),
+    )
     assert [video.id for task in work.tasks for video in task.shard.videos] == ["b/new.mp4"]
     finish(run)
     work = prepare(run, videos, retry=True)
@@ -172,17 +180,17 @@ def test_a_part_keeps_the_id_that_an_older_plan_gave_it(tmp_path: Path) -> None:
     finish(run)
 
     def resumed(listing: Listing):
-        return prepare_work(run, listing, PARAMS, retry_failed=False, timeout_s=60)
+        return prepare(run, listing)
 
     work = resumed(listing)
-    assert (work.tasks, work.num_added, work.removed) == ((), 0, ())
+    assert (work.tasks, len(work.decision.added), work.decision.removed) == ((), 0, ())
     assert sorted(work.ledger.entries) == ["a/000.mp4#12345.7-12350.0", "b/000.mp4"]
     with pytest.raises(
         StinPipeError, match=r"a/000.mp4 from 12345.67 s to 12350.0 s in the run, .* 12345.7 s"
     ):
         resumed(csv_of(videos, "list.csv", rows[0].replace("45.67", "45.7"), rows[1]))
     work = resumed(csv_of(videos, "list.csv", rows[0].replace("45.67", "45.71"), rows[1]))
-    assert (work.num_added, work.removed) == (1, ("a/000.mp4#12345.7-12350.0",))
+    assert (len(work.decision.added), work.decision.removed) == (1, ("a/000.mp4#12345.7-12350.0",))
 
 
 def test_a_csv_without_sides_may_grow(tmp_path: Path) -> None:
@@ -192,23 +200,17 @@ def test_a_csv_without_sides_may_grow(tmp_path: Path) -> None:
     ranked = sorted(names, key=hash_share)
     first, rest = ranked[-2:], ranked[:-2]  # of two alone, one goes to the test side against its hash
     half = csv_of(videos, "list.csv", *(f"{name},a" for name in first), header="path,label")
-    prepare_work(run, half, PARAMS, retry_failed=False, timeout_s=60)
+    prepare(run, half)
     whole = csv_of(videos, "list.csv", *(f"{name},a" for name in names), header="path,label")
-    work = prepare_work(run, whole, PARAMS, retry_failed=False, timeout_s=60)
-    assert work.num_added == 18
+    work = prepare(run, whole)
+    assert len(work.decision.added) == 18
     sides = {name: entry.video.splits["1"] for name, entry in work.ledger.entries.items()}
     assert [sides[name] for name in first] == ["test", "train"]
     assert all(sides[name] == hash_side(name) for name in rest)
     moved = {"train": "test", "test": "train"}
     rows = [f"{name},a,{moved[side]}" for name, side in sides.items()]
     with pytest.raises(StinPipeError, match="the split lists changed for 20 videos"):
-        prepare_work(
-            run,
-            csv_of(videos, "list.csv", *rows, header="path,label,split"),
-            PARAMS,
-            retry_failed=False,
-            timeout_s=60,
-        )
+        prepare(run, csv_of(videos, "list.csv", *rows, header="path,label,split"))
 
 
 def test_a_hash_split_of_version_0_1_0_is_known_by_its_sentence(tmp_path: Path, monkeypatch) -> None:
@@ -244,21 +246,21 @@ def test_an_id_may_not_come_to_mean_another_file(tmp_path: Path) -> None:
     (videos / "late" / "a").mkdir(parents=True)
     (videos / "late" / "a" / "000.mp4").write_bytes(b"another")
     now = csv_of(videos, "list.csv", "a/000.mp4,a,train,,", "b/000.mp4,b,train,,")
-    prepare_work(run, now, PARAMS, retry_failed=False, timeout_s=60)
+    prepare(run, now)
     changed = csv_of(videos, "list.csv", "late/a/000.mp4,a,train,,", "b/000.mp4,b,train,,")
     with pytest.raises(StinPipeError, match=r"a/000.mp4: a/000.mp4 in the run, late/a/000.mp4 now; restore"):
-        prepare_work(run, changed, PARAMS, retry_failed=False, timeout_s=60)
+        prepare(run, changed)
     both = csv_of(
         videos, "list.csv", "a/000.mp4,a,train,,", "late/a/000.mp4,a,train,,", "b/000.mp4,b,train,,"
     )
-    work = prepare_work(run, both, PARAMS, retry_failed=False, timeout_s=60)
+    work = prepare(run, both)
     assert sorted(work.ledger.entries) == ["a/000.mp4", "a/late/a/000.mp4", "b/000.mp4"]
-    assert work.removed == ()
+    assert work.decision.removed == ()
     for path in run.glob("plan-*"):
         path.unlink()
     (videos / "a" / "000.mp4").unlink()  # moved
-    work = prepare_work(run, changed, PARAMS, retry_failed=False, timeout_s=60)
-    assert (work.num_added, work.removed) == (0, ())
+    work = prepare(run, changed)
+    assert (len(work.decision.added), work.decision.removed) == (0, ())
 
 
 def test_failed_videos_that_were_deleted_are_not_tried_again(tmp_path: Path) -> None:
@@ -266,8 +268,8 @@ def test_failed_videos_that_were_deleted_are_not_tried_again(tmp_path: Path) -> 
     prepare(run, videos)
     finish(run, fail=("a/001.mp4", "b/002.mp4"))
     (videos / "a" / "001.mp4").unlink()
-    decision = decide(run, list_videos(videos), PARAMS, retry_failed=True)
-    assert decision is not None and [video.id for video in decision.retried] == ["b/002.mp4"]
+    decision = decide(read_ledger(run), list_videos(videos), PARAMS, retry_failed=True)
+    assert [video.id for video in decision.retried] == ["b/002.mp4"]
     work = prepare(run, videos, retry=True)
     assert [video.id for task in work.tasks for video in task.shard.videos] == ["b/002.mp4"]
     finish(run, fail=("b/002.mp4",))
@@ -280,14 +282,13 @@ def test_failed_videos_that_were_deleted_are_not_tried_again(tmp_path: Path) -> 
 def test_a_decision_writes_nothing_and_is_what_is_done(tmp_path: Path) -> None:
     videos, run = folder_of(tmp_path / "v", 3), tmp_path / "extract"
     run.mkdir()
-    assert decide(run, list_videos(videos), PARAMS, retry_failed=True) is None
+    assert find_ledger(run) is None
     prepare(run, videos)
     finish(run, fail=("a/001.mp4",))
     folder_of(videos, 4)
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    decision = decide(run, list_videos(videos), PARAMS, retry_failed=True)
+    decision = decide(read_ledger(run), list_videos(videos), PARAMS, retry_failed=True)
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
-    assert decision is not None
     planned = {video.id for task in prepare(run, videos, retry=True).tasks for video in task.shard.videos}
     assert planned == {video.id for video in (*decision.added, *decision.retried)}
     assert planned == {"a/001.mp4", "a/003.mp4", "b/003.mp4"}
@@ -300,7 +301,7 @@ def test_a_retry_in_hand_does_not_hide_that_the_video_failed_or_lose_a_done_one(
     prepare(run, videos, retry=True)
     ledger = read_ledger(run)
     assert (len(ledger.done), len(ledger.failed), len(ledger.not_yet)) == (3, 0, 1)
-    manifest = write_views(run, ledger)
+    manifest = write_views(ledger)
     assert (len(manifest.videos), manifest.num_pending, manifest.failed) == (3, 1, ())
 
 
@@ -324,7 +325,7 @@ def test_failures_and_manifest_are_derived(tmp_path: Path) -> None:
     videos, run = folder_of(tmp_path / "v", 2), tmp_path / "extract"
     prepare(run, videos)
     finish(run, fail=("b/001.mp4",))
-    manifest = write_views(run, read_ledger(run))
+    manifest = write_views(read_ledger(run))
     assert list(manifest.videos) == ["a/000.mp4", "a/001.mp4", "b/000.mp4"]
     assert [(video.id, video.reason) for video in manifest.failed] == [("b/001.mp4", "too_short")]
     assert '"reason": "too_short"' in (run / "failures.jsonl").read_text()

@@ -33,8 +33,8 @@ def change(path: Path, edit: Callable[[dict[str, Any]], None], *, sign: bool) ->
 
 def problems(extract_dir: Path) -> list[str]:
     ledger = read_ledger(extract_dir)
-    found = [problem for check in verify_shards(extract_dir, ledger) for problem in check.problems]
-    return found + list(verify_manifest(extract_dir, ledger))
+    found = [problem for check in verify_shards(ledger) for problem in check.problems]
+    return found + list(verify_manifest(ledger))
 
 
 def meta(mark: dict[str, Any]) -> dict[str, Any]:

@@ -1,16 +1,10 @@
 """`stin-pipe extract`: videos to shards."""
 
-from collections.abc import Callable
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from stin_pipe.workflows.run.dry_run import dry_run
-from stin_pipe.workflows.run.extract_work import make_shards
-from stin_pipe.workflows.terminal.exits import Grace
-from stin_pipe.workflows.terminal.extract_report import say_listing
 from stin_pipe.workflows.terminal.options import common_options, failure_options, run_option, usage_errors
 from stin_pipe.workflows.terminal.output import Output
 from stin_pipe.workflows.terminal.types import (
@@ -137,147 +131,24 @@ Examples:
 )
 @click.option("--break-lock", is_flag=True, help="Take over from an extract on another host that is gone.")
 @common_options
-def extract(output: Output, run_path: Path, videos: Path, **options: Any) -> None:
+def extract(output: Output, run_path: Path, videos: Path, dry_run: bool, **values: Any) -> None:
     """Extract frames and TV-L1 optical flow of all videos into checksummed HDF5 shards.
 
     The same command again resumes; videos added to the folder since join the run. Videos that fail are
     listed with a reason in RUN/extract/failures.jsonl and do not stop the others.
     """
-    from stin_pipe.pipeline.listing.find_videos import list_videos
-    from stin_pipe.workflows.run.lock import run_lock
-    from stin_pipe.workflows.run.run_dir import create_run, recorded
+    from stin_pipe.workflows.run.dry_run import forecast_extract
+    from stin_pipe.workflows.run.extraction import ExtractOptions, extract_run
+    from stin_pipe.workflows.terminal.extract_report import show_result, shown_extract
 
-    if options["list_csv"] and (options["splits"] or options["dataset"] != "auto"):
-        raise click.UsageError("--list and --splits or --dataset exclude each other; give one of them")
-    options["runner"] = choose_runner(output, options["runner"], options["address"])
-    with usage_errors():
-        listing = list_videos(
-            videos,
-            dataset=options["dataset"],
-            splits_dir=options["splits"],
-            list_csv=options["list_csv"],
-            classes=options["classes"] or (),
-            match=options["match"],
-            limit=options["limit"],
-        )
-    params = _params(listing.dataset, options)
-    say_listing(output, listing, params)
-    if options["dry_run"]:
-        dry_run(output, run_path / "extract", listing, params, options)
-        return
-    run = create_run(run_path)
-    run.extract.mkdir(exist_ok=True)
-    (run.extract / "shards").mkdir(exist_ok=True)
-    grace = Grace(options["grace"])
-    with (
-        run_lock(run.extract / "lock.json", break_lock=options["break_lock"]),
-        recorded(run, "extract", {"params": asdict(params), **options, "videos": str(videos)}),
-    ):
-        code = make_shards(
-            output,
-            run.extract,
-            listing,
-            params,
-            retry_failed=options["retry_failed"],
-            timeout_s=options["timeout"],
-            max_failure_rate=options["max_failure_rate"],
-            grace=grace,
-            run_tasks=lambda tasks: _runner(output, listing, tasks, options, lambda: grace.asked),
-        )
-    if code:
+    options = ExtractOptions(**values)
+    with usage_errors(), shown_extract(output) as show:
+        if dry_run:
+            forecast = forecast_extract(run_path, videos, options, show)
+            for line in forecast.lines():
+                output.show(line)
+            output.result(forecast.to_json())
+            return
+        result = extract_run(run_path, videos, options, show)
+    if code := show_result(output, run_path / "extract", result, options.max_failure_rate):
         raise click.exceptions.Exit(code)
-
-
-def choose_runner(output: Output, runner: str, address: str | None) -> str:
-    """Return `ray` or `local`, and say so when the lack of ray decides.
-
-    Raises:
-        click.UsageError: ray is asked for and not installed, or an address is given to the local runner.
-    """
-    from stin_pipe.stin.processes.ray_session import ray_installed
-
-    if address and runner == "local":
-        raise click.UsageError("--address needs --runner ray")
-    if ray_installed():
-        return "local" if runner == "local" else "ray"
-    if runner == "ray" or address:
-        option = "--address" if address else "--runner ray"
-        raise click.UsageError(
-            f'{option} needs ray, which is not installed: pip install "stin-pipe[cluster]"; '
-            "without it, --runner local works on this machine"
-        )
-    if runner == "auto":
-        output.say('ray is not installed ("stin-pipe[cluster]"): processes of this machine do the work')
-    return "local"
-
-
-def _params(dataset: str, options: dict[str, Any]):
-    from stin_pipe.pipeline.flow import require_support, set_params
-    from stin_pipe.pipeline.planning.plan import ExtractParams
-
-    size_px, short_side = options["size"], options["short_side"]
-    if size_px and short_side:
-        raise click.UsageError("--size and --short-side exclude each other; give one of them")
-    if options["fps"] and options["stride"] > 1:
-        raise click.UsageError("--fps and --stride exclude each other; give one of them")
-    if not size_px and not short_side:
-        size_px, short_side = ((340, 256), None) if dataset in ("ucf101", "hmdb51") else (None, 256)
-    shorter = min(size_px) if size_px else int(short_side or 0)
-    flow_backend = _flow_backend(options)
-    try:
-        tvl1_params = set_params(options["flow_settings"])
-        require_support(flow_backend, tvl1_params)
-        return ExtractParams(
-            size=size_px,
-            short_side=short_side,
-            bound_px=options["bound"] or 20.0 * shorter / 256,
-            flow_backend=flow_backend,
-            flow=tvl1_params.as_record(),
-            fps=options["fps"],
-            stride=options["stride"],
-            codec=options["codec"],
-            partial=options["partial"],
-        )
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-
-
-def _flow_backend(options: dict[str, Any]) -> str:
-    """Resolve the back end once, for all workers; a cluster may have the GPU that this machine lacks."""
-    from stin_pipe.pipeline.flow import resolve_backend
-    from stin_pipe.pipeline.runners.ray import flow_of_cluster
-    from stin_pipe.stin.processes.ray_session import cluster_address
-
-    address = cluster_address(options["address"]) if options["runner"] == "ray" else None
-    if options["allow_mixed_flow"] and (options["flow"] != "auto" or not address):
-        raise click.UsageError("--allow-mixed-flow needs --flow auto and a cluster (--address)")
-    if not address or options["flow"] not in ("auto", "cuda"):
-        return resolve_backend(options["flow"])
-    if options["flow"] == "cuda":
-        return "cuda"
-    return flow_of_cluster(address, allow_mixed=options["allow_mixed_flow"])
-
-
-def _runner(output: Output, listing, tasks, options: dict[str, Any], stop: Callable[[], bool]):
-    from stin_pipe.pipeline.planning.plan import estimate_bytes
-    from stin_pipe.stin.processes.cpus import usable_cpus
-
-    if options["runner"] == "local":
-        from stin_pipe.pipeline.runners.local import run_local
-
-        cpus = options["cpus_per_worker"] if tasks[0].params.flow_backend == "cuda" else 1
-        num_workers = options["workers"] or max(1, usable_cpus() // cpus)
-        tasks = [replace(task, num_threads=2 * cpus if cpus > 1 else 1) for task in tasks]
-        return run_local(tasks, num_workers=min(num_workers, len(tasks)), stop=stop)
-    from stin_pipe.pipeline.runners.ray import run_ray
-
-    return run_ray(
-        tasks,
-        num_workers=options["workers"],
-        address=options["address"],
-        gpus_per_worker=options["gpus_per_worker"],
-        cpus_per_worker=options["cpus_per_worker"],
-        need_bytes=estimate_bytes(listing, tasks[0].params),
-        warn=output.warn,
-        stop=stop,
-    )

@@ -37,14 +37,14 @@ def verify(output: Output, run_path: Path, repair: bool) -> None:
     damaged: list[str] = []
     num_shards = num_videos = num_bytes = 0
     with output.progress("verify", ledger.num_shards, unit="shards") as meter:
-        for check in verify_shards(run.extract, ledger):
+        for check in verify_shards(ledger):
             num_shards += 1
             num_videos += check.num_videos
             num_bytes += check.num_bytes
             problems += check.problems
             damaged += [check.shard] if check.problems else []
             meter.update(num_shards)
-    problems += verify_manifest(run.extract, ledger)
+    problems += verify_manifest(ledger)
     for problem in problems:
         output.show(problem)
     if repair:

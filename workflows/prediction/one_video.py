@@ -193,18 +193,8 @@ def make_one_video_run(
         raise UnusableVideo(outcome.reason, outcome.message)
 
     meta = outcome.meta
-    video = ManifestVideo(
-        id=listed.id,
-        label=0,  # nobody knows its class; label 0 is never looked at
-        num_frames=meta.num_frames,
-        height=meta.height,
-        width=meta.width,
-        fps=meta.fps,
-        shard="00000",
-        group=outcome.group,
-        splits=listed.splits,
-        digest=meta.digest,
-    )
+    # Nobody knows its class; label 0 is never looked at.
+    video = ManifestVideo.of(meta, shard="00000", group=outcome.group, splits=listed.splits)
     manifest = Manifest(
         dataset="folder",
         classes=classes,

@@ -1,97 +1,140 @@
-"""`extract --dry-run`: what would be done, and the time and disk that it would take."""
+"""`extract --dry-run`: what would be done, and the time and disk that it would take; nothing is written."""
 
-import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stin_pipe.workflows.terminal.output import Output, duration, size
+from stin_pipe.pipeline.estimate import Estimate, estimate_by_probe, estimate_from_run
+from stin_pipe.pipeline.extraction import OnEvent
+from stin_pipe.pipeline.flow import resolve_backend
+from stin_pipe.pipeline.listing.listing import ListedVideo, Listing
+from stin_pipe.pipeline.planning.ledger import Ledger, find_ledger
+from stin_pipe.pipeline.planning.plan import ExtractParams, estimate_bytes, make_plan
+from stin_pipe.pipeline.planning.todo import decide
+from stin_pipe.workflows.run.extraction import ExtractOptions, resolve_extract
+from stin_pipe.workflows.run.run_dir import require_no_other_things
+from stin_pipe.workflows.terminal.output import duration, size
 
-if TYPE_CHECKING:
-    from stin_pipe.pipeline.listing.listing import ListedVideo, Listing
-    from stin_pipe.pipeline.planning.plan import ExtractParams
 
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What an extract would do.
 
-def dry_run(
-    output: Output, extract_dir: Path, listing: "Listing", params: "ExtractParams", options: dict[str, Any]
-) -> None:
-    """Show the plan of a new run, or what is left of one, with an estimate; nothing is written."""
-    from stin_pipe.pipeline.planning.plan import estimate_bytes, make_plan
-    from stin_pipe.workflows.run.run_dir import require_no_other_things
+    Attributes:
+        num_shards: shards that a new run would have.
+        num_left: videos that would be extracted now.
+        num_done: listed videos that would be left alone.
+        num_bytes: disk that the work would take.
+        estimate: time and frames; None where nothing is left or nothing can be measured.
+        why_none: why there is no estimate although videos are left.
+        workers: slots that would work at a time; None where a cluster decides.
+    """
 
-    if extract_dir.parent.is_dir():
-        require_no_other_things(extract_dir.parent)
-    left, num_done = _left(extract_dir, listing, params, retry_failed=options["retry_failed"])
-    plan = make_plan(listing, params)
-    estimate = _estimate(extract_dir, listing, params, left) if left else None
-    num_bytes = estimate.num_bytes if estimate else estimate_bytes(listing, params) if left else 0
-    workers = options["workers"] or (None if options["address"] else len(os.sched_getaffinity(0)))
-    workers = min(workers, len(plan.shards)) if workers else None
-    what = f"{len(left)} videos" if num_done else f"{len(left)} videos into {len(plan.shards)} shards"
-    done = f" ({num_done} are done)" if num_done else ""
-    output.show(f"would extract {what}{done}, about {size(num_bytes)} of disk")
-    seconds = None
-    if estimate is not None:
-        seconds = estimate.slot_seconds / workers if workers else None
-        how = f"about {duration(estimate.slot_seconds)} of one worker"
-        if seconds is not None and workers and workers > 1:
-            how = f"about {duration(seconds)} with {workers} workers"
+    listing: Listing
+    num_shards: int
+    num_left: int
+    num_done: int
+    num_bytes: int
+    estimate: Estimate | None
+    why_none: str
+    workers: int | None
+
+    @property
+    def seconds(self) -> float | None:
+        """Time that the work would take."""
+        return self.estimate.slot_seconds / self.workers if self.estimate and self.workers else None
+
+    def lines(self) -> list[str]:
+        """Return what a person reads of it."""
+        work = f"{self.num_left} videos" + ("" if self.num_done else f" into {self.num_shards} shards")
+        done = f" ({self.num_done} are done)" if self.num_done else ""
+        lines = [f"would extract {work}{done}, about {size(self.num_bytes)} of disk"]
+        if self.why_none:
+            return [*lines, f"no estimate of time: {self.why_none}"]
+        if self.estimate is None:  # nothing is left
+            return lines
+
+        time = f"about {duration(self.estimate.slot_seconds)} of one worker"
+        if self.seconds is not None and self.workers != 1:
+            time = f"about {duration(self.seconds)} with {self.workers} workers"
+        count = self.estimate.num_measured
         basis = {
-            "run": f"the rate of the {estimate.num_measured} videos that this run has done",
-            "probe": f"the first frames of {estimate.num_measured} videos, measured just now",
-        }[estimate.source]
-        output.show(f"{how}, by {basis}; about {estimate.num_frames} frames")
-    elif left:
-        output.show("no estimate of time: " + _why_none(params, listing))
-    output.result(
-        {
-            "videos": len(listing.videos),
-            "shards": len(plan.shards),
-            "to_do": len(left),
-            "done": num_done,
-            "estimated_bytes": num_bytes,
-            "estimated_seconds": None if seconds is None else round(seconds, 1),
+            "run": f"the rate of the {count} videos that this run has done",
+            "probe": f"the first frames of {count} videos, measured just now",
+        }[self.estimate.source]
+        return [*lines, f"{time}, by {basis}; about {self.estimate.num_frames} frames"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `extract --dry-run --json` prints."""
+        estimate = self.estimate
+        return {
+            "videos": len(self.listing.videos),
+            "shards": self.num_shards,
+            "to_do": self.num_left,
+            "done": self.num_done,
+            "estimated_bytes": self.num_bytes,
+            "estimated_seconds": None if self.seconds is None else round(self.seconds, 1),
             "estimated_slot_seconds": round(estimate.slot_seconds, 1) if estimate else None,
             "estimated_frames": estimate.num_frames if estimate else None,
             "estimate_from": estimate.source if estimate else None,
-            "workers": workers,
-            "absent": listing.num_absent,
-            "absent_videos": list(listing.absent),
+            "workers": self.workers,
+            "absent": self.listing.num_absent,
+            "absent_videos": list(self.listing.absent),
         }
+
+
+def forecast_extract(run_path: Path, videos: Path, options: ExtractOptions, on_event: OnEvent) -> Forecast:
+    """Tell what `extract_run` would do with the same arguments; it raises the same errors."""
+    resolved = resolve_extract(videos, options, on_event)
+    listing, params = resolved.listing, resolved.params
+    if run_path.is_dir():
+        require_no_other_things(run_path)
+
+    ledger = find_ledger(run_path / "extract")
+    left, num_done = list(listing.videos), 0
+    if ledger is not None:
+        left, num_done = _left(ledger, listing, params, retry_failed=options.retry_failed)
+    estimate = _estimate(ledger, listing, params, left) if left else None
+    num_bytes = estimate.num_bytes if estimate else estimate_bytes(listing, params) if left else 0
+
+    num_shards = len(make_plan(listing, params).shards)
+    num_slots = resolved.num_slots()
+    return Forecast(
+        listing=listing,
+        num_shards=num_shards,
+        num_left=len(left),
+        num_done=num_done,
+        num_bytes=num_bytes,
+        estimate=estimate,
+        why_none=_why_none(params, listing) if left and estimate is None else "",
+        workers=min(num_slots, num_shards) if num_slots else None,
     )
 
 
 def _left(
-    extract_dir: Path, listing: "Listing", params: "ExtractParams", *, retry_failed: bool
-) -> tuple[list["ListedVideo"], int]:
+    ledger: Ledger, listing: Listing, params: ExtractParams, *, retry_failed: bool
+) -> tuple[list[ListedVideo], int]:
     """Return the videos that an extract would do now, and how many of those listed it would leave alone."""
-    from stin_pipe.pipeline.planning.todo import decide
-
-    decision = decide(extract_dir, listing, params, retry_failed=retry_failed)
-    if decision is None:
-        return list(listing.videos), 0
-    pending = [entry.video for entry in decision.ledger.not_yet]
+    decision = decide(ledger, listing, params, retry_failed=retry_failed)
+    pending = [entry.video for entry in ledger.not_yet]
     left = [*pending, *decision.added, *decision.retried]
     num_pending = sum(video.id not in decision.removed for video in pending)
     return left, len(listing.videos) - num_pending - len(decision.added) - len(decision.retried)
 
 
-def _estimate(extract_dir: Path, listing: "Listing", params: "ExtractParams", left: list["ListedVideo"]):
-    from stin_pipe.pipeline.estimate import estimate_by_probe, estimate_from_run
-    from stin_pipe.pipeline.planning.ledger import plan_paths, read_ledger
-
-    found = None
-    if plan_paths(extract_dir):
-        found = estimate_from_run(extract_dir, read_ledger(extract_dir), listing.root, left)
-    return found or (estimate_by_probe(listing.root, left, params) if _runs_here(params) else None)
+def _estimate(
+    ledger: Ledger | None, listing: Listing, params: ExtractParams, left: list[ListedVideo]
+) -> Estimate | None:
+    """Go by what the run has measured, else by a probe where the flow can be computed here."""
+    measured = estimate_from_run(ledger, listing.root, left) if ledger else None
+    return measured or (estimate_by_probe(listing.root, left, params) if _runs_here(params) else None)
 
 
-def _runs_here(params: "ExtractParams") -> bool:
-    from stin_pipe.pipeline.flow import resolve_backend
-
+def _runs_here(params: ExtractParams) -> bool:
     return params.flow_backend not in ("cuda", "mixed") or resolve_backend("auto") == "cuda"
 
 
-def _why_none(params: "ExtractParams", listing: "Listing") -> str:
+def _why_none(params: ExtractParams, listing: Listing) -> str:
     if not _runs_here(params):
         return f"this machine has no GPU to measure flow by {params.flow_backend}"
     return f"none of the videos tried under {listing.root} decodes"

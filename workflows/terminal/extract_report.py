@@ -1,26 +1,61 @@
-"""What `stin-pipe extract` tells the person: the plan before, the counts after."""
+"""What a person sees of an extract or import: the plan before, progress on the way, the counts after."""
 
 import shutil
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from stin_pipe.workflows.terminal.output import Output, duration, size
-
-if TYPE_CHECKING:
-    from stin_pipe.pipeline.listing.listing import Listing
-    from stin_pipe.pipeline.planning.plan import ExtractParams
-    from stin_pipe.pipeline.planning.todo import Work
-    from stin_pipe.stin.shards.schema import Manifest
-
+from stin_pipe.pipeline.extraction import (
+    ExtractEvent,
+    ExtractListed,
+    ExtractNotice,
+    ExtractProgress,
+    ExtractResult,
+    ExtractStart,
+    ExtractStopped,
+)
+from stin_pipe.pipeline.listing.listing import Listing
+from stin_pipe.pipeline.planning.plan import IMPORTED, ExtractParams
+from stin_pipe.pipeline.planning.todo import Work
+from stin_pipe.workflows.terminal.exits import EXIT_MANY_FAILURES, Terminated
+from stin_pipe.workflows.terminal.output import Meter, Output, duration, size
 
 MAX_NAMED = 5
+MAX_FAILURES_SHOWN = 10
+LOW_DISK_BYTES = 1 << 30
 
 
-def say_listing(output: Output, listing: "Listing", params: "ExtractParams") -> None:
+@contextmanager
+def shown_extract(output: Output) -> Iterator[Callable[[ExtractEvent], None]]:
+    """Show the events of an extract; a stop by SIGTERM ends the program as it ends other commands."""
+    meter: Meter | None = None
+    with ExitStack() as stack:
+
+        def show(event: ExtractEvent) -> None:
+            nonlocal meter
+            match event:
+                case ExtractListed():
+                    say_listing(output, event.listing, event.params)
+                case ExtractStart():
+                    say_work(output, event.work)
+                case ExtractNotice():
+                    (output.warn if event.is_warning else output.say)(event.message)
+                case ExtractProgress():
+                    if meter is None:
+                        bar = output.progress(output.command, event.total_videos, unit="videos")
+                        meter = stack.enter_context(bar)
+                    meter.update(event.num_videos, f"{event.frames_per_s:.1f} frames/s")
+
+        try:
+            yield show
+        except ExtractStopped as stop:
+            output.say(str(stop))
+            raise Terminated from stop
+
+
+def say_listing(output: Output, listing: Listing, params: ExtractParams) -> None:
     """Say what was found and how it will be stored."""
-    from stin_pipe.pipeline.planning.plan import IMPORTED
-
     sides = Counter(side for video in listing.videos for side in [video.splits.get(listing.split_names[0])])
     output.say(
         f"{listing.dataset}: {len(listing.videos)} videos of {len(listing.classes)} classes "
@@ -29,68 +64,83 @@ def say_listing(output: Output, listing: "Listing", params: "ExtractParams") -> 
         f"{listing.num_absent} absent (listed, not in the folder)"
     )
     if listing.absent:
-        more = ", ... (all in extract/absent.txt of the run)" if listing.num_absent > 5 else ""
-        output.say(f"absent: {', '.join(listing.absent[:5])}{more}")
-    output.say(f"{listing.split_source}")
+        more = ", ... (all in extract/absent.txt of the run)" if listing.num_absent > MAX_NAMED else ""
+        output.say(f"absent: {', '.join(listing.absent[:MAX_NAMED])}{more}")
+    output.say(listing.split_source)
+
     shape = "x".join(map(str, params.size)) if params.size else f"short side {params.short_side}"
     how = f"frames {shape}, flow by {params.flow_backend}"
     how = "frames as they are, flow imported" if params.flow_backend == IMPORTED else how
     output.say(f"{how}, bound {params.bound_px:g} px")
-    _say_lone_classes(output, listing)
+    _warn_of_lone_classes(output, listing)
 
 
-def _say_lone_classes(output: Output, listing: "Listing") -> None:
+def _warn_of_lone_classes(output: Output, listing: Listing) -> None:
     """Warn of classes that a split cannot train, or cannot judge."""
     for split in listing.split_names:
-        there = {(video.splits.get(split), video.label) for video in listing.videos}
+        sides = {(video.splits.get(split), video.label) for video in listing.videos}
         for side, what in (("train", "cannot be learnt"), ("test", "cannot be judged")):
-            lone = [name for label, name in enumerate(listing.classes) if (side, label) not in there]
+            lone = [name for label, name in enumerate(listing.classes) if (side, label) not in sides]
             if lone:
                 more = f" and {len(lone) - MAX_NAMED} more" if len(lone) > MAX_NAMED else ""
-                named = ", ".join(lone[:MAX_NAMED])
-                output.warn(f"split {split}: no {side} video of {named}{more}, which {what} so")
+                names = ", ".join(lone[:MAX_NAMED])
+                output.warn(f"split {split}: no {side} video of {names}{more}, which {what} so")
 
 
-def say_work(output: Output, work: "Work") -> None:
+def say_work(output: Output, work: Work) -> None:
     """Say what is new, what is resumed and what is made again."""
-    ledger = work.ledger
-    if work.num_added:
-        output.say(f"{work.num_added} videos are new and join the run")
-    if work.num_retried:
-        output.say(f"{work.num_retried} failed videos are tried again")
-    if work.removed:
+    decision, ledger = work.decision, work.ledger
+    if decision.added:
+        output.say(f"{len(decision.added)} videos are new and join the run")
+    if decision.retried:
+        output.say(f"{len(decision.retried)} failed videos are tried again")
+    if decision.removed:
         output.warn(
-            f"{len(work.removed)} videos of this run are no longer in the folder or the lists "
-            f"(first: {work.removed[0]}); their shards are kept"
+            f"{len(decision.removed)} videos of this run are no longer in the folder or the lists "
+            f"(first: {decision.removed[0]}); their shards are kept"
         )
-    for reason in ledger.broken.values():
-        output.warn(f"{reason}; this shard is made again")
+    for problem in ledger.broken.values():
+        output.warn(f"{problem}; this shard is made again")
+
     if not work.tasks:
         output.say("everything is extracted already")
     elif len(work.tasks) < ledger.num_shards:
         output.say(f"resuming: {ledger.num_shards - len(work.tasks)} of {ledger.num_shards} shards are done")
 
 
-def say_result(
-    output: Output, extract_dir: Path, manifest: "Manifest", result: dict[str, Any], seconds: float
-) -> None:
-    """Say the counts, the first failures and whether the disk is nearly full."""
-    rate = f", {result['pairs_per_s']:g} fields/s" if result["pairs_per_s"] else ""
+def show_result(output: Output, extract_dir: Path, result: ExtractResult, max_failure_rate: float) -> int:
+    """Show the counts, the first failures and what asks for attention; return the exit code."""
+    rate = f", {result.pairs_per_s:g} fields/s" if result.pairs_per_s else ""
     output.show(
-        f"{result['done']} videos extracted ({result['frames']} frames, {result['flow_pairs']} flow fields), "
-        f"{result['failed']} failed; {result['shards']} shards ({duration(seconds)}{rate})"
+        f"{result.done} videos extracted ({result.frames} frames, {result.flow_pairs} flow fields), "
+        f"{result.failed} failed; {result.shards} shards ({duration(result.seconds)}{rate})"
     )
-    if result["damaged"]:
+    if result.damaged:
         output.show(
-            f"{result['damaged']} of them are damaged in part and were kept with what could be decoded "
+            f"{result.damaged} of them are damaged in part and were kept with what could be decoded "
             "(notes in extract/shards/*.json; --partial refuse fails them)"
         )
-    for video in manifest.failed[:10]:
+    failures = extract_dir / "failures.jsonl"
+    for video in result.manifest.failed[:MAX_FAILURES_SHOWN]:
         output.show(f"  failed: {video.reason}: {video.message}")
-    if len(manifest.failed) > 10:
-        output.show(f"  ... {len(manifest.failed) - 10} more in {extract_dir / 'failures.jsonl'}")
-    if manifest.failed:
+    if result.failed > MAX_FAILURES_SHOWN:
+        output.show(f"  ... {result.failed - MAX_FAILURES_SHOWN} more in {failures}")
+    if result.failed:
         output.show("  when they are mended, the same command with --retry-failed reads them again")
+
     free = shutil.disk_usage(extract_dir).free
-    if free < 1 << 30:
+    if free < LOW_DISK_BYTES:
         output.warn(f"only {size(free)} of disk left at {extract_dir}")
+    if result.num_deleted:
+        output.say(
+            f"the files of {result.num_deleted} failed videos were deleted; the failure rate leaves them out"
+        )
+    if result.too_many_failed:
+        num_counted = result.failed - result.num_deleted
+        output.warn(
+            f"{num_counted} of {result.done + num_counted} videos failed, more than --max-failure-rate "
+            f"{max_failure_rate:g} allows (hence exit code 3); the others can be trained on; see {failures}"
+        )
+    code = EXIT_MANY_FAILURES if result.too_many_failed else 0
+    output.result({**result.to_json(), "exit_code": code})
+    return code

@@ -1,0 +1,199 @@
+"""The stage from videos to shards: plan what is new, make every shard that is not done, publish the views.
+
+It prints nothing: what happens on the way is told as events, what it comes to is the result.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stin_pipe.pipeline.listing.listing import Listing
+from stin_pipe.pipeline.planning.ledger import Ledger, write_absent, write_views
+from stin_pipe.pipeline.planning.plan import ExtractParams
+from stin_pipe.pipeline.planning.todo import Work, count_deleted, prepare_work
+from stin_pipe.pipeline.shard.make_shard import ShardReport, ShardTask, remove_leftovers, running_shards
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.schema import Manifest
+
+RunTasks = Callable[[Sequence[ShardTask]], Iterator[ShardReport | None]]
+"""A runner: yields a report for each finished shard, and None in between; ends early when it is stopped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractListed:
+    """The videos that were listed, and how they will be stored; nothing is written yet."""
+
+    listing: Listing
+    params: ExtractParams
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractStart:
+    """The work that is about to begin."""
+
+    work: Work
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractProgress:
+    """How far an extract is, videos of unfinished shards included."""
+
+    num_videos: int
+    total_videos: int
+    frames_per_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractNotice:
+    """Something a person should know."""
+
+    message: str
+    is_warning: bool = True
+
+
+ExtractEvent = ExtractListed | ExtractStart | ExtractProgress | ExtractNotice
+OnEvent = Callable[[ExtractEvent], None]
+
+
+class ExtractStopped(StinPipeError):
+    """The runner was asked to stop; finished shards are kept, and the same call resumes."""
+
+    def __init__(self, num_left: int) -> None:
+        super().__init__(f"asked to stop: the shards in hand are finished, {num_left} are left")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractResult:
+    """What a run holds after an extract.
+
+    Attributes:
+        videos, done, failed: videos that were tried, that are in shards, that could not be extracted.
+        skipped: video files that no list names.
+        absent: listed videos that the folder lacks.
+        damaged: of those done, the ones kept in part.
+        failures: count of failed videos by reason.
+        seconds: time that this call took.
+        pairs_per_s: flow fields a second in this call; None where it made none.
+        num_deleted: failed videos whose files were deleted since.
+        too_many_failed: whether more than the allowed share of videos failed; deleted ones do not count.
+        manifest: every video of the run.
+    """
+
+    videos: int
+    done: int
+    failed: int
+    skipped: int
+    absent: int
+    frames: int
+    flow_pairs: int
+    shards: int
+    seconds: float
+    pairs_per_s: float | None
+    flow_backend: str
+    damaged: int
+    failures: dict[str, int]
+    num_deleted: int
+    too_many_failed: bool
+    manifest: Manifest = field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts as plain JSON values."""
+        hidden = ("num_deleted", "too_many_failed", "manifest")
+        return {name: value for name, value in vars(self).items() if name not in hidden}
+
+
+def make_shards(
+    extract_dir: Path,
+    ledger: Ledger | None,
+    listing: Listing,
+    params: ExtractParams,
+    *,
+    run_tasks: RunTasks,
+    retry_failed: bool = False,
+    timeout_s: float = 3600.0,
+    max_failure_rate: float = 0.05,
+    on_event: OnEvent = lambda _event: None,
+) -> ExtractResult:
+    """Make every shard of a run that is not done yet.
+
+    Args:
+        extract_dir: the run's `extract` folder; the caller holds its lock.
+        ledger: state of the run, read under that lock; None when nothing is planned yet.
+        listing: what the folder and the lists hold now.
+        params: what decides the bytes of a shard.
+        run_tasks: makes the shards, here or on a cluster.
+        retry_failed: try failed videos again.
+        timeout_s: time limit a video.
+        max_failure_rate: share of failed videos that is still well.
+        on_event: called at the start and as the work goes on.
+
+    Raises:
+        StinPipeError: the run was planned with other parameters, classes or splits.
+        ExtractStopped: the runner ended before all shards were made.
+    """
+    started = time.monotonic()
+    work = prepare_work(extract_dir, ledger, listing, params, retry_failed=retry_failed, timeout_s=timeout_s)
+    on_event(ExtractStart(work=work))
+    write_absent(extract_dir, listing.absent)
+
+    num_pairs = 0
+    try:
+        for report in _reports(extract_dir, work, run_tasks, on_event):
+            num_pairs += report.num_frames - report.num_done
+    finally:  # also when interrupted: the views say what the marks say
+        remove_leftovers(extract_dir)
+        ledger = work.ledger.look_again()
+        manifest = write_views(ledger)
+
+    seconds = time.monotonic() - started
+    num_frames = sum(video.num_frames for video in manifest.videos.values())
+    num_done, num_failed = len(manifest.videos), len(manifest.failed)
+    num_deleted = count_deleted(ledger, listing)
+    num_counted = num_failed - num_deleted
+    return ExtractResult(
+        videos=num_done + num_failed,
+        done=num_done,
+        failed=num_failed,
+        skipped=manifest.num_skipped,
+        absent=manifest.num_absent,
+        frames=num_frames,
+        flow_pairs=num_frames - num_done,
+        shards=ledger.num_shards,
+        seconds=round(seconds, 3),
+        pairs_per_s=round(num_pairs / seconds, 2) if num_pairs else None,
+        flow_backend=params.flow_backend,
+        damaged=sum(bool(entry.outcome and entry.outcome.notes.get("damaged")) for entry in ledger.done),
+        failures=dict(Counter(video.reason for video in manifest.failed)),
+        num_deleted=num_deleted,
+        too_many_failed=num_counted / max(1, num_done + num_counted) > max_failure_rate,
+        manifest=manifest,
+    )
+
+
+def _reports(extract_dir: Path, work: Work, run_tasks: RunTasks, on_event: OnEvent) -> Iterator[ShardReport]:
+    """Run the tasks and tell how many videos are done, those in unfinished shards included."""
+    remove_leftovers(extract_dir)
+    if not work.tasks:
+        return
+
+    total = len(work.ledger.entries)
+    num_videos = total - len(work.ledger.not_yet)
+    num_left, num_frames, started = len(work.tasks), 0, time.monotonic()
+    for report in run_tasks(work.tasks):
+        if report is not None:
+            num_left -= 1
+            num_videos += report.num_done + report.num_failed
+            num_frames += report.num_frames
+            yield report
+
+        # Workers note their progress in small files, which the driver can read on whatever node they are.
+        in_hand = running_shards(extract_dir)
+        rate = (num_frames + sum(shard.num_frames for shard in in_hand)) / (time.monotonic() - started)
+        num_begun = num_videos + sum(shard.num_videos for shard in in_hand)
+        on_event(ExtractProgress(num_videos=num_begun, total_videos=total, frames_per_s=rate))
+
+    if num_left:
+        raise ExtractStopped(num_left)

@@ -1,0 +1,133 @@
+"""Import folders of frames and flow images, made by other tools, into a run."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from stin_pipe.pipeline.extraction import ExtractListed, ExtractNotice, ExtractResult, OnEvent
+from stin_pipe.pipeline.listing.find_videos import list_videos
+from stin_pipe.pipeline.listing.listing import Listing
+from stin_pipe.pipeline.planning.plan import IMPORTED, ExtractParams, Plan
+from stin_pipe.pipeline.runners.local import run_local
+from stin_pipe.pipeline.shard.from_images import first_short_side, require_images
+from stin_pipe.pipeline.shard.image_folders import FrameNames, scan_frame_folders
+from stin_pipe.stin.processes.cpus import usable_cpus
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.schema import ImageCodec
+from stin_pipe.workflows.run.extraction import FailureOptions, make_in_run
+
+BOUND_OF_TSN_PX = 20.0
+"""What the tools of TSN write, which say nothing of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions(FailureOptions):
+    """The options of an import.
+
+    Attributes:
+        splits: folder of split lists: UCF style, HMDB style, or those of frame folders.
+        classes: use these classes alone.
+        limit: use at most this many videos, spread over the classes.
+        image_name: names of frames in a video's folder.
+        flow_x_name: names of images of flow to the right.
+        flow_y_name: names of images of flow downwards.
+        bound: motion in pixels a frame that grey 255 stands for; None is what an export says, else 20.
+        fps: rate of the frames.
+        codec: how fields are stored; frames keep their bytes.
+        workers: processes; None is all CPUs.
+    """
+
+    splits: Path | None = None
+    classes: Sequence[str] | None = None
+    limit: int | None = None
+    image_name: str = "img_%05d"
+    flow_x_name: str = "flow_x_%05d"
+    flow_y_name: str = "flow_y_%05d"
+    bound: float | None = None
+    fps: float | None = None
+    codec: ImageCodec = "jpeg"
+    workers: int | None = None
+
+
+def import_run(
+    run_path: Path,
+    frames: Path,
+    options: ImportOptions | None = None,
+    on_event: OnEvent = lambda _event: None,
+) -> ExtractResult:
+    """Take folders of images, `frames/<class>/<video>/`, into the shards of a run.
+
+    Args:
+        run_path: the run directory, made where it is missing.
+        frames: folder of class folders.
+        options: see `ImportOptions`.
+        on_event: called with the listing, at the start of the work, and as it goes on.
+
+    Raises:
+        ValueError: an option that does not exist or does not fit the others.
+        StinPipeError: nothing to import, or a run that was made otherwise or is in use.
+    """
+    options = options or ImportOptions()
+    names = FrameNames(image=options.image_name, flow_x=options.flow_x_name, flow_y=options.flow_y_name)
+    folders = scan_frame_folders(frames, names)
+    if not folders:
+        raise StinPipeError(
+            f"{frames}: no folders of images; expected {frames}/<class>/<video>/{names.image % 1}.jpg; "
+            "give the folder above the classes, or --image-name; videos are taken by `stin-pipe extract`"
+        )
+    listing = list_videos(
+        frames,
+        splits_dir=options.splits,
+        classes=options.classes or (),
+        limit=options.limit,
+        find=lambda _root: folders,
+    )
+    require_images(listing, names)
+
+    params = _choose_params(run_path / "extract" / "plan.json", listing, names, options, on_event)
+    on_event(ExtractListed(listing=listing, params=params))
+    num_workers = options.workers or usable_cpus()
+    return make_in_run(
+        run_path,
+        "import",
+        listing,
+        params,
+        options,
+        source={"frames": str(frames)},
+        run_tasks=lambda tasks: run_local(tasks, num_workers=min(num_workers, len(tasks))),
+        on_event=on_event,
+    )
+
+
+def _choose_params(
+    first_plan: Path, listing: Listing, names: FrameNames, options: ImportOptions, on_event: OnEvent
+) -> ExtractParams:
+    """Describe what the shards hold; the short side is the first readable video's, or that of the run."""
+    bound_px = options.bound or _exported_bound(listing.root)
+    is_new = not first_plan.exists()
+    if is_new and bound_px is None:
+        message = (
+            f"no export.json beside {listing.root} and no --bound: the flow images are taken to have a bound "
+            f"of {BOUND_OF_TSN_PX:g} px, as the tools of TSN write; give --bound B if not"
+        )
+        on_event(ExtractNotice(message=message))
+    short_side = first_short_side(listing, names) if is_new else Plan.load(first_plan).params.short_side
+    return ExtractParams(
+        size=None,
+        short_side=short_side or 256,
+        bound_px=bound_px or BOUND_OF_TSN_PX,
+        flow_backend=IMPORTED,
+        flow=asdict(names),
+        fps=options.fps,
+        codec=options.codec,
+    )
+
+
+def _exported_bound(frames: Path) -> float | None:
+    """Return the bound that `export` wrote beside its frames."""
+    try:
+        bound = json.loads((frames.absolute().parent / "export.json").read_text(encoding="utf-8"))["bound_px"]
+        return float(bound)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # other tools made the frames
