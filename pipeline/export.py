@@ -1,28 +1,75 @@
-"""The videos of a run as folders of images and lists, for the loaders of TSN and mmaction2.
+"""The stage from shards to folders of images and lists, as the loaders of TSN and mmaction2 read them.
 
 OUT/rawframes/<class>/<video>/img_00001.jpg, flow_x_00001.jpg, flow_y_00001.jpg, ... and OUT/lists. Frames
 keep the bytes of the shard. A folder gets its name when it is whole, so that the same call resumes.
 """
 
 import hashlib
+import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from stin_pipe.pipeline.runners.workers import worker_pool
 from stin_pipe.pipeline.shard.image_folders import FRAMES, FrameNames
 from stin_pipe.stin.processes.cpus import usable_cpus
 from stin_pipe.stin.shards.codec import decode_field, encode_image, recode_field
 from stin_pipe.stin.shards.errors import ShardError, StinPipeError
-from stin_pipe.stin.shards.publish import is_temporary, publish_bytes, temporary_name
+from stin_pipe.stin.shards.publish import is_temporary, publish_bytes, publish_json, temporary_name
 from stin_pipe.stin.shards.reader import ShardFile
-from stin_pipe.stin.shards.schema import FlowCoding, ImageCodec, Manifest, ManifestVideo
+from stin_pipe.stin.shards.schema import FlowCoding, ImageCodec, Manifest
 
 MAX_NAME_BYTES = 120
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportStart:
+    """What is about to be exported; `num_before` videos were written by earlier calls."""
+
+    num_before: int
+    total_videos: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportProgress:
+    """How many videos are written by now, those of earlier calls included."""
+
+    num_videos: int
+
+
+ExportEvent = ExportStart | ExportProgress
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """What an export holds.
+
+    Attributes:
+        videos: folders of videos, those of earlier calls included.
+        frames_written: frames that this call wrote.
+        bound_px: motion in pixels a frame that grey 255 stands for.
+        lists: names of the files in OUT/lists.
+        renamed: folder by video id, where it is not `class/video`.
+        problems: a line for each video that could not be written; it names shard and video.
+        pending: videos that are planned and not extracted yet.
+    """
+
+    videos: int
+    frames_written: int
+    bound_px: float
+    lists: tuple[str, ...]
+    renamed: Mapping[str, str]
+    problems: tuple[str, ...]
+    pending: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +83,96 @@ class ExportTask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportReport:
-    """What became of one shard's videos; a problem names shard and video."""
+class ShardExport:
+    """What became of one shard's videos."""
 
     num_videos: int
     num_frames: int
     problems: tuple[str, ...]
+
+
+def claim_folder(out: Path, manifest: Manifest, bound_px: float) -> None:
+    """Make the folder of an export, or make sure that it holds an export of the same content.
+
+    Raises:
+        StinPipeError: it holds other things, or an export of other parameters or videos.
+    """
+    digests = {video.id: video.digest for video in manifest.videos.values()}
+    settings = {
+        "fingerprint": manifest.fingerprint,
+        "classes": list(manifest.classes),
+        "bound_px": bound_px,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    record = out / "export.json"
+    if not record.exists():
+        if any(item.name != "lock.json" for item in out.iterdir()):
+            raise StinPipeError(f"--out {out}: the folder holds other things; give a new or empty one")
+        publish_json(record, settings | {"videos": digests})
+        return
+
+    try:
+        stored = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StinPipeError(f"{record}: cannot be read ({error}); export into a new folder") from error
+    stored_digests = stored.pop("videos", {}) if isinstance(stored, dict) else {}
+    if stored != settings:
+        raise StinPipeError(
+            f"--out {out}: holds an export of other parameters or another --bound (see export.json); "
+            "give a new folder"
+        )
+    changed = [name for name, digest in digests.items() if stored_digests.get(name, digest) != digest]
+    if changed:
+        raise StinPipeError(
+            f"--out {out}: holds other content of {len(changed)} videos (first: {changed[0]}); "
+            "give a new folder"
+        )
+    publish_json(record, settings | {"videos": stored_digests | digests})
+
+
+def export_videos(
+    extract_dir: Path,
+    manifest: Manifest,
+    out: Path,
+    *,
+    bound_px: float,
+    num_workers: int | None = None,
+    on_event: Callable[[ExportEvent], None] = lambda _event: None,
+) -> ExportResult:
+    """Write the folders that are missing under `out`, then the lists.
+
+    Args:
+        extract_dir: the run's `extract` folder.
+        manifest: of the run.
+        out: a folder that `claim_folder` has accepted; the caller holds its lock.
+        bound_px: motion in pixels a frame that grey 255 stands for.
+        num_workers: processes; None is all CPUs.
+        on_event: called at the start and after each shard.
+
+    Raises:
+        StinPipeError: a process died, or none can start.
+    """
+    tasks = _export_tasks(extract_dir, manifest, out, bound_px)
+    total = len(manifest.videos)
+    num_videos = total - sum(len(task.folders) for task in tasks)
+    on_event(ExportStart(num_before=num_videos, total_videos=total))
+
+    num_frames, problems = 0, []
+    for report in _run_tasks(tasks, num_workers or usable_cpus()):
+        num_videos += report.num_videos
+        num_frames += report.num_frames
+        problems += report.problems
+        on_event(ExportProgress(num_videos=num_videos))
+
+    return ExportResult(
+        videos=num_videos,
+        frames_written=num_frames,
+        bound_px=bound_px,
+        lists=tuple(path.name for path in write_lists(out, manifest)),
+        renamed=renamed_folders(list(manifest.videos)),
+        problems=tuple(problems),
+        pending=manifest.num_pending,
+    )
 
 
 def folder_names(video_ids: Sequence[str]) -> dict[str, str]:
@@ -54,6 +185,7 @@ def folder_names(video_ids: Sequence[str]) -> dict[str, str]:
     for video_id in video_ids:
         class_name, _, name = video_id.rpartition("/")
         folders[video_id] = f"{_safe(class_name or 'videos')}/{_safe(_without_suffix(name))}"
+
     counts = Counter(folder.lower() for folder in folders.values())
     for video_id, folder in folders.items():
         if counts[folder.lower()] > 1:
@@ -71,31 +203,30 @@ def renamed_folders(video_ids: Sequence[str]) -> dict[str, str]:
     return renamed
 
 
-def export_tasks(extract_dir: Path, manifest: Manifest, out: Path, bound_px: float) -> list[ExportTask]:
+def _export_tasks(extract_dir: Path, manifest: Manifest, out: Path, bound_px: float) -> list[ExportTask]:
     """Return what is still to be written, a task a shard; removes what a killed export left."""
+    for leftover in (out / FRAMES).glob("*/.*.tmp"):
+        if is_temporary(leftover):
+            shutil.rmtree(leftover, ignore_errors=True)
+
     folders = folder_names(list(manifest.videos))
     by_shard: dict[str, dict[str, tuple[str, str]]] = {}
     for video in manifest.videos.values():
         folder = folders[video.id]
         if not (out / FRAMES / folder).is_dir():
             by_shard.setdefault(video.shard, {})[folder] = (video.id, video.group)
-    for leftover in (out / FRAMES).glob("*/.*.tmp"):
-        if is_temporary(leftover):
-            shutil.rmtree(leftover, ignore_errors=True)
     return [
         ExportTask(shard=extract_dir / "shards" / f"{shard}.h5", out=out, bound_px=bound_px, folders=videos)
         for shard, videos in sorted(by_shard.items())
     ]
 
 
-def run_export(tasks: Sequence[ExportTask], *, num_workers: int) -> Iterator[ExportReport]:
-    """Write the folders in processes of this machine, a report a shard.
-
-    Raises:
-        StinPipeError: a process died, or none can start.
-    """
+def _run_tasks(tasks: Sequence[ExportTask], num_workers: int) -> Iterator[ShardExport]:
+    """Run the tasks in processes of this machine."""
+    if not tasks:
+        return
     try:
-        with worker_pool(num_workers, export_shard) as pool:
+        with worker_pool(min(num_workers, len(tasks)), export_shard) as pool:
             for future in as_completed([pool.submit(export_shard, task) for task in tasks]):
                 yield future.result()
     except BrokenProcessPool as error:
@@ -105,7 +236,7 @@ def run_export(tasks: Sequence[ExportTask], *, num_workers: int) -> Iterator[Exp
         ) from error
 
 
-def export_shard(task: ExportTask) -> ExportReport:
+def export_shard(task: ExportTask) -> ShardExport:
     """Write the folders of one shard's videos; a damaged video leaves no folder.
 
     Raises:
@@ -115,7 +246,8 @@ def export_shard(task: ExportTask) -> ExportReport:
     try:
         shard = ShardFile(task.shard)
     except StinPipeError as error:
-        return ExportReport(num_videos=0, num_frames=0, problems=(str(error),))
+        return ShardExport(num_videos=0, num_frames=0, problems=(str(error),))
+
     try:
         for folder, (video_id, group) in task.folders.items():
             target = task.out / FRAMES / folder
@@ -134,7 +266,7 @@ def export_shard(task: ExportTask) -> ExportReport:
                 shutil.rmtree(temporary, ignore_errors=True)
     finally:
         shard.close()
-    return ExportReport(num_videos=num_videos, num_frames=num_frames, problems=tuple(problems))
+    return ShardExport(num_videos=num_videos, num_frames=num_frames, problems=tuple(problems))
 
 
 def write_lists(out: Path, manifest: Manifest) -> list[Path]:
@@ -144,9 +276,11 @@ def write_lists(out: Path, manifest: Manifest) -> list[Path]:
     """
     folders = folder_names(list(manifest.videos))
     (out / "lists").mkdir(exist_ok=True)
-    written = [out / "lists" / "classInd.txt"]
-    text = "".join(f"{number} {_one_line(name)}\n" for number, name in enumerate(manifest.classes, 1))
-    publish_bytes(written[0], text.encode())
+    class_index = out / "lists" / "classInd.txt"
+    classes = (f"{number} {_one_line(name)}\n" for number, name in enumerate(manifest.classes, 1))
+    publish_bytes(class_index, "".join(classes).encode())
+
+    paths = [class_index]
     for split in manifest.split_names:
         for side in ("train", "test"):
             videos = [
@@ -156,22 +290,20 @@ def write_lists(out: Path, manifest: Manifest) -> list[Path]:
             ]
             for stream, less in (("rgb", 0), ("flow", 1)):
                 path = out / "lists" / f"{stream}_{side}_split_{_safe(split)}.txt"
-                publish_bytes(path, "".join(_row(video, folders, less) for video in videos).encode())
-                written.append(path)
-    return written
-
-
-def _row(video: ManifestVideo, folders: Mapping[str, str], less: int) -> str:
-    return f"{folders[video.id]} {video.num_frames - less} {video.label}\n"
+                rows = (f"{folders[item.id]} {item.num_frames - less} {item.label}\n" for item in videos)
+                publish_bytes(path, "".join(rows).encode())
+                paths.append(path)
+    return paths
 
 
 def _write_images(shard: ShardFile, group: str, folder: Path, bound_px: float) -> int:
     names = FrameNames()
-    old, new = shard.flow_coding, FlowCoding.of_frame_folders(bound_px)
     count = int(shard.video(group).attributes["num_frames"])
     for index in range(count):
         content = shard.read_bytes(group, "rgb", index).tobytes()
         (folder / (names.image % (index + 1) + _suffix(content))).write_bytes(content)
+
+    old, new = shard.flow_coding, FlowCoding.of_frame_folders(bound_px)
     for index in range(count - 1):
         content = shard.read_bytes(group, "flow", index).tobytes()
         codec: ImageCodec = "png" if _suffix(content) == ".png" else "jpeg"
@@ -201,18 +333,14 @@ def _without_suffix(name: str) -> str:
 
 
 def _safe(name: str) -> str:
-    kept = "".join(char if char.isalnum() or char in "-_.+@" else "_" for char in name)
-    kept = "_" + kept[1:] if kept.startswith(".") else kept or "_"
-    if len(kept.encode()) <= MAX_NAME_BYTES:
-        return kept
+    safe = "".join(char if char.isalnum() or char in "-_.+@" else "_" for char in name)
+    safe = "_" + safe[1:] if safe.startswith(".") else safe or "_"
+    if len(safe.encode()) <= MAX_NAME_BYTES:
+        return safe
+    # Cut at a whole character; the digest keeps apart what was cut alike.
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return kept.encode()[: MAX_NAME_BYTES - 9].decode("utf-8", "ignore") + "-" + digest
+    return safe.encode()[: MAX_NAME_BYTES - 9].decode("utf-8", "ignore") + "-" + digest
 
 
 def _one_line(name: str) -> str:
     return " ".join(name.split())
-
-
-def num_workers_here(wanted: int | None, num_tasks: int) -> int:
-    """Return how many processes to use."""
-    return max(1, min(wanted or usable_cpus(), num_tasks))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stin_pipe.pipeline.planning.ledger import read_ledger
-from stin_pipe.pipeline.planning.verify import verify_manifest, verify_shards
+from stin_pipe.pipeline.planning.verify import verify
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import CHECKSUM, publish_checked_json
 from stin_pipe.stin.shards.schema import Manifest, Mark
@@ -32,9 +32,7 @@ def change(path: Path, edit: Callable[[dict[str, Any]], None], *, sign: bool) ->
 
 
 def problems(extract_dir: Path) -> list[str]:
-    ledger = read_ledger(extract_dir)
-    found = [problem for check in verify_shards(ledger) for problem in check.problems]
-    return found + list(verify_manifest(ledger))
+    return list(verify(read_ledger(extract_dir)).problems)
 
 
 def meta(mark: dict[str, Any]) -> dict[str, Any]:
