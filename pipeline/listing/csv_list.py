@@ -1,7 +1,8 @@
-"""A data set named by a CSV list: path,label[,split,start_s,end_s]; a row is a file or a part of one."""
+"""A data set listed in a CSV of path,label[,split,start_s,end_s]; a row is a file or a part of one."""
 
 import csv
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -12,10 +13,12 @@ from stin_pipe.pipeline.listing.official_lists import open_text
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.schema import Subset
 
+COLUMNS = "path,label[,split,start_s,end_s]"
+
 
 @dataclass(frozen=True, kw_only=True)
 class CsvRow:
-    """One row of a CSV list: a file, or the part `start_s` to `end_s` of it; `place` is its file:line."""
+    """One row of a CSV list: a file, or its part from `start_s` to `end_s`; `place` is its file:line."""
 
     place: str
     path: str
@@ -29,65 +32,48 @@ def csv_listing(root: Path, list_csv: Path) -> Listing:
     """List the videos under `root` that a CSV names.
 
     Raises:
-        StinPipeError: a malformed list, or a path that leaves `root`.
+        StinPipeError: a malformed list, or a path that leads out of `root`.
     """
     rows = read_csv(list_csv)
-    find = PathFinder(root)
-    classes = tuple(sorted({row.class_name for row in rows}))
-    splits_given = any(row.subset for row in rows)
-    found: list[tuple[CsvRow, PurePosixPath, PurePosixPath]] = []
-    absent: list[str] = []
-    places: dict[tuple[PurePosixPath, float, float | None], str] = {}
-    for row in rows:
-        path = inside(root, row.path, source=list_csv)
-        file = find(path)
-        if file is None and not _is_utf8(row.path):
-            raise StinPipeError(
-                f"{row.place}: {display_name(row.path)} is not there, and the name is not UTF-8; save the "
-                "list as UTF-8 (in a spreadsheet: CSV UTF-8)"
-            )
-        if file is None:
-            absent.append(f"{display_name(row.class_name)}/{_short(row, path)}")
-        else:
-            found.append((row, path, file))
-        first = places.setdefault((file or path, row.start_s or 0.0, row.end_s), row.place)
-        if first != row.place:
-            raise StinPipeError(f"{row.place}: {row.path} was listed before, at {first}; list it once")
-    short_ids = [_id(row, _short(row, path)) for row, path, _ in found]
+    files, absent = _find_files(root, list_csv, rows)
+
+    # `class/name.ext` is short and enough, unless two folders of a class hold files of one name.
+    short_ids = [_id(item.row, _short(item.row, item.path)) for item in files]
     counts = Counter(short_ids)
+    classes = tuple(sorted({row.class_name for row in rows}))
     videos = [
         ListedVideo(
-            id=short_id if counts[short_id] == 1 else _id(row, display_name(str(path))),
-            path=str(file),
-            label=classes.index(row.class_name),
-            class_name=display_name(row.class_name),
-            splits={"1": row.subset} if row.subset else {},
-            group_key=group_key(row.class_name, path.name),
-            start_s=row.start_s,
-            end_s=row.end_s,
+            id=short_id if counts[short_id] == 1 else _id(item.row, display_name(str(item.path))),
+            path=str(item.file),
+            label=classes.index(item.row.class_name),
+            class_name=display_name(item.row.class_name),
+            splits={"1": item.row.subset} if item.row.subset else {},
+            group_key=group_key(item.row.class_name, item.path.name),
+            start_s=item.row.start_s,
+            end_s=item.row.end_s,
         )
-        for short_id, (row, path, file) in zip(short_ids, found, strict=True)
+        for short_id, item in zip(short_ids, files, strict=True)
     ]
-    num_skipped = 0
-    source = f"split 1 from the split column of {list_csv}"
-    if splits_given:
-        num_skipped = sum(not video.splits for video in videos)
-        videos = [video for video in videos if video.splits]
+
+    has_sides = any(row.subset for row in rows)
+    if has_sides:
+        source = f"split 1 from the split column of {list_csv}"
+        used = [video for video in videos if video.splits]
     else:
+        source = f"{list_csv} has no split column: {HASH_SPLIT}"
         sides: dict[str, Subset] = {}
         for label in range(len(classes)):
             sides |= hash_split(video.id for video in videos if video.label == label)
-        videos = [replace(video, splits={"1": sides[video.id]}) for video in videos]
-        source = f"{list_csv} has no split column: {HASH_SPLIT}"
+        used = [replace(video, splits={"1": sides[video.id]}) for video in videos]
     return Listing(
         dataset="csv",
         root=root,
         classes=tuple(display_name(name) for name in classes),
         split_names=("1",),
-        split_from="column" if splits_given else "hash",
+        split_from="column" if has_sides else "hash",
         split_source=source,
-        videos=tuple(sorted(videos, key=lambda video: video.id)),
-        num_skipped=num_skipped,
+        videos=tuple(sorted(used, key=lambda video: video.id)),
+        num_skipped=len(videos) - len(used),
         absent=tuple(sorted(absent)),
     )
 
@@ -96,51 +82,83 @@ def read_csv(path: Path) -> list[CsvRow]:
     """Read a CSV list with a header: path,label[,split,start_s,end_s].
 
     Raises:
-        StinPipeError: missing, doubled or unknown columns, or a malformed row (named by line).
+        StinPipeError: missing, repeated or unknown columns, or a malformed row (named by its line).
     """
     rows = []
     with open_text(path) as handle:
         table = csv.DictReader(handle, strict=True)
-        names = [name.strip().lower() for name in table.fieldnames or () if name.strip()]
-        columns = set(names)
-        if not {"path", "label"} <= columns:
-            found = ", ".join(sorted(columns)) or "none"
-            wanted = "path,label[,split,start_s,end_s]"
-            hint = "; separate them with commas" if ";" in found or "\t" in found else ""
-            raise StinPipeError(
-                f"{path}: the first line must name the columns {wanted}; found: {found}{hint}"
-            )
-        if unknown := sorted(columns - {"path", "label", "split", "start_s", "end_s"}):
-            raise StinPipeError(
-                f"{path}: unknown column {unknown[0]!r}; known: path,label,split,start_s,end_s"
-            )
-        if len(names) > len(columns):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise StinPipeError(f"{path}: the column {twice!r} is there twice; keep one of them")
+        _require_columns(path, [name.strip().lower() for name in table.fieldnames or () if name.strip()])
         try:
-            for raw in table:
+            for cells in table:
                 place = f"{path}:{table.line_num}"
-                if any(cell.strip() for cell in raw.pop(None, ())):  # cells beyond the columns
+                if any(cell.strip() for cell in cells.pop(None, ())):  # cells beyond the columns
                     raise StinPipeError(
                         f"{place}: more cells than columns; put a value that holds a comma in quotes"
                     )
-                row = {key.strip().lower(): (value or "").strip() for key, value in raw.items()}
+                row = {name.strip().lower(): (cell or "").strip() for name, cell in cells.items()}
                 rows.append(_csv_row(row, place))
         except csv.Error as error:
             raise StinPipeError(f"{path}:{table.line_num}: not CSV: {error}") from error
     return rows
 
 
+@dataclass(frozen=True, kw_only=True)
+class _RowFile:
+    """A row with its path relative to the videos folder, and the file there that it means."""
+
+    row: CsvRow
+    path: PurePosixPath
+    file: PurePosixPath
+
+
+def _find_files(root: Path, list_csv: Path, rows: Sequence[CsvRow]) -> tuple[list[_RowFile], list[str]]:
+    """Return the rows whose files are in the folder, and names for the others."""
+    find = PathFinder(root)
+    files: list[_RowFile] = []
+    absent: list[str] = []
+    places: dict[tuple[PurePosixPath, float, float | None], str] = {}
+    for row in rows:
+        path = inside(root, row.path, source=list_csv)
+        file = find(path)
+        if file is None and not _is_utf8(row.path):
+            raise StinPipeError(
+                f"{row.place}: {display_name(row.path)} is not in the folder, and not UTF-8; save "
+                "the list as UTF-8 (in a spreadsheet: CSV UTF-8)"
+            )
+        if file is None:
+            absent.append(f"{display_name(row.class_name)}/{_short(row, path)}")
+        else:
+            files.append(_RowFile(row=row, path=path, file=file))
+
+        first = places.setdefault((file or path, row.start_s or 0.0, row.end_s), row.place)
+        if first != row.place:
+            raise StinPipeError(f"{row.place}: {row.path} was listed before, at {first}; list it once")
+    return files, absent
+
+
+def _require_columns(path: Path, names: Sequence[str]) -> None:
+    columns = set(names)
+    if not {"path", "label"} <= columns:
+        header = ", ".join(sorted(columns)) or "none"
+        hint = "; separate them with commas" if ";" in header or "\t" in header else ""
+        raise StinPipeError(f"{path}: the first line must name the columns {COLUMNS}; found: {header}{hint}")
+    if unknown := sorted(columns - {"path", "label", "split", "start_s", "end_s"}):
+        raise StinPipeError(f"{path}: unknown column {unknown[0]!r}; the columns are {COLUMNS}")
+    if len(names) > len(columns):
+        name = next(name for name in names if names.count(name) > 1)
+        raise StinPipeError(f"{path}: there are two columns {name!r}; keep one of them")
+
+
 def _is_utf8(text: str) -> bool:
     try:
         text.encode()
-    except UnicodeEncodeError:  # bytes that are not UTF-8 are carried as surrogates
+    except UnicodeEncodeError:  # Python carries bytes that are not UTF-8 as surrogates
         return False
     return True
 
 
 def _short(row: CsvRow, path: PurePosixPath) -> str:
-    """Name a file within its class: without the folders above it where the last is the class."""
+    """Name a file within its class: by its name alone if it lies in a folder of the class."""
     return display_name(path.name if path.parent.name == row.class_name else str(path))
 
 
@@ -149,7 +167,7 @@ def _id(row: CsvRow, name: str) -> str:
 
 
 def _part(row: CsvRow) -> str:
-    """Write the part of a file that a row names as an id has it: with all its digits, few where few do."""
+    """Return the part of an id for a part of a file: with as few digits as tell the number exactly."""
     if row.start_s is None and row.end_s is None:
         return ""
     start_s = row.start_s or 0.0

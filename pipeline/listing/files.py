@@ -1,4 +1,4 @@
-"""Look into the videos folder: which video files are there, and which one a list means."""
+"""The files of the videos folder: which are videos, and which one an entry of a list means."""
 
 import contextlib
 import os
@@ -16,11 +16,11 @@ MAX_DEPTH = 8
 
 
 def scan(root: Path) -> list[PurePosixPath]:
-    """Return all video files under `root`, relative to it, sorted; hidden ones are left out.
+    """Return all video files under `root`, relative to it and sorted; hidden ones are left out.
 
-    Links are followed, but none back to a folder above: they would lead around for ever.
+    Links are followed unless they lead back to a folder above, which would never end.
     """
-    found = []
+    videos = []
     above: dict[Path, frozenset[tuple[int, int]]] = {}  # folder -> itself and those above it
     for top, subfolders, files in os.walk(root, followlinks=True, onerror=_raise_unreadable):
         folder = Path(top)
@@ -29,15 +29,16 @@ def scan(root: Path) -> list[PurePosixPath]:
             subfolders.clear()
             continue
         above[folder] = outer | {own}
+
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         if len(folder.relative_to(root).parts) > MAX_DEPTH:
             subfolders.clear()
-        found += [
+        videos += [
             PurePosixPath((folder / name).relative_to(root))
             for name in files
             if Path(name).suffix.lower() in VIDEO_SUFFIXES and not name.startswith(".")
         ]
-    return sorted(found)
+    return sorted(videos)
 
 
 def require_folder(path: Path, what: str) -> None:
@@ -48,47 +49,48 @@ def require_folder(path: Path, what: str) -> None:
 
 
 def inside(root: Path, path: str, *, source: Path) -> PurePosixPath:
-    """Return a listed path relative to `root`; refuse one that leaves it."""
+    """Return a listed path relative to `root`; refuse one that leads out of it."""
     normal = os.path.normpath(root.absolute() / path)
     relative = os.path.relpath(normal, os.path.normpath(root.absolute()))
     if relative == ".." or relative.startswith("../") or "\0" in path:
-        raise StinPipeError(f"{source}: path {path!r} leaves the videos folder {root}; move the file inside")
+        raise StinPipeError(f"{source}: {path!r} leads out of the videos folder {root}; move the file inside")
     return PurePosixPath(relative)
 
 
 def folded(name: str) -> str:
-    """Return a name without regard to case and to Unicode's forms of a letter: macOS takes ö apart."""
+    """Return a name without its case and its form of Unicode: macOS stores ö as o and two dots."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
 class PathFinder:
-    """Finds a listed path: exactly, else without regard to case and to Unicode's forms of one letter."""
+    """Finds the file that a listed path means: by the exact path, else by any case and form of Unicode."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._inner: dict[PurePosixPath, dict[str, list[str]]] = {}
 
     def __call__(self, path: PurePosixPath) -> PurePosixPath | None:
-        """Return the file under the root that `path` means, None when there is none."""
+        """Return the file under the root, None if the folder lacks it."""
         if (self._root / path).is_file():
             return path
-        found = PurePosixPath()
+
+        file = PurePosixPath()
         for part in path.parts:
-            same = self._names(found).get(folded(part), [])
-            exact = [name for name in same if name == part] or same
-            if len(exact) > 1:
-                names = " and ".join(str(found / name) for name in sorted(exact))
-                raise StinPipeError(f"{path}: the list could mean {names}; keep one of them")
-            if not exact:
+            alike = self._names(file).get(folded(part), [])
+            names = [name for name in alike if name == part] or alike
+            if len(names) > 1:
+                choice = " and ".join(str(file / name) for name in sorted(names))
+                raise StinPipeError(f"{path}: the list could mean {choice}; keep one of them")
+            if not names:
                 return None
-            found /= exact[0]
-        return found if (self._root / found).is_file() else None
+            file /= names[0]
+        return file if (self._root / file).is_file() else None
 
     def _names(self, folder: PurePosixPath) -> dict[str, list[str]]:
         """Return the names in a folder by their folded form; each folder is read once."""
         if folder not in self._inner:
             names: dict[str, list[str]] = defaultdict(list)
-            with contextlib.suppress(OSError):  # no folder: nothing is in it
+            with contextlib.suppress(OSError):  # not a folder, so nothing is in it
                 for entry in (self._root / folder).iterdir():
                     names[folded(entry.name)].append(entry.name)
             self._inner[folder] = names
@@ -96,29 +98,33 @@ class PathFinder:
 
 
 class FileFinder:
-    """Finds a listed video: exactly, else without regard to case, form, class folder or extension."""
+    """Finds the file of a listed video: by its exact name, else by any case, class folder or extension."""
 
     def __init__(self, files: Sequence[PurePosixPath]) -> None:
         self._files = set(files)
         self._by_name: dict[str, list[PurePosixPath]] = defaultdict(list)
         for file in files:
-            for name in {folded(file.stem), folded(file.name)}:  # a folder's dots are no extension
+            for name in {folded(file.stem), folded(file.name)}:  # a folder of frames has no extension
                 self._by_name[name].append(file)
 
     def __call__(self, entry: ListEntry) -> PurePosixPath | None:
-        """Return the file that `entry` means, None when the folder lacks it."""
-        places = [place for place in (entry.folder, entry.class_name) if place]
-        for exact in (PurePosixPath(place, entry.file_name) for place in places):
+        """Return the file, None if the folder lacks it."""
+        folders = [folder for folder in (entry.folder, entry.class_name) if folder]
+        for exact in (PurePosixPath(folder, entry.file_name) for folder in folders):
             if exact in self._files:
                 return exact
-        same = self._by_name.get(folded(PurePosixPath(entry.file_name).stem), [])
-        same = same or self._by_name.get(folded(entry.file_name), [])
-        by_place = [[file for file in same if folded(file.parent.name) == folded(place)] for place in places]
-        candidates = next(filter(None, by_place), [file for file in same if len(file.parts) == 1])
+
+        alike = self._by_name.get(folded(PurePosixPath(entry.file_name).stem), [])
+        alike = alike or self._by_name.get(folded(entry.file_name), [])
+        by_folder = [
+            [file for file in alike if folded(file.parent.name) == folded(folder)] for folder in folders
+        ]
+        # Some downloads hold all videos in one folder without classes.
+        candidates = next(filter(None, by_folder), [file for file in alike if len(file.parts) == 1])
         if len(candidates) > 1:
-            names = " and ".join(str(file) for file in candidates)
+            choice = " and ".join(str(file) for file in candidates)
             raise StinPipeError(
-                f"{places[0]}/{entry.file_name}: the list could mean {names}; keep one of them"
+                f"{folders[0]}/{entry.file_name}: the list could mean {choice}; keep one of them"
             )
         return candidates[0] if candidates else None
 

@@ -1,8 +1,8 @@
-"""Find the videos of a data set, their labels and their place in each split.
+"""Find the videos of a data set, their labels and their side in each split.
 
-Four kinds of source, one kind of result: UCF101 (class folders + ucfTrainTestlist), HMDB51 (class folders +
-testTrainMulti_7030_splits), plain class folders, and a CSV list. Lists and names from outside are data:
-no path that they hold may leave the videos folder.
+Four sources give one kind of listing: UCF101 (class folders and ucfTrainTestlist), HMDB51 (class folders and
+testTrainMulti_7030_splits), plain class folders, and a CSV list. Lists come from outside: no path in one may
+lead out of the videos folder.
 """
 
 from collections import Counter, defaultdict
@@ -16,7 +16,7 @@ from stin_pipe.pipeline.listing.hash_split import HASH_SPLIT, hash_split
 from stin_pipe.pipeline.listing.listing import ListedVideo, Listing, display_name, group_key
 from stin_pipe.pipeline.listing.official_lists import ListStyle, read_lists, recognise
 from stin_pipe.pipeline.listing.subset import keep_classes, keep_matching, spread
-from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.errors import ArgumentError, StinPipeError
 
 OFFICIAL_CLASSES = {"ucf101": 101, "hmdb51": 51}
 
@@ -36,23 +36,23 @@ def list_videos(
 
     Args:
         root: folder of videos, `root/<class>/<video>`.
-        dataset: `auto`, `ucf101`, `hmdb51` or `folder`; auto looks at the lists in `splits_dir`.
+        dataset: `auto`, `ucf101`, `hmdb51` or `folder`; `auto` looks at the lists in `splits_dir`.
         splits_dir: folder with UCF-style or HMDB-style split lists.
         list_csv: CSV of path,label[,split,start_s,end_s] that replaces folders and lists.
-        classes: keep these classes alone; labels then count from 0 in the order of the data set.
-        match: keep videos that fit one of these globs alone (`*` also spans `/`), matched against the path
-            under `root` and against the file's name; labels stay as they are.
+        classes: keep only these classes; labels then count from 0 in the order of the data set.
+        match: keep only videos whose path under `root` or file name matches one of these globs (`*` also
+            spans `/`); labels stay as they are.
         limit: keep at most this many videos, spread evenly over the classes.
-        find: finds the videos under a folder, relative to it; folders of frames are videos too.
+        find: returns the videos under a folder, relative to it; an import finds folders of frames.
 
     Raises:
         StinPipeError: nothing to list, or contradictory or unreadable lists.
-        ValueError: a CSV beside a data set, or a class that the data set does not have.
+        ArgumentError: arguments that exclude each other, or a class or glob that no video has.
     """
     require_folder(root, "videos folder")
     if list_csv is not None and (splits_dir is not None or dataset != "auto"):
         other = "--splits" if splits_dir is not None else f"--dataset {dataset}"
-        raise ValueError(f"--list {list_csv} and {other} exclude each other; give one of them")
+        raise ArgumentError(f"--list {list_csv} and {other} exclude each other; give one of them", "list_csv")
     if list_csv is not None:
         listing = csv_listing(root, list_csv)
     elif style := _list_style(dataset, splits_dir):
@@ -60,12 +60,15 @@ def list_videos(
         listing = _from_split_lists(root, find(root), splits_dir, style, official=dataset == style)
     else:
         listing = _from_folders(root, find(root))
+
     listing = keep_matching(keep_classes(listing, classes), match)
     if not listing.videos:
         absent = f" ({listing.num_absent} listed videos are absent)" if listing.num_absent else ""
         raise StinPipeError(
             f"{root}: no video to extract{absent}; check --videos, --splits, --classes and --match"
         )
+
+    # Two entries of a list can mean one file, say in another case.
     for video_id, count in Counter(video.id for video in listing.videos).items():
         if count > 1:
             paths = ", ".join(sorted({video.path for video in listing.videos if video.id == video_id}))
@@ -82,35 +85,36 @@ def _list_style(dataset: str, splits_dir: Path | None) -> ListStyle | None:
             raise StinPipeError(f"--dataset {dataset} needs its split lists: give their folder with --splits")
         return None
     require_folder(splits_dir, "splits folder")
-    found = recognise(splits_dir)
     if dataset == "ucf101" or dataset == "hmdb51":
         return dataset
     if dataset == "folder":
         raise StinPipeError("--dataset folder takes no --splits; leave one of them out")
-    if found is None:
+    style = recognise(splits_dir)
+    if style is None:
         raise StinPipeError(
             f"{splits_dir}: no split lists: expected trainlistNN.txt and testlistNN.txt (UCF style), "
             "<class>_test_splitN.txt (HMDB style) or train_split_N.txt of frame folders (TSN, mmaction2)"
         )
-    return found
+    return style
 
 
 def _from_folders(root: Path, files: list[PurePosixPath]) -> Listing:
     if not files:
         raise StinPipeError(f"{root}: no video files; expected {root}/<class>/<video>")
-    loose = [file for file in files if len(file.parts) == 1]
-    placed = [file for file in files if len(file.parts) == 2]
-    if not placed:
+    by_class: dict[str, list[PurePosixPath]] = defaultdict(list)
+    for file in files:
+        if len(file.parts) == 2:
+            by_class[file.parts[0]].append(file)
+    if not by_class:
         raise StinPipeError(
             f"{root}: {len(files)} video files but no class folders; expected {root}/<class>/<video>, "
             "or name labels with --list FILE.csv"
         )
-    by_class: dict[str, list[PurePosixPath]] = defaultdict(list)
-    for file in placed:
-        by_class[file.parts[0]].append(file)
+
     classes = tuple(sorted(by_class))
     videos = []
     for label, class_name in enumerate(classes):
+        # The hash is of the name as bytes of the file system; ids show names as text.
         sides = hash_split(str(file) for file in by_class[class_name])
         videos += [
             ListedVideo(
@@ -123,7 +127,7 @@ def _from_folders(root: Path, files: list[PurePosixPath]) -> Listing:
             )
             for file in by_class[class_name]
         ]
-    deeper = len(files) - len(placed) - len(loose)
+
     return Listing(
         dataset="folder",
         root=root,
@@ -132,7 +136,7 @@ def _from_folders(root: Path, files: list[PurePosixPath]) -> Listing:
         split_from="hash",
         split_source=f"no lists given: {HASH_SPLIT} in each class",
         videos=tuple(videos),
-        num_skipped=len(loose) + deeper,
+        num_skipped=len(files) - len(videos),
     )
 
 
@@ -142,7 +146,7 @@ def _from_split_lists(
     lists = read_lists(splits_dir, style)
     official = official or len(lists.classes) == OFFICIAL_CLASSES.get(style)
     find = FileFinder(files)
-    used: set[PurePosixPath] = set()
+    listed_files: set[PurePosixPath] = set()
     videos: list[ListedVideo] = []
     absent: list[str] = []
     for entry in lists.entries:
@@ -150,14 +154,16 @@ def _from_split_lists(
         if file is None:
             absent.append(f"{display_name(entry.class_name)}/{display_name(entry.file_name)}")
             continue
-        used.add(file)
-        in_class = folded(file.parent.name) in ("", folded(entry.class_name))
-        holder = entry.class_name if in_class else file.parent.name
-        if not entry.splits:  # named, but used by no split (HMDB51's code 0 in all three)
+
+        listed_files.add(file)
+        if not entry.splits:  # listed, but in no split (HMDB51's code 0 in all three)
             continue
+        # A list may take one class from several folders; the folder then keeps equal file names apart.
+        in_class = folded(file.parent.name) in ("", folded(entry.class_name))
+        folder = entry.class_name if in_class else file.parent.name
         videos.append(
             ListedVideo(
-                id=f"{display_name(holder)}/{display_name(file.name)}",
+                id=f"{display_name(folder)}/{display_name(file.name)}",
                 path=str(file),
                 label=lists.classes.index(entry.class_name),
                 class_name=display_name(entry.class_name),
@@ -165,6 +171,7 @@ def _from_split_lists(
                 group_key=group_key(entry.class_name, file.name),
             )
         )
+
     num_lists = len(lists.split_names)
     return Listing(
         dataset=style if official and style != "frames" else "lists",
@@ -174,6 +181,6 @@ def _from_split_lists(
         split_from="lists",
         split_source=f"{num_lists} split{'s' * (num_lists != 1)} from {splits_dir}",
         videos=tuple(sorted(videos, key=lambda video: video.id)),
-        num_skipped=len(files) - len(used),
+        num_skipped=len(files) - len(listed_files),
         absent=tuple(sorted(absent)),
     )

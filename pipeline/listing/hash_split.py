@@ -1,4 +1,4 @@
-"""A split for data sets without lists: by a hash of each name, so that it is stable when videos are added."""
+"""A split for data sets without lists: a hash of each name decides, so adding videos moves no other video."""
 
 import hashlib
 from collections.abc import Iterable
@@ -6,17 +6,14 @@ from collections.abc import Iterable
 from stin_pipe.stin.shards.schema import Subset
 
 TEST_SHARE = 0.3
-"""Share of each class that the hash split puts into the test list (HMDB51's 70/30)."""
+"""Share of each class that goes to the test list, as in HMDB51."""
 
 HASH_SPLIT = "split 1 was made by a stable hash, 70 % train, 30 % test"
-"""What a `split_source` says of such a split."""
+"""How a `split_source` describes this split; nothing reads it back."""
 
 
 def hash_split(ids: Iterable[str]) -> dict[str, Subset]:
-    """Split the videos of one class by a hash of their id: stable when videos are added.
-
-    A class of two or more has at least one video on each side.
-    """
+    """Split the videos of one class by a hash of their ids; two or more give at least one on each side."""
     ranked = sorted(ids, key=hash_share)
     sides: dict[str, Subset] = {video_id: hash_side(video_id) for video_id in ranked}
     if len(ranked) >= 2:
@@ -25,7 +22,7 @@ def hash_split(ids: Iterable[str]) -> dict[str, Subset]:
 
 
 def hash_side(video_id: str) -> Subset:
-    """Return the side of the split that a video's hash says, whatever other videos there are."""
+    """Return the side of one video, whatever other videos its class has."""
     return "test" if hash_share(video_id) < TEST_SHARE else "train"
 
 

@@ -1,4 +1,4 @@
-"""What a listing says: the videos of a data set, their labels and their place in each split."""
+"""The videos of a data set, their labels and their side in each split."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Literal
 from stin_pipe.stin.shards.schema import SplitOrigin, Subset
 
 Dataset = Literal["ucf101", "hmdb51", "lists", "folder", "csv"]
-"""`lists` are split lists in either official style that name another data set."""
+"""`lists`: split lists in one of the official styles, but of another data set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +20,8 @@ class ListedVideo:
         id: `class/name.ext` (with `#start-end` for a part of a file), unique in the run.
         path: file, relative to the videos folder.
         splits: split name -> `train` or `test`.
-        group_key: recording that the clip was cut from, where its name tells.
-        start_s, end_s: the part of the file to use; None is its beginning or end.
+        group_key: recording that the clip was cut from, if its name tells.
+        start_s, end_s: the part of the file to use; None is the beginning or the end of the file.
     """
 
     id: str
@@ -36,7 +36,7 @@ class ListedVideo:
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """Everything that the folder and the lists say together.
+    """What the videos folder and the lists hold together.
 
     Attributes:
         split_from: who decides the side of a video.
@@ -57,12 +57,12 @@ class Listing:
 
     @property
     def num_absent(self) -> int:
-        """Listed videos that the folder lacks."""
+        """Number of listed videos that the folder lacks."""
         return len(self.absent)
 
 
 def group_key(class_name: str, file_name: str) -> str | None:
-    """Return the recording that a clip was cut from, where the data set's names tell, else None.
+    """Return the recording that a clip was cut from if its name tells, else None.
 
     UCF101: `v_Class_g07_c03.avi`. HMDB51: the film's name precedes `_class_` and five attributes.
     """

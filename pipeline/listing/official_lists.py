@@ -1,10 +1,10 @@
-"""Read split lists: the official UCF101 and HMDB51 formats and those of frame folders.
+"""Read split lists: those of UCF101 and HMDB51, and those of frame folders.
 
 UCF style: `classInd.txt` (`1 ApplyEyeMakeup`), `trainlist01.txt` (`Class/name.avi 1`), `testlist01.txt`
-(`Class/name.avi`), lines often CRLF. HMDB style: `<class>_test_split1.txt` with `name.avi 1` (1 train,
-2 test, 0 unused), lines often ending in a blank. Lists of frame folders, as TSN and mmaction2 have them:
-`ucf101_rgb_train_split_1.txt` or `ucf101_train_split_1_rawframes.txt` with `path total_frames label`; lists
-of flow repeat those of frames and are not read.
+(`Class/name.avi`), often with CRLF. HMDB style: `<class>_test_split1.txt` with `name.avi 1` (1 train, 2 test,
+0 unused), often with a blank at the end of a line. Frame folders, as TSN and mmaction2 list them:
+`ucf101_rgb_train_split_1.txt` or `ucf101_train_split_1_rawframes.txt` with `path total_frames label`; their
+lists of flow repeat those of frames and are not read.
 """
 
 import re
@@ -22,7 +22,7 @@ _UCF_LIST = re.compile(r"(train|test)list0*(\d+)\.txt", re.IGNORECASE)
 _HMDB_LIST = re.compile(r"(.+)_test_split(\d+)\.txt", re.IGNORECASE)
 _FRAME_LIST = re.compile(r"(?!.*flow)(?:.*_)?(train|val|test)_split_?(\d+)(?:_\w+)?\.txt", re.IGNORECASE)
 _Sides = dict[tuple[str, str, str], dict[str, Subset]]
-"""(class, folder of another name, file) -> side in each split."""
+"""(class, folder if it has another name, file) -> side in each split."""
 _HMDB_SUBSETS: dict[str, Subset | None] = {"0": None, "1": "train", "2": "test"}
 
 
@@ -34,7 +34,7 @@ class ListEntry:
     file_name: str
     splits: dict[str, Subset]
     folder: str = ""
-    """Folder that holds it, where the list says one that is not the class's name."""
+    """Folder that holds the video, if the list names one that is not the class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class SplitLists:
 
 
 def recognise(folder: Path) -> ListStyle | None:
-    """Tell which style the lists in `folder` have, None when there are none."""
+    """Return the style of the lists in `folder`, None if there are none."""
     names = [path.name for path in folder.iterdir() if path.is_file()]
     if any(_UCF_LIST.fullmatch(name) for name in names):
         return "ucf101"
@@ -100,7 +100,7 @@ def _read_class_index(path: Path) -> tuple[str, ...]:
         if not number.isdigit() or not name.strip():
             raise StinPipeError(f"{place}: expected a number and a class name, got {line!r}")
         if int(number) in numbered or name.strip() in numbered.values():
-            raise StinPipeError(f"{place}: class number or name given twice: {line!r}")
+            raise StinPipeError(f"{place}: class number or name repeated: {line!r}")
         numbered[int(number)] = name.strip()
     return tuple(numbered[number] for number in sorted(numbered))
 
@@ -121,15 +121,16 @@ def _read_hmdb(folder: Path) -> SplitLists:
                 raise StinPipeError(
                     f"{place}: expected `name 0`, `name 1` (train) or `name 2` (test), got {line!r}"
                 )
-            known = sides.setdefault((match[1], "", file_name.strip()), {})
+            # Even a video that no split uses is listed: else its file would count as in no list.
+            video_sides = sides.setdefault((match[1], "", file_name.strip()), {})
             subset = _HMDB_SUBSETS[code]
             if subset is not None:
-                _assign(known, match[2], subset, place)
+                _assign(video_sides, match[2], subset, place)
     return _collect("hmdb51", tuple(sorted(classes)), sides)
 
 
 def _read_frame_lists(folder: Path) -> SplitLists:
-    """Read `path total_frames label`; a label is a number, named by classInd.txt or else by its folder."""
+    """Read `path total_frames label`; classInd.txt or else the folder names the class of a label."""
     rows: list[tuple[str, PurePosixPath, int, str, Subset]] = []
     for path in sorted(item for item in folder.iterdir() if _FRAME_LIST.fullmatch(item.name)):
         match = _FRAME_LIST.fullmatch(path.name)
@@ -140,26 +141,28 @@ def _read_frame_lists(folder: Path) -> SplitLists:
             if len(numbers) != 2 or not all(number.isascii() and number.isdigit() for number in numbers):
                 raise StinPipeError(f"{place}: expected `path total_frames label`, got {line!r}")
             rows.append((place, PurePosixPath(video), int(numbers[1]), str(int(match[2])), subset))
-    named = _read_class_index(folder / "classInd.txt")
-    names: dict[int, str] = dict(enumerate(named))
+
+    class_index = _read_class_index(folder / "classInd.txt")
+    names: dict[int, str] = dict(enumerate(class_index))
     for place, video, label, _, _ in rows:
-        if named and label >= len(named):
-            raise StinPipeError(f"{place}: label {label}, but classInd.txt names {len(named)} classes")
-        if names.setdefault(label, video.parent.name or str(label)) != video.parent.name and not named:
-            names[label] = str(label)  # its videos lie in several folders: only the number is sure
+        if class_index and label >= len(class_index):
+            raise StinPipeError(f"{place}: label {label}, but classInd.txt names {len(class_index)} classes")
+        if names.setdefault(label, video.parent.name or str(label)) != video.parent.name and not class_index:
+            names[label] = str(label)  # its videos lie in several folders, so none of them names the class
     if len(set(names.values())) < len(names):
         raise StinPipeError(f"{folder}: two labels have one class folder; name them in {folder}/classInd.txt")
+
     sides: _Sides = {}
     for place, video, label, split, subset in rows:
-        holder = "" if video.parent.name == names[label] else video.parent.name
-        _assign(sides.setdefault((names[label], holder, video.name), {}), split, subset, place)
+        other_folder = "" if video.parent.name == names[label] else video.parent.name
+        _assign(sides.setdefault((names[label], other_folder, video.name), {}), split, subset, place)
     return _collect("frames", tuple(names[label] for label in sorted(names)), sides)
 
 
-def _assign(known: dict[str, Subset], split: str, subset: Subset, place: str) -> None:
-    if known.get(split, subset) != subset:
+def _assign(sides: dict[str, Subset], split: str, subset: Subset, place: str) -> None:
+    if sides.get(split, subset) != subset:
         raise StinPipeError(f"{place}: the video is in both train and test of split {split}")
-    known[split] = subset
+    sides[split] = subset
 
 
 def _collect(style: ListStyle, classes: tuple[str, ...], sides: _Sides) -> SplitLists:
@@ -177,7 +180,7 @@ def _collect(style: ListStyle, classes: tuple[str, ...], sides: _Sides) -> Split
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield (file:line, text) of the lines that are not blank, without CRLF and outer blanks."""
+    """Yield (file:line, text) of the lines that are not blank, stripped."""
     with open_text(path) as handle:
         for number, line in enumerate(handle, start=1):
             if line.strip():
@@ -185,7 +188,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def open_text(path: Path):
-    """Open a list; a byte-order mark is dropped and bytes that are not UTF-8 are kept as file names are."""
+    """Open a list; a byte-order mark is dropped, and bytes that are not UTF-8 are kept, as in file names."""
     try:
         return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
     except OSError as error:

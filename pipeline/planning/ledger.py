@@ -1,6 +1,6 @@
-"""What a run has done, derived from its plans and marks alone: each video once, in exactly one state.
+"""The state of a run, derived from its plans and marks alone: each video once, in exactly one state.
 
-`failures.jsonl` and `manifest.json` are views of the ledger, replaced whole.
+`failures.jsonl` and `manifest.json` are views of it, replaced whole.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -85,7 +85,7 @@ class Ledger:
         return self._with_marks_of(self.plans, {})
 
     def _with_marks_of(self, plans: Sequence[Plan], broken: Mapping[str, str]) -> "Ledger":
-        """Look for the marks that are not known yet, and see whether mark, plan and shard file agree."""
+        """Read the marks of shards that have none in the ledger; mark, plan and shard file must agree."""
         marks, broken = dict(self.marks), dict(broken)
         for shard, fingerprint in _shards(plans):
             path = self.extract_dir / "shards" / f"{shard.name}.json"
@@ -139,7 +139,7 @@ def read_ledger(extract_dir: Path) -> Ledger:
 
 
 def write_absent(extract_dir: Path, absent: Sequence[str]) -> None:
-    """Replace `absent.txt`: the listed videos that the folder lacks, one a line; no file without any."""
+    """Replace `absent.txt`, the listed videos that the folder lacks, one a line; without any, remove it."""
     path = extract_dir / "absent.txt"
     if absent:
         publish_bytes(path, "".join(f"{name}\n" for name in absent).encode())
@@ -148,8 +148,7 @@ def write_absent(extract_dir: Path, absent: Sequence[str]) -> None:
 
 
 def write_views(ledger: Ledger) -> Manifest:
-    """Replace `manifest.json` and `failures.jsonl` by what the ledger says."""
-    extract_dir = ledger.extract_dir
+    """Replace `manifest.json` and `failures.jsonl` by what the ledger holds."""
     manifest = manifest_of(ledger)
     lines = [
         json_text(
@@ -166,13 +165,13 @@ def write_views(ledger: Ledger) -> Manifest:
         for entry in ledger.failed
         if entry.outcome
     ]
-    publish_bytes(extract_dir / "failures.jsonl", "".join(line + "\n" for line in lines).encode())
-    manifest.save(extract_dir / "manifest.json")
+    publish_bytes(ledger.extract_dir / "failures.jsonl", "".join(line + "\n" for line in lines).encode())
+    manifest.save(ledger.extract_dir / "manifest.json")
     return manifest
 
 
 def manifest_of(ledger: Ledger) -> Manifest:
-    """Return the manifest that plans and marks make."""
+    """Return the manifest that follows from plans and marks."""
     first, last = ledger.plans[0], ledger.plans[-1]
     videos: dict[str, ManifestVideo] = {}
     for entry in sorted(ledger.done, key=lambda entry: entry.video.id):
@@ -184,6 +183,7 @@ def manifest_of(ledger: Ledger) -> Manifest:
             splits=dict(entry.video.splits),
             group_key=entry.video.group_key,
         )
+
     failed = tuple(
         FailedVideo(
             id=entry.video.id,
@@ -195,6 +195,8 @@ def manifest_of(ledger: Ledger) -> Manifest:
         for entry in sorted(ledger.failed, key=lambda entry: entry.video.id)
         if entry.outcome
     )
+
+    # All plans of a run share their parameters and classes; only the last has looked at the folder of today.
     return Manifest(
         dataset=first.dataset,
         classes=first.classes,
@@ -220,7 +222,7 @@ def _shards(plans: Iterable[Plan]) -> Iterator[tuple[PlannedShard, str]]:
 
 
 def _disagreement(path: Path, mark: Mark, shard: PlannedShard, fingerprint: str) -> str:
-    """Say how a mark differs from its plan or its shard file; empty when the shard is done."""
+    """Say how a mark differs from its plan or its shard file; empty if the shard is done."""
     if mark.fingerprint != fingerprint or [item.id for item in mark.outcomes] != _ids(shard.videos):
         return f"{path}: the mark belongs to another plan"
     data = path.with_suffix(".h5")
@@ -235,7 +237,7 @@ def _disagreement(path: Path, mark: Mark, shard: PlannedShard, fingerprint: str)
 
 
 def _current(old: LedgerEntry | None, new: LedgerEntry) -> LedgerEntry:
-    """Choose the state that counts: a later plan's, unless that would lose a finished video."""
+    """Choose the state that counts: that of a later plan, unless it would lose a finished video."""
     if old is None or old.outcome is None:
         return new
     if new.outcome is None:

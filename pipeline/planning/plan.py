@@ -1,7 +1,7 @@
-"""Freeze what is to be done before any work starts: which video goes into which shard, with which parameters.
+"""The plan of a run, frozen before any work starts: which video goes into which shard, with which parameters.
 
-Identity is content: ordered video ids and a fingerprint of everything that decides the bytes of a shard.
-The number of workers never enters, so that a resumed run may use any.
+Identity is content: ordered video ids, and a fingerprint of everything that decides the bytes of a shard. The
+number of workers is no part of it, so a resumed run may use any.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from stin_pipe.pipeline.listing.listing import ListedVideo, Listing
-from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.errors import ArgumentError, StinPipeError
 from stin_pipe.stin.shards.publish import canonical_json, publish_checked_json
 from stin_pipe.stin.shards.schema import (
     FORMAT_VERSION,
@@ -24,21 +24,21 @@ from stin_pipe.stin.shards.schema import (
 )
 
 ALGORITHM_VERSION = 2
-"""Raise by hand when the same parameters give other bytes than before."""
+"""To be raised by hand when the same parameters give other bytes than before."""
 
 MAX_VIDEOS_PER_SHARD = 16
 MAX_SHARD_BYTES = 256 * 1024 * 1024
 MIN_SHARDS = 32
-"""Small data sets use smaller shards, so that a few workers all have something to do."""
+"""A small data set gets smaller shards, so that every worker has something to do."""
 
 STORED_PER_SOURCE_BYTE = 12
-"""Bytes of JPEG frames and fields at 340x256 for a byte of 320x240 source (UCF101: 7 GB give about 84 GB)."""
+"""JPEG frames and fields at 340x256 for each byte of 320x240 video (UCF101: 7 GB give about 84 GB)."""
 
 IMPORTED = "imported"
 """The `flow_backend` of shards whose frames and flow came as folders of images."""
 
 MIXED = "mixed"
-"""The `flow_backend` of a run whose workers each use the back end that suits their node; shards say which."""
+"""The `flow_backend` of a run where each node uses the back end that suits it; each shard names its own."""
 
 PlanKind = Literal["first", "added", "retry"]
 
@@ -48,15 +48,15 @@ class ExtractParams:
     """Everything that decides what a shard holds.
 
     Attributes:
-        size: (width, height) of stored frames in pixels, or None to keep the aspect by `short_side`.
-        short_side: length of the shorter side in pixels when `size` is None.
+        size: (width, height) of stored frames in pixels; None keeps the aspect ratio and uses `short_side`.
+        short_side: length of the shorter side in pixels if `size` is None.
         bound_px: motion in pixels a frame that the largest byte stands for.
         fps: resample to this rate; None keeps every frame.
         stride: keep every stride-th frame.
-        flow_backend: resolved name, never `auto`; `mixed` or `imported` (see there) aside.
+        flow_backend: a back end by name, never `auto`; or `mixed` or `imported` (see there).
         flow: parameters of TV-L1; for `imported` the names of the images.
         codec: `jpeg`, or `png` for lossless frames and fields.
-        partial: whether a video damaged in part is kept with what could be decoded, or refused.
+        partial: whether a partly damaged video is kept with what could be decoded, or refused.
     """
 
     size: tuple[int, int] | None
@@ -72,36 +72,35 @@ class ExtractParams:
     def __post_init__(self) -> None:
         """Refuse values that no shard can have."""
         if (self.size is None) == (self.short_side is None):
-            raise ValueError("give either a size or a short side")
+            raise ArgumentError("give either a size or a short side", "size", "short_side")
         sides = self.size or (self.short_side or 0,)
         if min(sides) < 16 or max(sides) > 4096:
-            raise ValueError(
-                f"sides must be 16 to 4096 px (flow needs 16), got {'x'.join(str(side) for side in sides)}"
-            )
+            got = "x".join(map(str, sides))
+            option = "size" if self.size else "short_side"
+            raise ArgumentError(f"sides must be 16 to 4096 px (flow needs 16), got {got}", option)
         if not 0 < self.bound_px < float("inf"):
-            raise ValueError(f"bound must be > 0 pixels a frame, got {self.bound_px:g}")
+            raise ArgumentError(f"bound must be > 0 pixels a frame, got {self.bound_px:g}", "bound")
         if self.fps is not None and not 0 < self.fps <= 1000:
-            raise ValueError(f"fps must be > 0 and at most 1000, got {self.fps:g}")
+            raise ArgumentError(f"fps must be > 0 and at most 1000, got {self.fps:g}", "fps")
         if self.stride < 1:
-            raise ValueError(f"stride must be >= 1, got {self.stride}")
+            raise ArgumentError(f"stride must be >= 1, got {self.stride}", "stride")
 
     @property
     def flow_coding(self) -> FlowCoding:
         """How the stored bytes of flow become pixels a frame."""
-        imported = self.flow_backend == IMPORTED
-        return (
-            FlowCoding.of_frame_folders(self.bound_px) if imported else FlowCoding.from_bound(self.bound_px)
-        )
+        if self.flow_backend == IMPORTED:
+            return FlowCoding.of_frame_folders(self.bound_px)
+        return FlowCoding.from_bound(self.bound_px)
 
     def fingerprint(self) -> str:
-        """Return the digest that two runs share exactly when their shards may be mixed."""
+        """Return the digest that two runs share if and only if their shards may be mixed."""
         identity = {"params": asdict(self), "algorithm": ALGORITHM_VERSION, "format": FORMAT_VERSION}
         return hashlib.sha256(canonical_json(identity)).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedShard:
-    """A shard to be: its name (five digits) and its videos in order."""
+    """A planned shard: its name (five digits) and its videos in order."""
 
     name: str
     videos: tuple[ListedVideo, ...]
@@ -174,20 +173,23 @@ def make_plan(
         params: what decides the bytes.
         kind: `first`, or why this is a later plan.
         first_shard: number of the first shard.
-        videos: the part of the listing to plan; all of it by default.
+        videos: the part of the listing to plan; None is all of it.
     """
-    chosen = listing.videos if videos is None else tuple(videos)
-    per_shard = min(MAX_VIDEOS_PER_SHARD, max(1, -(-len(chosen) // MIN_SHARDS)))
+    videos = listing.videos if videos is None else videos
+    per_shard = min(MAX_VIDEOS_PER_SHARD, max(1, -(-len(videos) // MIN_SHARDS)))
     num_parts = Counter(video.path for video in listing.videos)
+
+    # Filled in order, without a look back: the same listing must give the same shards on every machine.
     groups: list[list[ListedVideo]] = []
-    room = 0
-    for video in chosen:
-        need = _stored_bytes(listing.root / video.path, params) // max(1, num_parts[video.path])
-        if not groups or len(groups[-1]) >= per_shard or need > room:
+    free_bytes = 0
+    for video in videos:
+        num_bytes = _stored_bytes(listing.root / video.path, params) // max(1, num_parts[video.path])
+        if not groups or len(groups[-1]) >= per_shard or num_bytes > free_bytes:
             groups.append([])
-            room = MAX_SHARD_BYTES
+            free_bytes = MAX_SHARD_BYTES
         groups[-1].append(video)
-        room -= need
+        free_bytes -= num_bytes
+
     return Plan(
         kind=kind,
         dataset=listing.dataset,
@@ -222,22 +224,22 @@ def require_same_params(plan: Plan, params: ExtractParams, *, path: Path) -> Non
     """
     if plan.fingerprint == params.fingerprint():
         return
-    if IMPORTED in (plan.params.flow_backend, params.flow_backend) and (
-        plan.params.flow_backend != params.flow_backend
-    ):
-        made, asked = ("import", "extract") if plan.params.flow_backend == IMPORTED else ("extract", "import")
-        raise StinPipeError(f"{path}: the run was made by {made}; {asked} needs another --run")
+    by_import, now_import = (item.flow_backend == IMPORTED for item in (plan.params, params))
+    if by_import != now_import:
+        maker, other = ("import", "extract") if by_import else ("extract", "import")
+        raise StinPipeError(f"{path}: the run was made by {maker}; {other} needs another --run")
+
     old, new = (asdict(item) | dict(item.flow) for item in (plan.params, params))
     differences = [
         f"{name}: {_show(old.get(name))} in the run, {_show(new.get(name))} now"
         for name in {**old, **new}
         if name != "flow" and old.get(name) != new.get(name)
     ]
-    if not differences:
+    if not differences:  # another ALGORITHM_VERSION
         raise StinPipeError(
-            f"{path}: the run was made by a stin-pipe that extracts some videos otherwise (parts, "
-            "--fps, pixels that are not square); it can be trained and evaluated as it is; to add videos use "
-            "the version that made it, or another --run"
+            f"{path}: the run was made by a version of stin-pipe that extracts some videos differently "
+            "(parts, --fps, pixels that are not square); it can be trained and evaluated as it is; to add "
+            "videos, use the version that made it, or another --run"
         )
     raise StinPipeError(
         f"{path}: the run was planned with other parameters ({'; '.join(differences)}); "
@@ -250,18 +252,18 @@ def _stored_bytes(path: Path, params: ExtractParams) -> int:
         return _folder_bytes(path)
     width, height = params.size or (round(4 / 3 * (params.short_side or 0)), params.short_side or 0)
     try:
-        source = path.stat().st_size
+        num_bytes = path.stat().st_size
     except OSError:  # gone since it was listed; extraction records it as missing
         return 0
-    return round(STORED_PER_SOURCE_BYTE * source * width * height / (340 * 256))
+    return round(STORED_PER_SOURCE_BYTE * num_bytes * width * height / (340 * 256))
 
 
 def _folder_bytes(folder: Path) -> int:
-    """Estimate what a folder of images holds from one file in eight; it is kept almost as it is."""
+    """Estimate the size of a folder of images by one file in eight; shards keep most of its bytes."""
     try:
         images = sorted(folder.iterdir())
         return sum(8 * image.stat().st_size for image in images[::8])
-    except OSError:  # gone or closed to us; the import records why
+    except OSError:  # gone, or not readable; the import records why
         return 0
 
 

@@ -1,7 +1,7 @@
-"""Decide what an extract has to do: freeze the first plan, or take up a run where it was left.
+"""Decide what an extract has to do: plan a new run, or continue one where it stopped.
 
-The same command again resumes. Videos that came into the folder since join as new shards of a later plan, as
-do failed ones that are tried again; nothing that is done is touched.
+The same command again resumes. Videos that were added to the folder since then join in new shards of a later
+plan, and so do failed ones that are tried again; nothing that is done is touched.
 """
 
 import os
@@ -14,16 +14,16 @@ from stin_pipe.pipeline.listing.listing import ListedVideo, Listing
 from stin_pipe.pipeline.planning.ledger import Ledger, next_plan_path
 from stin_pipe.pipeline.planning.plan import ExtractParams, Plan, PlanKind, make_plan, require_same_params
 from stin_pipe.pipeline.shard.make_shard import ShardTask
-from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.errors import StinPipeError, and_more
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What an extract would do with a run that has a plan.
+    """How an extract would change the plan of a run.
 
     Attributes:
-        added: listed videos that the run does not know, with their sides.
-        retried: failed videos that are still listed, where they are to be tried again.
+        added: listed videos that are new to the run, with their sides.
+        retried: failed videos that are still listed, if failed videos are to be tried again.
         removed: ids of planned videos that the folder or the lists no longer have.
     """
 
@@ -34,12 +34,12 @@ class Decision:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What there is to do.
+    """What an extract is about to do.
 
     Attributes:
         ledger: state of the run before the work.
         tasks: one for each shard that is not done.
-        decision: what changed in an existing run; empty for a new one.
+        decision: how an existing run changes; empty for a new one.
     """
 
     ledger: Ledger
@@ -81,7 +81,7 @@ def prepare_work(
     retry_failed: bool,
     timeout_s: float,
 ) -> Work:
-    """Freeze what is not yet planned and list the shards to make.
+    """Plan what is not planned yet, and list the shards to make.
 
     Args:
         extract_dir: the run's `extract` folder; the caller holds its lock.
@@ -119,7 +119,7 @@ def prepare_work(
 
 
 def count_deleted(ledger: Ledger, listing: Listing) -> int:
-    """Count the failed videos whose files were deleted since; official lists go on to name theirs."""
+    """Count the failed videos whose files were deleted since; a video on a list stays failed, file or not."""
     if listing.dataset not in ("folder", "csv"):
         return 0
     return sum(not os.path.lexists(listing.root / entry.video.path) for entry in ledger.failed)
@@ -142,47 +142,42 @@ def _require_same_data(plan: Plan, listing: Listing, path: Path) -> None:
             "give the same --splits or --list, or another --run"
         )
     if plan.classes != listing.classes:
-        gone = sorted(set(plan.classes) - set(listing.classes))
         new = sorted(set(listing.classes) - set(plan.classes))
-        what = "; ".join(
-            text
-            for text in (
-                f"new: {', '.join(new[:5])}" * bool(new),
-                f"gone: {', '.join(gone[:5])}" * bool(gone),
-            )
-            if text
-        )
+        missing = sorted(set(plan.classes) - set(listing.classes))
+        changes = [
+            f"{what}: {and_more(names, 5)}" for what, names in (("new", new), ("missing", missing)) if names
+        ]
         raise StinPipeError(
             f"{path}: the run was planned with {len(plan.classes)} classes, now there are "
-            f"{len(listing.classes)} ({what}); labels would change: use another --run"
+            f"{len(listing.classes)} ({'; '.join(changes)}); labels would change: use another --run"
         )
 
 
 def _require_one_source(
     ledger: Ledger, listed: Mapping[str, ListedVideo], listing: Listing, path: Path
 ) -> None:
-    """Refuse another data set whose classes happen to have the same names."""
+    """Refuse another data set that happens to have classes of the same names."""
     planned = [entry.video for entry in ledger.entries.values()]
     if any(video.id in listed or os.path.lexists(listing.root / video.path) for video in planned):
         return
     raise StinPipeError(
         f"{path}: none of the run's {len(planned)} videos is in {listing.root} (first: {planned[0].path}); "
-        "give the folder of the run, or another --run for other videos"
+        "give the folder that the run was made from, or another --run for other videos"
     )
 
 
 def _as_planned(ledger: Ledger, listing: Listing) -> Listing:
-    """Give each listed video the id that the run knows it by: the same part of a file may be named otherwise.
+    """Give each listed video the id that it has in the run: earlier versions wrote some ids differently.
 
     Raises:
-        StinPipeError: an id of the run stands for another file or part now.
+        StinPipeError: an id of the run now stands for another file or part.
     """
-    known = {_source(entry.video): entry.video for entry in ledger.entries.values()}
+    by_source = {_source(entry.video): entry.video for entry in ledger.entries.values()}
     videos = []
     for video in listing.videos:
         planned = ledger.entries[video.id].video if video.id in ledger.entries else None
         if planned is None or _source(planned) != _source(video):
-            planned = known.get(_source(video), planned)
+            planned = by_source.get(_source(video), planned)
         if planned and _is_other(planned, video, listing):
             raise StinPipeError(
                 f"{video.id}: {_show_source(planned)} in the run, {_show_source(video)} now; "
@@ -197,7 +192,7 @@ def _source(video: ListedVideo) -> tuple[str, str, float, float | None]:
 
 
 def _is_other(planned: ListedVideo, video: ListedVideo, listing: Listing) -> bool:
-    """Tell another part or another file from a file that was moved; split lists name videos alone."""
+    """Tell another file or part from a file that was moved; only a CSV names paths, all else names videos."""
     moved = listing.dataset != "csv" or not (listing.root / planned.path).exists()
     return _source(planned) != _source(replace(video, path=planned.path) if moved else video)
 
@@ -210,9 +205,9 @@ def _show_source(video: ListedVideo) -> str:
 
 
 def _require_same_splits(ledger: Ledger, listed: dict[str, ListedVideo], listing: Listing) -> None:
-    """Official lists may not move a video between train and test under a run; our hash may not either."""
+    """Refuse lists that move a planned video between train and test."""
     if ledger.plans[0].split_from == listing.split_from == "hash":
-        return  # sides were frozen with the plan
+        return  # a class that grows may move videos of the listing, never those of the plan
     moved = [
         entry.video.id
         for entry in ledger.entries.values()
@@ -226,8 +221,8 @@ def _require_same_splits(ledger: Ledger, listed: dict[str, ListedVideo], listing
 
 
 def _with_stable_side(video: ListedVideo, listing: Listing) -> ListedVideo:
-    """Give a video that joins a hash-split run the side that its own hash says."""
+    """Give a video that joins a hash-split run the side of its own hash, whatever the others of its class."""
     if listing.split_from != "hash":
         return video
-    name = video.path if listing.dataset == "folder" else video.id  # what the listing takes the hash of
+    name = video.path if listing.dataset == "folder" else video.id  # as in the listing
     return replace(video, splits={"1": hash_side(name)})

@@ -1,6 +1,6 @@
-"""Whole files, published whole: a reader sees the old content or the new, never a part.
+"""Publish whole files: a reader sees the old content or the new, never a part.
 
-Temporary name in the same folder, flush, fsync, `os.replace`, fsync of the folder.
+Temporary name in the same folder, fsync, `os.replace`, fsync of the folder.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 CHECKSUM = "sha256"
-"""Name of the checksum in the objects of `publish_checked_json`."""
+"""Key of the checksum in the objects of `publish_checked_json`."""
 
 
 def temporary_name(path: Path) -> Path:
@@ -26,10 +26,10 @@ def is_temporary(path: Path) -> bool:
 
 
 def publish_file(temporary: Path, path: Path) -> None:
-    """Give the finished file `temporary` its name `path`, durably.
+    """Give the finished file `temporary` its name `path`, so that it survives a power cut.
 
     Raises:
-        OSError: the disk is full or the folder is not writable; `path` is then untouched.
+        OSError: the disk is full or the folder is not writable; `path` is untouched.
     """
     with temporary.open("rb+") as handle:
         os.fsync(handle.fileno())
@@ -53,7 +53,7 @@ def publish_json(path: Path, value: Any) -> None:
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
-    """Return JSON with names as people write them, which can be encoded whatever they are."""
+    """Return JSON that keeps names readable and can be encoded as UTF-8, whatever they are."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     try:
         text.encode()
@@ -63,14 +63,14 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
 
 
 def publish_checked_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object with a checksum of itself, for `is_whole`."""
+    """Write a JSON object with a checksum of itself, which `is_whole` compares."""
     publish_json(path, {**value, CHECKSUM: _checksum(value)})
 
 
 def is_whole(value: dict[str, Any]) -> bool:
-    """Take the checksum out of an object that was read, and tell whether it fits; true without one."""
-    found = value.pop(CHECKSUM, None)
-    return found is None or found == _checksum(value)
+    """Take the checksum out of an object that was read, and tell whether it fits; true if it has none."""
+    checksum = value.pop(CHECKSUM, None)
+    return checksum is None or checksum == _checksum(value)
 
 
 def _checksum(value: Mapping[str, Any]) -> str:
@@ -78,7 +78,7 @@ def _checksum(value: Mapping[str, Any]) -> str:
 
 
 def canonical_json(value: Any) -> bytes:
-    """Return the one byte string that equal values share, for digests and fingerprints."""
+    """Return the byte string that equal values share, for digests and fingerprints."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 

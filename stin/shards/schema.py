@@ -1,6 +1,6 @@
-"""The contract between extraction and training: what a shard, its mark and the manifest say.
+"""The contract between extraction and training: what a shard, its mark and the manifest hold.
 
-The layout of the HDF5 file itself is drawn in ARCHITECTURE.md; `writer` makes it, `reader` reads it.
+docs/shard-format.md describes the HDF5 file itself; `writer` makes it, `reader` reads it.
 """
 
 import json
@@ -14,7 +14,7 @@ from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import canonical_json, is_whole, publish_checked_json
 
 FORMAT_VERSION = 1
-"""Version of the shard, mark and manifest formats; a reader refuses any other."""
+"""Version of the formats of shard, mark and manifest; a reader refuses any other."""
 
 Stream = Literal["rgb", "flow"]
 Subset = Literal["train", "test"]
@@ -23,12 +23,12 @@ SplitOrigin = Literal["lists", "column", "hash"]
 """Who decides the side of a video: split lists, the split column of a CSV, or a hash of its name."""
 
 HASH_SENTENCE_OF_0_1_0 = "split 1 was made by a stable hash, 70 % train, 30 % test"
-"""In the `split_source` of a hash split of version 0.1.0, whose plans and manifests had no `split_from`."""
+"""Part of the `split_source` of hash splits in version 0.1.0, whose files had no `split_from`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlowCoding:
-    """How a stored byte becomes a motion: `v_px = (q - zero) * scale`.
+    """How a stored byte becomes motion: `v_px = (q - zero) * scale`.
 
     Attributes:
         zero: byte value of no motion.
@@ -40,16 +40,16 @@ class FlowCoding:
 
     @classmethod
     def from_bound(cls, bound_px: float) -> "FlowCoding":
-        """Return our own coding: zero is 128 exactly, +-`bound_px` are 255 and 1."""
+        """Return the coding of our own shards: no motion is exactly 128, +-`bound_px` are 255 and 1."""
         if not bound_px > 0:
             raise ValueError(f"bound_px must be > 0, got {bound_px}")
         return cls(zero=128.0, scale=bound_px / 127.0)
 
     @classmethod
     def of_frame_folders(cls, bound_px: float) -> "FlowCoding":
-        """Return the coding of the tools around TSN: `q = round(255 (v + b) / (2 b))`, so 0 and 255 are -+b.
+        """Return the coding of TSN's tools: `q = round(255 (v + b) / (2 b))`, so 0 and 255 are -+b.
 
-        No byte is motion 0: the nearest, 128, is +b/255.
+        No byte means no motion: the nearest, 128, is +b/255.
         """
         if not bound_px > 0:
             raise ValueError(f"bound_px must be > 0, got {bound_px}")
@@ -58,7 +58,7 @@ class FlowCoding:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoMeta:
-    """What a shard stores beside the frames of one video (the attributes of its group)."""
+    """What a shard stores about one video beside its frames: the attributes of its group."""
 
     id: str
     label: int
@@ -74,17 +74,16 @@ class VideoMeta:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoOutcome:
-    """What became of one planned video: one line of a shard's mark.
+    """What became of one planned video: an entry of a shard's mark.
 
     Attributes:
-        state: `done` or `failed`.
-        reason: short key of the failure (`too_short`, `undecodable`, ...), empty when done.
-        message: one sentence for a person, empty when done.
-        retry: whether another try may succeed (a timeout may, a text file will not).
-        meta: the stored video when done.
-        group: name of its group in the shard when done.
-        notes: what decoding had to say (frames announced and decoded, decoder messages).
-        seconds: wall-clock seconds spent, for the ledger alone.
+        reason: short key of the failure (`too_short`, `undecodable`, ...), empty if done.
+        message: a sentence for people, empty if done.
+        retry: whether another try may succeed (after a timeout it may, with a text file it will not).
+        meta: the stored video if done.
+        group: name of its group in the shard if done.
+        notes: what the decoder reported (frames announced and decoded, messages).
+        seconds: time spent; estimates of what is left rest on it.
     """
 
     id: str
@@ -100,7 +99,7 @@ class VideoOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """The file NNNNN.json beside a shard, written last: its presence means that the shard is done."""
+    """The file NNNNN.json beside a shard, written last: its presence means the shard is done."""
 
     shard: str
     fingerprint: str
@@ -110,7 +109,7 @@ class Mark:
     format_version: int = FORMAT_VERSION
 
     def save(self, path: Path) -> None:
-        """Publish the mark; from here on the shard counts as done."""
+        """Publish the mark; from now on the shard counts as done."""
         publish_checked_json(path, asdict(self))
 
     @classmethod
@@ -131,14 +130,14 @@ class Mark:
 
 @dataclass(frozen=True, kw_only=True)
 class ManifestVideo:
-    """One extracted video as the later stages see it.
+    """One extracted video as later stages see it.
 
     Attributes:
-        id: `class/name.ext`, the identity that joins everything.
-        shard: five digits naming the shard file; `group` is the group inside it.
+        id: `class/name.ext`; everything is joined by it.
+        shard: name of the shard file, five digits; `group` is the group inside it.
         splits: split name -> `train` or `test`; a split that does not use the video is absent.
-        group_key: videos sharing it were cut from one recording (UCF101 g01..g25), else None.
-        digest: content digest (frames, fields and attributes).
+        digest: content digest of frames, fields and attributes.
+        group_key: equal for videos cut from one recording (UCF101's g01..g25); None if unknown.
     """
 
     id: str
@@ -163,7 +162,7 @@ class ManifestVideo:
         splits: Mapping[str, Subset],
         group_key: str | None = None,
     ) -> "ManifestVideo":
-        """Return the entry of a stored video: what its shard says of it, where it is, and its sides."""
+        """Return the entry of a stored video: from its shard, where it is stored, and its sides."""
         return cls(
             id=meta.id,
             label=meta.label,
@@ -181,7 +180,7 @@ class ManifestVideo:
 
 @dataclass(frozen=True, kw_only=True)
 class FailedVideo:
-    """One listed video that could not be extracted; fuse-eval counts it as wrong."""
+    """A listed video that could not be extracted; fuse-eval counts it as wrong."""
 
     id: str
     label: int
@@ -192,17 +191,17 @@ class FailedVideo:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Maps every video of a run to its one current shard; derived from plans and marks.
+    """The videos of a run, each with the shard that holds it; derived from plans and marks.
 
     Attributes:
+        split_from: who decided the sides of the videos.
+        split_source: the same as a sentence for people.
         videos: extracted videos by id, in order of id.
         failed: videos that were tried and could not be extracted.
-        split_from: who decided the sides of the splits.
-        split_source: the same as a sentence for a person.
         num_skipped: video files that no list names.
         num_absent: listed videos that the folder lacks.
-        num_pending: planned videos whose shard has no mark yet.
-        bound_px: motion that the largest byte stands for.
+        num_pending: planned videos whose shard is not done yet.
+        bound_px: motion in pixels a frame that the largest byte stands for.
     """
 
     dataset: str
@@ -221,7 +220,7 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
     def save(self, path: Path) -> None:
-        """Publish the manifest, replacing it whole."""
+        """Publish the manifest; it replaces an older one as a whole."""
         videos = [asdict(video) for video in self.videos.values()]
         publish_checked_json(path, asdict(self) | {"videos": videos})
 
@@ -234,9 +233,9 @@ class Manifest:
         """
         if not path.exists():
             lock = path.with_name("lock.json")
-            state = f"; if an extract works here now ({lock} names its process), wait for its end"
+            hint = f"; if an extract is at work now ({lock} names its process), wait until it ends"
             raise StinPipeError(
-                f"{path} does not exist: run `stin-pipe extract` on this run first{state * lock.exists()}"
+                f"{path} does not exist: run `stin-pipe extract` on this run first{hint * lock.exists()}"
             )
         next_step = "run extract again to rebuild it"
         value = load_json(path, kind="manifest", next_step=next_step)
@@ -261,8 +260,8 @@ class Manifest:
             StinPipeError: the run has no such split.
         """
         if split not in self.split_names:
-            known = ", ".join(self.split_names) or "none"
-            raise StinPipeError(f"split {split!r} is not in this run; its splits are: {known}")
+            names = ", ".join(self.split_names) or "none"
+            raise StinPipeError(f"split {split!r} is not in this run; its splits are: {names}")
         return tuple(video for video in self.videos.values() if video.splits.get(split) == subset)
 
     def failed_of(self, split: str, subset: Subset) -> tuple[FailedVideo, ...]:
@@ -271,13 +270,13 @@ class Manifest:
 
 
 def attributes_crc(attributes: Mapping[str, Any]) -> int:
-    """Return the checksum that guards HDF5 attributes, which HDF5 itself leaves unguarded."""
+    """Return the checksum of HDF5 attributes, which HDF5 itself does not protect."""
     plain = {name: value for name, value in attributes.items() if name != "attrs_crc32"}
     return zlib.crc32(canonical_json(plain))
 
 
 def take_split_origin(value: dict[str, Any]) -> SplitOrigin:
-    """Take `split_from` out of a plan or manifest; version 0.1.0 said it in a sentence alone."""
+    """Take `split_from` out of a plan or manifest; version 0.1.0 kept it only as a sentence."""
     if "split_from" in value:
         return value.pop("split_from")
     if HASH_SENTENCE_OF_0_1_0 in value["split_source"]:

@@ -97,5 +97,5 @@ def test_a_manifest_that_an_extract_has_yet_to_make(tmp_path: Path) -> None:
     with pytest.raises(StinPipeError, match=r"run `stin-pipe extract` on this run first$"):
         Manifest.load(tmp_path / "manifest.json")
     (tmp_path / "lock.json").touch()
-    with pytest.raises(StinPipeError, match=r"if an extract works here now \(.*lock\.json .* wait"):
+    with pytest.raises(StinPipeError, match=r"if an extract is at work now \(.*lock\.json .* wait"):
         Manifest.load(tmp_path / "manifest.json")
