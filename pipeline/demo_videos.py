@@ -1,9 +1,9 @@
-"""Make small labelled videos in which a class is an appearance and a motion.
+"""Make small labelled videos whose classes combine an appearance and a motion.
 
-Nine classes: three colours times three directions. A textured disc crosses the picture, which wraps around
-at its borders, from a start that is random over the whole period: so the place of the disc in a single frame
-says nothing of its direction, and the colours have equal grey values, so that optical flow says nothing of
-the colour. A stream of single frames can know the colour alone, a stream of flow the direction alone.
+Nine classes: three colours times three directions. A textured disc crosses a picture that wraps around at its
+borders. It starts anywhere, so its position in a single frame tells nothing about its direction; and the
+colours have equal grey values, so optical flow tells nothing about the colour. A stream of single frames can
+learn only the colour, a stream of flow only the direction.
 """
 
 import subprocess
@@ -36,7 +36,7 @@ class SynthParams:
         width, height: of a frame in pixels.
         num_frames: of a video.
         train_per_class, test_per_class: videos of each of the nine classes.
-        seed: another seed makes other videos.
+        seed: of everything random in the videos.
     """
 
     width: int = 96
@@ -55,7 +55,7 @@ def class_names() -> list[str]:
 def make_videos(folder: Path, params: SynthParams) -> int:
     """Write `folder/videos/<class>/<name>.avi` and UCF-style `folder/lists`; return the number of videos.
 
-    Files that are there already are kept, so an interrupted call can be repeated.
+    Existing files are kept, so an interrupted call can be repeated.
 
     Raises:
         StinPipeError: ffmpeg cannot encode.
@@ -77,13 +77,13 @@ def write_videos(
     num_train: int,
     num_test: int,
 ) -> int:
-    """Write each class's videos and the lists of one split; return the number of videos.
+    """Write the videos of each class and the lists of one split; return the number of videos.
 
     Args:
-        folder: gets ``videos/<class>/<name>.avi`` and UCF-style ``lists``; files that are there are kept.
+        folder: gets ``videos/<class>/<name>.avi`` and UCF-style ``lists``; existing files are kept.
         names: the class names, in the order of their labels.
-        draw: the frames of (label, number of the video within its class).
-        num_train, num_test: videos of each class; the first ones train.
+        draw: returns the frames of (label, number of the video within its class).
+        num_train, num_test: videos of each class; the first ones are for training.
 
     Raises:
         StinPipeError: ffmpeg cannot encode.
@@ -96,6 +96,7 @@ def write_videos(
             lists[side].append(f"{name}/{path.name}" + (f" {label + 1}" if side == "train" else ""))
             if not path.exists():
                 encode_video(path, draw(label, number), fps=FRAME_RATE)
+
     lists_dir = folder / "lists"
     lists_dir.mkdir(parents=True, exist_ok=True)
     index = "".join(f"{label + 1} {name}\n" for label, name in enumerate(names))
@@ -110,12 +111,14 @@ def draw_frames(
 ) -> list[np.ndarray]:
     """Draw one video: frames (H, W, 3) uint8 RGB."""
     height, width = params.height, params.width
+    # The order of the draws is part of a seed's videos.
     background = 70.0 + 18.0 * smooth_noise(rng, height, width, scale_px=6.0)
     texture = 1.0 + 0.16 * smooth_noise(rng, height, width, scale_px=2.0)
     radius = rng.uniform(0.14, 0.19) * height
     speed = rng.uniform(1.8, 3.0)
     light = rng.uniform(0.85, 1.1)
     start = rng.uniform((0.0, 0.0), (width, height))
+
     velocity = speed * np.asarray(DIRECTIONS[direction])
     shape = disc(height, width, radius)
     paint = light * texture[..., None] * np.asarray(COLOURS[colour], np.float64)
@@ -123,8 +126,7 @@ def draw_frames(
     for time in range(params.num_frames):
         shift = start + time * velocity
         cover = wrapped_shift(shape, shift)[..., None]
-        moved = wrapped_shift(paint, shift)
-        picture = cover * moved + (1.0 - cover) * background[..., None]
+        picture = cover * wrapped_shift(paint, shift) + (1.0 - cover) * background[..., None]
         noise = rng.normal(0.0, 1.5, (height, width, 1))
         frames.append(np.clip(np.rint(picture + noise), 0, 255).astype(np.uint8))
     return frames
@@ -134,24 +136,27 @@ def encode_video(path: Path, frames: Sequence[np.ndarray], *, fps: float) -> Non
     """Encode frames (H, W, 3) uint8 RGB as MPEG-4 at high quality.
 
     Raises:
-        StinPipeError: ffmpeg fails; the message holds what it said.
+        StinPipeError: ffmpeg fails; its own message is quoted.
     """
     height, width = frames[0].shape[:2]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     source = ffmpeg.input("pipe:0", f="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", r=fps)
     options = {"c:v": "mpeg4", "q:v": 2, "pix_fmt": "yuv420p", "f": path.suffix[1:], "threads": 1}
+    # -bitexact and one thread: the same frames give the same file with every build of ffmpeg.
     quiet = ("-hide_banner", "-loglevel", "error", "-nostats", "-y", "-bitexact")
     command = ffmpeg.output(source, f"file:{temporary}", **options).global_args(*quiet)
-    done = subprocess.run(
+
+    encoded = subprocess.run(
         command.compile(cmd=find_ffmpeg().path),
         input=b"".join(frame.tobytes() for frame in frames),
         capture_output=True,
         check=False,
     )
-    if done.returncode != 0:
+    if encoded.returncode != 0:
         temporary.unlink(missing_ok=True)
-        raise StinPipeError(f"{path}: ffmpeg cannot encode it: {done.stderr.decode(errors='replace')[:300]}")
+        message = encoded.stderr.decode(errors="replace")[:300]
+        raise StinPipeError(f"{path}: ffmpeg cannot encode it: {message}")
     publish_file(temporary, path)
 
 
@@ -163,17 +168,18 @@ def disc(height: int, width: int, radius: float) -> np.ndarray:
 
 
 def wrapped_shift(image: np.ndarray, shift_xy: np.ndarray) -> np.ndarray:
-    """Shift (H, W[, C]) by a fraction of pixels; what leaves on one side enters on the other."""
+    """Shift (H, W[, C]) by any number of pixels; what leaves on one side enters on the other."""
     whole = np.floor(shift_xy).astype(int)
     part_x, part_y = shift_xy - whole
-    moved = np.roll(image, (whole[1], whole[0]), axis=(0, 1))
-    moved = (1 - part_x) * moved + part_x * np.roll(moved, 1, axis=1)
-    return (1 - part_y) * moved + part_y * np.roll(moved, 1, axis=0)
+    shifted = np.roll(image, (whole[1], whole[0]), axis=(0, 1))
+    shifted = (1 - part_x) * shifted + part_x * np.roll(shifted, 1, axis=1)
+    return (1 - part_y) * shifted + part_y * np.roll(shifted, 1, axis=0)
 
 
 def smooth_noise(rng: np.random.Generator, height: int, width: int, *, scale_px: float) -> np.ndarray:
     """Return wrapped noise (H, W) of mean 0 and deviation 1 with features of about `scale_px`."""
     noise = rng.normal(size=(height, width)).astype(np.float32)
+    # Blurred in the middle of nine copies, it wraps around without a seam.
     smooth = cv2.GaussianBlur(np.tile(noise, (3, 3)), (0, 0), scale_px)[
         height : 2 * height, width : 2 * width
     ]

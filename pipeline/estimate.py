@@ -1,7 +1,7 @@
-"""Estimate time and disk of videos to come: from what a run has measured so far, else from a short probe.
+"""Estimate the time and disk that an extract will take: by what the run has measured, else by a short probe.
 
-A probe extracts the first frames of three videos just as a worker would. Long or odd videos, and cold disks,
-are not in it: it tells hours from days.
+A probe extracts the first frames of three videos as a worker would. It knows nothing of long or odd videos
+and of cold disks: it tells hours from days.
 """
 
 import time
@@ -25,23 +25,23 @@ from stin_pipe.stin.shards.codec import encode_image
 PROBE_VIDEOS = 3
 PROBE_FRAMES = 33
 SLOW_PROBE_FRAMES = 3
-"""Frames whose flow is tried with a back end that takes seconds a pair."""
+"""Frames whose flow is computed by a back end that takes seconds for a pair."""
 
 PROBE_S = 20.0
 MIN_MEASURED_S = 10.0
-"""A run that has worked for less tells less than a probe."""
+"""A run that has worked for less time tells less than a probe."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What the videos to come will take.
+    """What the videos that are left will take.
 
     Attributes:
         slot_seconds: seconds of one worker; several share them.
         num_frames: frames to store.
-        num_bytes: bytes of the shards.
-        source: `run` where the videos that a run has done were asked, else `probe`.
-        num_measured: videos that the estimate rests on.
+        num_bytes: size of their shards.
+        source: `run` if it rests on the videos that the run has done, else `probe`.
+        num_measured: videos that it rests on.
     """
 
     slot_seconds: float
@@ -52,12 +52,13 @@ class Estimate:
 
 
 def estimate_from_run(ledger: Ledger, root: Path, videos: Sequence[ListedVideo]) -> Estimate | None:
-    """Return the estimate by the seconds, frames and bytes of the videos that are done; None if too few."""
+    """Estimate by the seconds, frames and bytes of the videos that are done; None if they are too few."""
     done = [entry for entry in ledger.done if entry.outcome and entry.outcome.meta]
     seconds = sum(entry.outcome.seconds for entry in done if entry.outcome)
     source_bytes = _source_bytes(root, [entry.video for entry in done])
     if seconds < MIN_MEASURED_S or not source_bytes:
         return None
+
     frames = sum(entry.outcome.meta.num_frames for entry in done if entry.outcome and entry.outcome.meta)
     shards = {entry.shard for entry in done}
     stored = sum((ledger.extract_dir / "shards" / f"{name}.h5").stat().st_size for name in shards)
@@ -72,23 +73,24 @@ def estimate_from_run(ledger: Ledger, root: Path, videos: Sequence[ListedVideo])
 
 
 def estimate_by_probe(root: Path, videos: Sequence[ListedVideo], params: ExtractParams) -> Estimate | None:
-    """Return the estimate by extracting a little of a few videos now; None when none of them decodes."""
+    """Estimate by extracting the first frames of a few videos now; None if none of them decodes."""
     use_one_thread()
-    packed_fields(np.zeros((2, 32, 32), np.uint8), params)  # compiles outside of the measurement
+    packed_fields(np.zeros((2, 32, 32), np.uint8), params)  # so that compiling is not measured
     num_solved = SLOW_PROBE_FRAMES if params.flow_backend in ("opencv", "reference") else PROBE_FRAMES
     seconds_a_frame = bytes_a_frame = 0.0
     all_frames = 0
-    asked: list[ListedVideo] = []
+    measured: list[ListedVideo] = []
     for video in _spread_by_size(root, videos):
         notes, started = DecodeNotes(), time.monotonic()
         try:
             frames = prepared_frames(video, root, params, notes, deadline=started + PROBE_S)
             some = list(islice(frames, PROBE_FRAMES))
         except DecodeError:
-            continue  # the extraction itself says what is wrong with it
+            continue  # the extract itself reports what is wrong with it
         frames.close()
         if len(some) < 2:
             continue
+
         decoded = time.monotonic()
         solved = some[:num_solved]
         fields = packed_fields(np.stack([frame.grey for frame in solved]), params)
@@ -96,24 +98,25 @@ def estimate_by_probe(root: Path, videos: Sequence[ListedVideo], params: Extract
         num_bytes = sum(len(encode_image(image, codec=params.codec)) for image in images)
         seconds_a_frame += (decoded - started) / len(some) + (time.monotonic() - decoded) / len(solved)
         bytes_a_frame += num_bytes / len(solved)
-        whole = 0 if len(some) < PROBE_FRAMES else (notes.announced or 0) // params.stride
-        all_frames += max(whole, len(some))
-        asked.append(video)
-    if not asked:
+        announced = 0 if len(some) < PROBE_FRAMES else (notes.announced or 0) // params.stride
+        all_frames += max(announced, len(some))
+        measured.append(video)
+    if not measured:
         return None
-    share = _source_bytes(root, videos) / _source_bytes(root, asked)
-    frames_to_come = all_frames * share
+
+    # Bytes of source tell how many frames the other videos have: only a few are opened.
+    num_frames = all_frames * _source_bytes(root, videos) / _source_bytes(root, measured)
     return Estimate(
-        slot_seconds=seconds_a_frame / len(asked) * frames_to_come,
-        num_frames=round(frames_to_come),
-        num_bytes=round(bytes_a_frame / len(asked) * frames_to_come),
+        slot_seconds=seconds_a_frame / len(measured) * num_frames,
+        num_frames=round(num_frames),
+        num_bytes=round(bytes_a_frame / len(measured) * num_frames),
         source="probe",
-        num_measured=len(asked),
+        num_measured=len(measured),
     )
 
 
 def _spread_by_size(root: Path, videos: Sequence[ListedVideo]) -> list[ListedVideo]:
-    """Choose a few videos of middle sizes: the smallest and largest are odd."""
+    """Choose a few videos of medium sizes: the smallest and the largest are often odd."""
     ranked = sorted(videos, key=lambda video: (_source_bytes(root, [video]), video.id))
     steps = range(1, PROBE_VIDEOS + 1)
     return [ranked[index] for index in sorted({len(ranked) * step // (PROBE_VIDEOS + 1) for step in steps})]
