@@ -1,6 +1,5 @@
 """`stin-pipe import`: folders of frames and flow images, made by other tools, to shards."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +56,6 @@ def import_(output: Output, run_path: Path, frames: Path, **values: Any) -> None
     Flow images must be `q = round(255 (v + bound) / (2 bound))`. T frames need T-1 fields; of T fields the
     last is left out. The same command again resumes; bad folders are in RUN/extract/failures.jsonl.
     """
-    # OpenCV reads it when loaded, here and in workers: a small file may claim to be a picture of gigabytes.
-    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 26))
     from stin_pipe.workflows.run.import_frames import ImportOptions, import_run
     from stin_pipe.workflows.terminal.extract_report import show_result, shown_extract
 
