@@ -1,7 +1,7 @@
 """A finished model as one safetensors file: weights, classes, preprocessing and the stream's configuration.
 
-Everything beside the weights is one JSON text in the file's metadata, so a reader needs neither this
-program's classes nor the run the model came from.
+Everything beside the weights is one JSON text in the file's metadata, so other programs can read it, and the
+run that the model came from is not needed.
 """
 
 import hashlib

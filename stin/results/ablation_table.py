@@ -1,6 +1,6 @@
-"""What variants of a stream came to, seed by seed, and how far apart they are.
+"""The results of a stream's variants, seed by seed, and how far apart they are.
 
-Two variants are compared pair by pair, over the seeds that both have: that takes the luck of a seed out of
+Two variants are compared over the seeds that both have, pair by pair, which takes the luck of a seed out of
 their difference.
 """
 
@@ -21,7 +21,7 @@ _MAX_EXACT_SEEDS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """How often one trained stream was right, 0..1: as a whole, and each head for itself."""
+    """Top-1 of one trained stream, 0..1: of its whole score, and of each head alone."""
 
     top1: float
     main_top1: float
@@ -79,53 +79,53 @@ class AblationTable:
         """Return plain JSON values."""
         value = asdict(self)
         for row in value["rows"]:
-            row["by_seed"] = {str(seed): found for seed, found in row["by_seed"].items()}
+            row["by_seed"] = {str(seed): judgement for seed, judgement in row["by_seed"].items()}
         return {**value, "rows": list(value["rows"])}
 
 
 def tabulate(
     streams: Mapping[str, StreamName],
-    found: Mapping[str, Mapping[int, Judgement]],
+    judgements: Mapping[str, Mapping[int, Judgement]],
     *,
     judge: Judge,
     split: str,
     num_judged: int,
 ) -> AblationTable:
-    """Make the table of what was found.
+    """Make the table of an ablation.
 
     Args:
-        streams: the stream of each variant, by name, in the order of the rows; the first variant of a stream
-            is the base of its others.
-        found: what each variant came to with each seed.
-        judge: what was judged on.
+        streams: variant -> its stream, in the order of the rows; the first variant of a stream is the base
+            that its other variants are compared with.
+        judgements: variant -> seed -> how good the trained stream is.
+        judge: which videos decided that.
         split: see ``AblationTable``.
         num_judged: see ``AblationTable``.
     """
     base_of: dict[StreamName, str] = {}
     for name, stream in streams.items():
         base_of.setdefault(stream, name)
+
     rows = []
     for name, stream in streams.items():
-        by_seed = found[name]
-        base = base_of[stream]
-        top1 = [item.top1 for item in by_seed.values()]
+        by_seed, base = judgements[name], base_of[stream]
+        top1 = {seed: item.top1 for seed, item in by_seed.items()}
         aux = [item.aux_top1 for item in by_seed.values() if item.aux_top1 is not None]
+
+        difference = None
+        if name != base:
+            base_top1 = {seed: item.top1 for seed, item in judgements[base].items()}
+            difference = paired_difference(top1, base_top1)
         rows.append(
             AblationRow(
                 variant=name,
                 stream=stream,
                 by_seed=dict(by_seed),
-                mean=float(np.mean(top1)),
-                std=float(np.std(top1, ddof=1)) if len(top1) > 1 else None,
+                mean=float(np.mean([*top1.values()])),
+                std=float(np.std([*top1.values()], ddof=1)) if len(top1) > 1 else None,
                 mean_main=float(np.mean([item.main_top1 for item in by_seed.values()])),
                 mean_aux=float(np.mean(aux)) if aux else None,
                 base=base,
-                difference=None
-                if name == base
-                else paired_difference(
-                    {seed: item.top1 for seed, item in by_seed.items()},
-                    {seed: item.top1 for seed, item in found[base].items()},
-                ),
+                difference=difference,
             )
         )
     return AblationTable(judge=judge, split=split, num_judged=num_judged, rows=tuple(rows))
@@ -152,12 +152,12 @@ def paired_difference(ours: Mapping[int, float], base: Mapping[int, float]) -> P
 
 
 def _swap_test(differences: np.ndarray) -> float:
-    """Return the share of sign flips whose mean is at least as far from zero as the one found."""
+    """Return the share of sign flips whose mean is at least as far from zero as the actual one."""
     if len(differences) > _MAX_EXACT_SEEDS:
-        # Too many to try all: the normal approximation, which is close for so many.
+        # Too many flips to try all; with so many seeds the normal approximation is close.
         spread = math.sqrt(float(np.square(differences).sum()))
         return 1.0 if spread == 0 else math.erfc(abs(float(differences.sum())) / spread / math.sqrt(2))
     signs = np.array(list(product((1, -1), repeat=len(differences))))
     sums = np.abs(signs @ differences)
-    # Sums in another order differ by rounding, and must count as equal.
+    # The same sum in another order differs by rounding, and must count as equal.
     return float((sums >= abs(differences.sum()) - 1e-9).mean())

@@ -1,8 +1,9 @@
-"""Everything that is counted of one list of scored videos: accuracies with intervals, paired comparisons,
-calibration, classes, confusions, and who is right alone."""
+"""Everything that is counted on one list of scored videos: accuracies with intervals, paired comparisons,
+calibration, classes, confusions, and which videos only one stream gets right."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ NUM_LIKELIEST = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What one stream, or the fusion, says of N videos.
+    """What one stream, or the fusion, answers for N videos.
 
     Attributes:
         name: of the stream, or ``fused``.
@@ -39,8 +40,8 @@ class ClassAccuracy:
     Attributes:
         name: of the class.
         count: scored videos.
-        right: stream -> share right, ``fused`` among them.
-        mistaken_for: the class that the fusion says most often in its place, or None.
+        right: stream -> share of its videos that are right, ``fused`` among them.
+        mistaken_for: the class that the fusion most often answers instead, or None.
     """
 
     name: str
@@ -51,7 +52,7 @@ class ClassAccuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class Confusion:
-    """Videos of ``truth`` that the fusion calls ``guess``."""
+    """Videos of ``truth`` for which the fusion answers ``guess``."""
 
     truth: str
     guess: str
@@ -82,9 +83,9 @@ class Analysis:
     intervals: Mapping[str, Mapping[str, Interval]]
     """Stream -> ``top1``, ``top5``, ``mean_class``."""
     num_recordings: int
-    """Recordings that the videos were cut from; what the intervals draw."""
+    """Recordings that the videos were cut from; the intervals resample these."""
     comparisons: tuple[Comparison, ...]
-    """Fused against each stream, then each pair of streams."""
+    """The fusion against each stream, then each pair of streams."""
     calibration: Mapping[str, Calibration]
     classes: tuple[ClassAccuracy, ...]
     """Those with a scored video, in order of label."""
@@ -100,12 +101,12 @@ def analyse(
     recordings: Mapping[str, str] | None = None,
     num_listed: int | None = None,
 ) -> Analysis:
-    """Count everything once.
+    """Count everything that a report shows.
 
     Args:
         streams: the scores that were fused, in that order; joined to ``fused`` by id.
         fused: their fusion.
-        recordings: video id -> recording; a video that is not named is a recording of its own.
+        recordings: video id -> recording; a video without one is a recording of its own.
         num_listed: length of the list that was to be scored.
     """
     labels = fused.labels
@@ -113,13 +114,16 @@ def analyse(
     accuracies = {answer.name: accuracy(answer.scores, labels, num_listed=num_listed) for answer in answers}
     ranks = {answer.name: label_ranks(answer.scores, labels) for answer in answers}
     right = {name: rank == 0 for name, rank in ranks.items()}
+
+    # One resampling for all: two columns a stream (top-1, top-5), so that every difference is paired.
     numbers = recording_numbers(fused.ids, labels, recordings)
-    names = list(right)
     drawn = resample(
         np.column_stack([rank < most for rank in ranks.values() for most in (1, 5)]), labels, numbers
     )
-    pairs = [(FUSED, name) for name in names[:-1]]
-    pairs += [(first, second) for place, first in enumerate(names[:-1]) for second in names[place + 1 : -1]]
+    column_of = {name: 2 * index for index, name in enumerate(right)}
+
+    names = [scores.stream for scores in streams]
+    pairs = [(FUSED, name) for name in names] + list(combinations(names, 2))
     return Analysis(
         accuracies=accuracies,
         intervals=_intervals(accuracies, drawn, labels),
@@ -132,7 +136,7 @@ def analyse(
                 right[second],
                 labels,
                 drawn=drawn,
-                columns=(2 * names.index(first), 2 * names.index(second)),
+                columns=(column_of[first], column_of[second]),
             )
             for first, second in pairs
         ),
@@ -144,7 +148,7 @@ def analyse(
 
 
 def answers_of(scores: Scores, ids: Sequence[str]) -> Answers:
-    """Return the answers of a stream or of the fusion, in the order of ``ids``."""
+    """Return what a stream or the fusion answers for these videos, in their order."""
     row_of = {video_id: row for row, video_id in enumerate(scores.ids)}
     rows = [row_of[video_id] for video_id in ids]
     return Answers(
@@ -168,18 +172,21 @@ def likeliest(answers: Answers, row: int, class_names: Sequence[str]) -> list[di
 def _intervals(
     accuracies: Mapping[str, Accuracy], drawn: Resampled, labels_N: np.ndarray
 ) -> dict[str, dict[str, Interval]]:
+    """Return the intervals of each stream; `drawn` has two columns a stream, its top-1 and its top-5."""
     num = float(len(labels_N))
-    worth = {"top1": num, "top5": num, "mean_class": worth_by_class(labels_N)}
+    largest_n = {"top1": num, "top5": num, "mean_class": worth_by_class(labels_N)}
     overall, by_class = drawn.overall.std(0), drawn.by_class.std(0)
     errors = {"top1": overall[0::2], "top5": overall[1::2], "mean_class": by_class[0::2]}
     return {
         name: {
             metric: share_interval(
-                getattr(found, metric), standard_error=float(errors[metric][place]), largest_n=worth[metric]
+                getattr(value, metric),
+                standard_error=float(errors[metric][index]),
+                largest_n=largest_n[metric],
             )
-            for metric in worth
+            for metric in largest_n
         }
-        for place, (name, found) in enumerate(accuracies.items())
+        for index, (name, value) in enumerate(accuracies.items())
     }
 
 
@@ -207,7 +214,7 @@ def _confusions(fused: FusedScores) -> tuple[Confusion, ...]:
     counts = np.bincount(fused.labels * num + guesses, minlength=num * num).reshape(num, num)
     wrong = counts - np.diag(np.diag(counts))
     order = np.argsort(-wrong, axis=None, kind="stable")[:NUM_CONFUSIONS]
-    pairs = [divmod(int(place), num) for place in order]
+    pairs = [divmod(int(cell), num) for cell in order]
     return tuple(
         Confusion(
             truth=fused.class_names[truth],
@@ -225,13 +232,16 @@ def _agreement(ids: tuple[str, ...], right: Mapping[str, np.ndarray]) -> Agreeme
     table_SN = np.stack([right[name] for name in streams])
     num_right = table_SN.sum(0)
 
-    def chosen(mask: np.ndarray) -> tuple[str, ...]:
+    def ids_where(mask: np.ndarray) -> tuple[str, ...]:
         return tuple(ids[row] for row in np.flatnonzero(mask))
 
     return Agreement(
-        right_in_all=chosen(num_right == len(streams)),
-        right_alone={name: chosen((num_right == 1) & table_SN[place]) for place, name in enumerate(streams)},
-        right_in_none=chosen(num_right == 0),
-        won_by_fusion=chosen((num_right == 0) & right[FUSED]),
-        lost_by_fusion=chosen((num_right > 0) & ~right[FUSED]),
+        right_in_all=ids_where(num_right == len(streams)),
+        right_alone={
+            name: ids_where((num_right == 1) & is_right)
+            for name, is_right in zip(streams, table_SN, strict=True)
+        },
+        right_in_none=ids_where(num_right == 0),
+        won_by_fusion=ids_where((num_right == 0) & right[FUSED]),
+        lost_by_fusion=ids_where((num_right > 0) & ~right[FUSED]),
     )

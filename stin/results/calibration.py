@@ -1,4 +1,4 @@
-"""Whether a stream that says 0.8 is right in 8 of 10 videos."""
+"""Calibration: whether a stream that is 80 % sure is right on 8 of 10 videos."""
 
 from dataclasses import asdict, dataclass
 from typing import Any

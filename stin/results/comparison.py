@@ -1,4 +1,4 @@
-"""Two answers on the same videos, compared video by video."""
+"""Two sets of answers on the same videos, compared video by video."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ from stin_pipe.stin.results.intervals import (
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """First less second, with a 95 % interval."""
+    """First minus second, with a 95 % interval."""
 
     value: float
     interval: Interval
@@ -26,12 +26,12 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two answers on the same videos.
+    """Two sets of answers on the same videos.
 
     Attributes:
         first, second: their names.
         top1, mean_class: difference of the accuracies.
-        num_both, num_first_alone, num_second_alone, num_neither: videos that are answered rightly.
+        num_both, num_first_alone, num_second_alone, num_neither: videos that both, one or neither gets right.
         mcnemar_p: two-sided exact p of the hypothesis that both are right equally often.
     """
 
@@ -49,8 +49,8 @@ class Comparison:
         """Return plain JSON values."""
         value = asdict(self)
         for name in ("top1", "mean_class"):
-            found: Difference = getattr(self, name)
-            value[name] = {"difference": found.value, "interval": found.interval.to_json()}
+            difference: Difference = getattr(self, name)
+            value[name] = {"difference": difference.value, "interval": difference.interval.to_json()}
         return value
 
 
@@ -62,11 +62,11 @@ def compare(
     labels_N: np.ndarray,
     recordings_N: np.ndarray,
 ) -> Comparison:
-    """Compare two answers video by video.
+    """Compare two sets of answers.
 
     Args:
         first, second: their names.
-        first_right_N, second_right_N: whether each video is answered rightly.
+        first_right_N, second_right_N: whether each video's answer is right.
         labels_N: class of each video.
         recordings_N: recording of each video (``recording_numbers``).
     """
@@ -84,11 +84,13 @@ def compare_drawn(
     drawn: Resampled,
     columns: tuple[int, int],
 ) -> Comparison:
-    """Compare two answers whose resampled means are at hand, in these two columns."""
+    """Compare two sets of answers that are resampled already, in these two columns of `drawn`."""
     signed = first_right_N.astype(np.int64) - second_right_N.astype(np.int64)
     alone = int((signed > 0).sum()), int((signed < 0).sum())
     both = int((first_right_N & second_right_N).sum())
     per_class = [signed[labels_N == label] for label in np.unique(labels_N)]
+
+    # The deviation of the differences, not the difference of deviations: both saw the same recordings.
     overall, by_class = (
         float((means[:, columns[0]] - means[:, columns[1]]).std())
         for means in (drawn.overall, drawn.by_class)
@@ -114,10 +116,13 @@ def compare_drawn(
 def recording_numbers(
     ids: Sequence[str], labels_N: np.ndarray, recordings: Mapping[str, str] | None
 ) -> np.ndarray:
-    """Return the number of each video's recording, int64 (N,); recordings of two classes are two."""
-    known = recordings or {}
+    """Return the number of each video's recording, int64 (N,).
+
+    A name that occurs in two classes stands for two recordings: data sets count them anew in each class.
+    """
+    names = recordings or {}
     keys = [
-        (int(label), known.get(video_id) or f"\0{video_id}")
+        (int(label), names.get(video_id) or f"\0{video_id}")  # no recording is called so
         for video_id, label in zip(ids, labels_N, strict=True)
     ]
     number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}

@@ -1,4 +1,4 @@
-"""Scores that another program made, joined to a run's list or taken by what their file says of itself."""
+"""Scores of another program, joined to a run's list, or compared by the labels in their own file."""
 
 import hashlib
 from collections import Counter
@@ -14,9 +14,9 @@ from stin_pipe.stin.scoring.scores import Kind, Scores
 from stin_pipe.stin.shards.errors import StinPipeError
 
 MAX_SCORE = 1e30
-"""What float32 holds, with room for sums."""
+"""Fits into float32, with room for sums."""
 LEAST_PROBABILITY = 1e-12
-"""Stands for a probability of zero, whose logarithm would rule the fusion."""
+"""Stands for a probability of zero, whose logarithm would decide every fusion."""
 
 
 def read_foreign_scores(
@@ -34,22 +34,24 @@ def read_foreign_scores(
         stream: name that the scores get.
         labels: the run's list: video id -> label.
         class_names: the run's classes by label.
-        notify: called with what is assumed where the file does not say it.
+        notify: called with what is assumed where the file does not say.
 
     Raises:
         StinPipeError: if the file is missing, pickled or damaged; if its videos are not exactly the list's,
             each once, with the list's labels and finite scores up to 1e30 for the run's classes.
     """
-    found = read_score_table(path)
-    table = _in_class_order(path, found, class_names)
-    if found.classes is None:
+    stored = read_score_table(path)
+    table = _in_class_order(path, stored, class_names)
+    if stored.classes is None:
         notify(
-            f"{path}: names no classes; its columns are taken in the run's class order "
+            f"{path}: names no classes; its columns are taken to be in the run's class order "
             f"({', '.join(class_names[:3])}{', ...' if len(class_names) > 3 else ''})"
         )
     _check_videos(path, table.ids, labels)
     _check_labels(path, table, labels, class_names)
     _check_values(path, table)
+
+    # As logits, all streams mean the same in a fusion before softmax.
     are_probabilities = _kind_of(table) == "probabilities"
     logits = np.log(np.maximum(table.scores, LEAST_PROBABILITY)) if are_probabilities else table.scores
     return Scores(
@@ -67,7 +69,7 @@ def read_foreign_scores(
 
 
 def read_labelled_scores(path: Path) -> Scores:
-    """Read a score file that says itself what its videos and classes are, with no run beside it.
+    """Read a score file that holds labels and classes itself, so that it needs no run beside it.
 
     Raises:
         StinPipeError: if it is missing, pickled or damaged, does not name its classes and labels, or has
@@ -82,12 +84,13 @@ def read_labelled_scores(path: Path) -> Scores:
             f"{path}: has no {missing}, without which it cannot be compared; add them (a column label in a "
             ".csv; arrays labels and classes in an .npz or .json)"
         )
+
     table = _in_class_order(path, table, table.classes)
     _check_values(path, table)
     assert table.classes is not None and table.labels is not None
     unknown = {label_text(label) for label in table.labels} - set(table.classes)
     if unknown:
-        raise StinPipeError(f"{path}: {len(unknown)} labels are none of its classes: {name_some(unknown)}")
+        raise StinPipeError(f"{path}: {len(unknown)} labels are not among its classes: {name_some(unknown)}")
     return Scores(
         ids=tuple(table.ids),
         labels=np.array([table.classes.index(label_text(label)) for label in table.labels], np.int64),
@@ -99,6 +102,11 @@ def read_labelled_scores(path: Path) -> Scores:
 
 
 def _in_class_order(path: Path, table: ScoreTable, class_names: Sequence[str]) -> ScoreTable:
+    """Return the table with its columns, and labels that are numbers, in the run's class order.
+
+    Raises:
+        StinPipeError: the file's classes are not the run's.
+    """
     if table.classes is None:
         if table.scores.shape[1] != len(class_names):
             raise StinPipeError(
@@ -115,11 +123,12 @@ def _in_class_order(path: Path, table: ScoreTable, class_names: Sequence[str]) -
         raise StinPipeError(f"{path}: {len(twice)} classes are named more than once: {name_some(twice)}")
     unknown, missing = set(table.classes) - set(class_names), set(class_names) - set(table.classes)
     if unknown or missing:
-        said = [f"{len(unknown)} classes are not in the run: {name_some(unknown)}"] if unknown else []
-        said += [f"{len(missing)} classes of the run are missing: {name_some(missing)}"] if missing else []
-        raise StinPipeError(f"{path}: {'; '.join(said)}; name the classes as the run does")
+        parts = [f"{len(unknown)} classes are not in the run: {name_some(unknown)}"] if unknown else []
+        parts += [f"{len(missing)} classes of the run are missing: {name_some(missing)}"] if missing else []
+        raise StinPipeError(f"{path}: {'; '.join(parts)}; name the classes as the run does")
+
     columns = [table.classes.index(name) for name in class_names]
-    # Numbers as labels count the file's own classes.
+    # A number as a label is an index into the file's own classes, in whatever order those are.
     labels = table.labels
     if labels is not None:
         labels = [
@@ -143,13 +152,13 @@ def _check_videos(path: Path, ids: Sequence[str], labels: Mapping[str, int]) -> 
     _refuse(
         path,
         set(ids) - set(labels),
-        f"are not in the list that is evaluated (whose ids are like {example!r})",
+        f"are not on the evaluated list (whose ids look like {example!r})",
     )
-    _refuse(path, set(labels) - set(ids), "of the list that is evaluated have no scores")
+    _refuse(path, set(labels) - set(ids), "of the evaluated list have no scores")
 
 
 def _check_values(path: Path, table: ScoreTable) -> None:
-    usable = (np.abs(table.scores) <= MAX_SCORE).all(axis=1)  # what is not a number is not usable either
+    usable = (np.abs(table.scores) <= MAX_SCORE).all(axis=1)  # False for nan, too
     _refuse(
         path,
         {table.ids[row] for row in np.flatnonzero(~usable)},
@@ -164,10 +173,10 @@ def _check_labels(
         return
     differing = {
         video_id
-        for video_id, said in zip(table.ids, table.labels, strict=True)
-        if said != labels[video_id] and label_text(said) != class_names[labels[video_id]]
+        for video_id, label in zip(table.ids, table.labels, strict=True)
+        if label != labels[video_id] and label_text(label) != class_names[labels[video_id]]
     }
-    _refuse(path, differing, "have another label than in the run")
+    _refuse(path, differing, "have a different label in the run")
 
 
 def _refuse(path: Path, ids: set[str], what: str) -> None:

@@ -78,12 +78,12 @@ def resample(
 
 
 def share_interval(share: float, *, standard_error: float, largest_n: float) -> Interval:
-    """Return Wilson's interval for a share, at the number of independent videos that its bootstrap tells.
+    """Return Wilson's interval for a share, at the number of independent videos that its bootstrap implies.
 
     Args:
         share: the share, 0..1.
         standard_error: of the share, from the bootstrap.
-        largest_n: the list is worth no more independent videos than this; it stands alone where the bootstrap
+        largest_n: the list is worth no more independent videos than this; used alone where the bootstrap
             sees no spread.
 
     Source: Wilson, Journal of the American Statistical Association 22, 1927; with an effective sample size,
@@ -104,7 +104,7 @@ def difference_interval(
     """Return an interval for the difference of two shares of the same videos.
 
     Args:
-        difference: first share less second share.
+        difference: first share minus second share.
         standard_error: of the difference, from the bootstrap.
         disagreement: share of the videos that exactly one of the two gets right.
         largest_n: as in ``share_interval``.
@@ -120,10 +120,10 @@ def difference_interval(
 
 
 def exact_mcnemar(first_alone: int, second_alone: int) -> float:
-    """Return the two-sided exact p of McNemar's test: could the videos that one alone gets right have fallen
-    to either side by a fair coin?
+    """Return the two-sided exact p of McNemar's test: would a fair coin share out the videos that only one
+    gets right as unevenly as this?
 
-    Videos count as independent here.
+    It takes the videos for independent, which the intervals do not.
 
     Source: McNemar, Psychometrika 12, 1947; exact as the sign test.
     """
@@ -133,7 +133,7 @@ def exact_mcnemar(first_alone: int, second_alone: int) -> float:
 
 
 def worth_by_class(labels_N: np.ndarray) -> float:
-    """Return how many videos a mean over classes is worth at most: the number of classes times the harmonic
+    """Return the most videos that a mean over classes can be worth: the number of classes times the harmonic
     mean of their sizes, because a class of few videos weighs as much as one of many."""
     counts = np.bincount(labels_N)
     counts = counts[counts > 0]
@@ -143,17 +143,20 @@ def worth_by_class(labels_N: np.ndarray) -> float:
 def _drawn_means(
     values_NK: np.ndarray, recordings_N: np.ndarray, num_resamples: int, rng: np.random.Generator
 ) -> np.ndarray:
-    _, place = np.unique(recordings_N, return_inverse=True)
-    num = int(place.max()) + 1
+    _, row_N = np.unique(recordings_N, return_inverse=True)
+    num = int(row_N.max()) + 1
+    # The last column counts the videos, since recordings differ in length.
     sums = np.zeros((num, values_NK.shape[1] + 1))
-    np.add.at(sums, place, np.column_stack([values_NK, np.ones(len(values_NK))]))
+    np.add.at(sums, row_N, np.column_stack([values_NK, np.ones(len(values_NK))]))
     if num == 1:  # nothing to draw from
         return np.repeat(sums[:, :-1] / sums[:, -1:], num_resamples, axis=0)
+
+    # In blocks of resamplings: the drawn numbers of all at once would take gigabytes on a long list.
     parts = []
     for start in range(0, num_resamples, max(1, _BLOCK // num)):
         size = min(max(1, _BLOCK // num), num_resamples - start)
         drawn = rng.integers(num, size=(size, num - 1)) + num * np.arange(size)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=size * num).reshape(size, num)
-        found = counts @ sums
-        parts.append(found[:, :-1] / found[:, -1:])
+        totals = counts @ sums
+        parts.append(totals[:, :-1] / totals[:, -1:])
     return np.concatenate(parts)

@@ -1,7 +1,7 @@
 """Published numbers that belong beside ours, and how their protocol differs.
 
-Top-1 in 0..1, on the official test lists, pretrained on ImageNet alone. No number of STIN is among them: its
-paper was not at hand.
+Top-1 in 0..1, on the official test lists, pretrained on ImageNet alone. STIN's own numbers are not among
+them: only its abstract was at hand.
 """
 
 from collections.abc import Mapping
@@ -61,14 +61,14 @@ _ROWS: Mapping[str, tuple[Published, ...]] = {
 
 
 def published(dataset: str, scope: Scope) -> tuple[Published, ...]:
-    """Return the published rows of one data set: split 1 stands beside split 1, a mean beside a mean."""
+    """Return the published rows of one data set, of this scope alone: a mean belongs beside a mean."""
     return tuple(row for row in _ROWS.get(dataset, ()) if row.scope == scope)
 
 
 def differences(
     *, backbones: Mapping[str, str], num_segments: int, num_crops: int, num_held_out: int
 ) -> tuple[str, ...]:
-    """Say in words what separates our protocol from TSN's.
+    """Say how our protocol differs from TSN's.
 
     Args:
         backbones: stream -> backbone of its model.
@@ -77,20 +77,20 @@ def differences(
         num_held_out: videos of the training list that were not trained on.
     """
     ours = ", ".join(f"{stream} {name}" for stream, name in backbones.items())
-    said = [f"TSN's backbone is BN-Inception with ImageNet weights; here: {ours or 'scores from files'}"]
+    sentences = [f"TSN's backbone is BN-Inception with ImageNet weights; here: {ours or 'scores from files'}"]
     if (num_segments, num_crops) != (25, 10):
-        said.append(f"TSN tests 25 clips in 10 crops; here {num_segments} in {num_crops}")
-    said.append(
-        "TSN's flow is OpenCV's CUDA TV-L1; here it is this program's TV-L1 of the same meaning, stored with "
-        "zero motion exact"
+        sentences.append(f"TSN tests 25 clips in 10 crops; here {num_segments} in {num_crops}")
+    sentences.append(
+        "TSN's flow is OpenCV's CUDA TV-L1; here it is this program's own, which solves the same "
+        "equations and stores zero motion exactly"
     )
     if num_held_out:
-        said.append(
+        sentences.append(
             f"TSN trains on the whole training list; here {num_held_out} of its videos are held out "
             "(--val-share)"
         )
-    said.append(
-        "one split of a single stream varies from training to training; the mean of three splits, fused, is "
-        "the number that papers compare"
+    sentences.append(
+        "a single stream on one split varies from training to training; papers compare the fused mean of "
+        "three splits"
     )
-    return tuple(said)
+    return tuple(sentences)

@@ -1,12 +1,12 @@
-"""Files of scores that another program made, of one of three plain kinds.
+"""Score files of other programs, in one of three plain formats.
 
 - ``.npz``: ``ids`` (N texts), ``scores`` (N, C); optionally ``labels`` (N, class names or numbers) and
   ``classes`` (C names, the order of the columns).
 - ``.json``: an object with the same keys.
 - ``.csv``: a header ``id,label,<class>,<class>,...`` (``label`` may be absent), then a line a video.
 
-Without ``classes`` the columns are in the order of the run's classes. A score file that fuse-eval wrote is
-taken as well. Nothing is unpickled.
+Without ``classes`` the columns are in the order of the run's classes. Score files of fuse-eval are read
+as well. Nothing is unpickled.
 """
 
 import csv
@@ -28,13 +28,13 @@ PICKLES = (".pkl", ".pickle", ".pth", ".pt", ".joblib")
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreTable:
-    """What a file says, before anything of it is believed.
+    """The content of a score file, before any of it is checked against a run.
 
     Attributes:
         ids: video ids, N of them.
         scores: float64 (N, C).
-        labels: N names or numbers, as they are in the file; None without any.
-        classes: C names in the order of the columns; None without any.
+        labels: N names or numbers, as in the file; None if it has none.
+        classes: C names in the order of the columns; None if it has none.
         kind: what the scores are; None where the file does not say.
     """
 
@@ -46,10 +46,10 @@ class ScoreTable:
 
 
 def require_score_file(path: Path) -> None:
-    """Refuse a path that holds no file.
+    """Refuse a path that is not a file.
 
     Raises:
-        StinPipeError: says whether it is missing or a folder.
+        StinPipeError: it is missing, or a folder.
     """
     if path.is_dir():
         raise StinPipeError(f"{path}: is a folder, not a score file; give a .npz, .json or .csv file")
@@ -58,7 +58,7 @@ def require_score_file(path: Path) -> None:
 
 
 def read_score_table(path: Path) -> ScoreTable:
-    """Read a score file of any of the three kinds.
+    """Read a score file of any of the three formats.
 
     Raises:
         StinPipeError: if it is missing, a folder, pickled or damaged.
@@ -70,6 +70,7 @@ def read_score_table(path: Path) -> ScoreTable:
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise StinPipeError(f"{path}: scores are read from .npz, .json or .csv files, not {path.suffix!r}")
+
     try:
         table = reader(path)
         if table.scores.ndim != 2 or len(table.scores) != len(table.ids):
@@ -78,24 +79,24 @@ def read_score_table(path: Path) -> ScoreTable:
             raise ValueError(f"{len(table.ids)} ids, but {len(table.labels)} labels")
     except StinPipeError:
         raise
-    except Exception as error:  # zip, numpy, csv and json each have their own ways to find a file damaged
-        said = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
+    except Exception as error:  # zip, numpy, csv and json each report damage in their own ways
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
         raise StinPipeError(
-            f"{path}: not a readable score file: {said or type(error).__name__}; wanted: ids, scores, and "
+            f"{path}: not a readable score file: {reason or type(error).__name__}; it needs ids, scores, and "
             "optionally labels and classes (see `stin-pipe fuse-eval --help`)"
         ) from error
     return table
 
 
 def _pickled(path: Path) -> str:
-    """Say why a pickle is refused, and how its owner makes a plain file of it."""
+    """Return why a pickle is refused, and how its owner converts it into a plain file."""
     name = f"{path.stem}-plain.npz" if path.suffix.lower() == ".npz" else f"{path.stem}.npz"
     return (
-        f"{path}: pickled files run code when they are opened, so they are not read. Convert it where "
-        "you trust it, here from a dict of id -> scores of the classes:\n"
+        f"{path}: pickled files run code when they are opened, so they are not read. If you trust this one, "
+        "convert it, here from a dict of id -> scores of the classes:\n"
         "  import numpy, pickle\n"
-        f"  found = pickle.load(open({path.name!r}, 'rb'))\n"
-        f"  ids, scores = list(found), numpy.stack(list(found.values()))\n"
+        f"  table = pickle.load(open({path.name!r}, 'rb'))\n"
+        f"  ids, scores = list(table), numpy.stack(list(table.values()))\n"
         f"  numpy.savez({name!r}, ids=ids, scores=scores)"
     )
 
@@ -105,7 +106,8 @@ def _read_npz(path: Path) -> ScoreTable:
         with path.open("rb") as file:
             if file.read(1) == b"\x80":  # the first byte of every pickle since protocol 2
                 raise StinPipeError(_pickled(path))
-        raise ValueError("it is no .npz, a zip of arrays as numpy.savez writes it")
+        raise ValueError("it is not an .npz file, a zip of arrays as numpy.savez writes it")
+
     with np.load(path, allow_pickle=False) as opened:
         if "about" in opened.files:
             return _own(path)
@@ -123,11 +125,12 @@ def _read_json(path: Path) -> ScoreTable:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"it is no JSON ({error})") from error
+        raise ValueError(f"it is not JSON ({error})") from error
     if not isinstance(value, dict):
-        raise ValueError(f"it must hold an object with ids and scores, not a {type(value).__name__}")
+        raise ValueError(f"it must be an object with ids and scores, not a {type(value).__name__}")
     if "format" in value:
         return _own(path)
+
     _require_keys(value)
     for name in ("ids", "scores", "labels", "classes"):
         if not isinstance(value.get(name, []), list):
@@ -157,10 +160,10 @@ def _plain_label(value: Any) -> Any:
     return value
 
 
-def _require_keys(found: Mapping[str, Any]) -> None:
+def _require_keys(content: Mapping[str, Any]) -> None:
     for name in ("ids", "scores"):
-        if name not in found:
-            raise ValueError(f"it has no {name} (only {name_some(set(found)) or 'nothing'})")
+        if name not in content:
+            raise ValueError(f"it has no {name} (only {name_some(set(content)) or 'nothing'})")
 
 
 def _read_csv(path: Path) -> ScoreTable:
@@ -171,7 +174,8 @@ def _read_csv(path: Path) -> ScoreTable:
             raise ValueError("it has no first line id,label,<class>,<class>,...")
         if header[0] != "id":
             raise ValueError(f"the first column must be 'id', got {header[0]!r}")
-        first = 2 if header[1:2] == ["label"] else 1
+        first = 2 if header[1:2] == ["label"] else 1  # column of the first class
+
         lines: list[list[str]] = []
         rows: list[list[float]] = []
         for line in reader:
@@ -187,7 +191,7 @@ def _read_csv(path: Path) -> ScoreTable:
 
 
 def _numbers(line: Sequence[str], header: Sequence[str], first: int, number: int) -> list[float]:
-    """Return the scores of line `number`."""
+    """Return the scores on line `number`; those of the first class are in column `first`."""
     if len(line) != len(header):
         raise ValueError(f"line {number} has {len(line)} cells, the header {len(header)}")
     values: list[float] = []
@@ -202,6 +206,7 @@ def _numbers(line: Sequence[str], header: Sequence[str], first: int, number: int
 
 
 def _own(path: Path) -> ScoreTable:
+    """Read a score file that fuse-eval wrote."""
     own = Scores.load(path)
     return ScoreTable(
         ids=list(own.ids),

@@ -1,4 +1,4 @@
-"""Two or more results on the same videos, joined by id: accuracies of each, and paired differences."""
+"""Two or more results on the same videos, joined by id: the accuracies of each, and paired differences."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from stin_pipe.stin.shards.errors import StinPipeError
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """One of the results: its scores by stream, ``fused`` among them where there is a fusion."""
+    """One of the results: its scores by stream, ``fused`` among them if there is a fusion."""
 
     name: str
     streams: Mapping[str, Scores]
@@ -24,13 +24,13 @@ class Contender:
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """What one contender gets right of the videos that all have.
+    """What one contender gets right on the videos that all have.
 
     Attributes:
         name: of the contender.
         accuracy: on the common videos.
         intervals: ``top1``, ``mean_class``.
-        by_class: share right of each class with a common video, in the order of ``StreamTable.classes``.
+        by_class: share of each class that is right, in the order of ``StreamTable.classes``.
     """
 
     name: str
@@ -47,7 +47,7 @@ class StreamTable:
         stream: ``fused``, ``spatial``, ...
         standings: in the order in which the contenders were given.
         comparisons: each later contender (first) against the first one (second).
-        classes: those with a common video, with the number of videos.
+        classes: those with a common video, and how many they have.
     """
 
     stream: str
@@ -63,7 +63,7 @@ class StreamTable:
                 {
                     "name": item.name,
                     **{key: getattr(item.accuracy, key) for key in ("top1", "top5", "mean_class")},
-                    "intervals": {key: found.to_json() for key, found in item.intervals.items()},
+                    "intervals": {key: interval.to_json() for key, interval in item.intervals.items()},
                 }
                 for item in self.standings
             ],
@@ -72,9 +72,9 @@ class StreamTable:
                 {
                     "class": name,
                     "count": count,
-                    "right": {item.name: item.by_class[place] for item in self.standings},
+                    "right": {item.name: item.by_class[row] for item in self.standings},
                 }
-                for place, (name, count) in enumerate(self.classes)
+                for row, (name, count) in enumerate(self.classes)
             ],
         }
 
@@ -85,9 +85,9 @@ class SideBySide:
 
     Attributes:
         names: of the contenders.
-        num_common: videos that all have scores of; the only ones that count.
-        num_left_out: contender -> its videos that not all have.
-        tables: one a stream that all have; ``fused`` first where it is among them.
+        num_common: videos that all contenders have scored; only these count.
+        num_left_out: contender -> its videos that others lack.
+        tables: one a stream that all have; ``fused`` first.
     """
 
     names: tuple[str, ...]
@@ -106,28 +106,30 @@ def stand_side_by_side(
     """Compare contenders on the videos that all have.
 
     Args:
-        contenders: two or more, with names that differ; the first is what the others are compared with.
+        contenders: two or more, of different names; the others are compared with the first.
         recordings: video id -> recording, for the intervals.
 
     Raises:
         ValueError: for fewer than two contenders, or two of one name.
-        StinPipeError: if they know different classes, share no video or no stream, call a video by different
-            classes, or hold a video twice or a score that is not finite.
+        StinPipeError: if they have different classes, no video or no stream in common, or different classes
+            for one video; if one holds a video twice or a score that is not finite.
     """
     names = [item.name for item in contenders]
     if len(names) < 2 or len(set(names)) < len(names):
         raise ValueError(f"contenders must be two or more of different names, got {names}")
+
     shared = [name for name in contenders[0].streams if all(name in item.streams for item in contenders)]
     if not shared:
         having = "; ".join(f"{item.name} has {', '.join(item.streams)}" for item in contenders)
-        raise StinPipeError(f"nothing to compare: no stream is in all ({having})")
+        raise StinPipeError(f"nothing to compare: no stream is in all results ({having})")
     shared.sort(key=lambda name: (name != "fused", name))
+
     sets = [set(item.streams[name].ids) for item in contenders for name in shared]
     common = sorted(set.intersection(*sets))
     if not common:
         raise StinPipeError(
-            f"no video is in all of {', '.join(names)}: their ids have nothing in common, "
-            f"such as {_example(contenders[0])} and {_example(contenders[1])}"
+            f"no video is in all of {', '.join(names)}: their ids have nothing in common "
+            f"(compare {_example(contenders[0])} with {_example(contenders[1])})"
         )
     return SideBySide(
         names=tuple(names),
@@ -143,6 +145,59 @@ def _table(
     common: Sequence[str],
     recordings: Mapping[str, str] | None,
 ) -> StreamTable:
+    joined = _joined(stream, contenders, common)
+    labels, class_names = joined[0].labels, joined[0].class_names
+    right = [label_ranks(scores.scores, labels) == 0 for scores in joined]
+    present = np.unique(labels)
+
+    # One resampling for all contenders, so that their differences are paired.
+    drawn = resample(np.column_stack(right), labels, recording_numbers(common, labels, recordings))
+    largest_n = {"top1": float(len(labels)), "mean_class": worth_by_class(labels)}
+    errors = {"top1": drawn.overall.std(0), "mean_class": drawn.by_class.std(0)}
+
+    standings = []
+    for column, (item, scores) in enumerate(zip(contenders, joined, strict=True)):
+        shares = accuracy(scores.scores, labels)
+        standings.append(
+            Standing(
+                name=item.name,
+                accuracy=shares,
+                intervals={
+                    key: share_interval(
+                        getattr(shares, key),
+                        standard_error=float(errors[key][column]),
+                        largest_n=largest_n[key],
+                    )
+                    for key in largest_n
+                },
+                by_class=tuple(float(right[column][labels == label].mean()) for label in present),
+            )
+        )
+    return StreamTable(
+        stream=stream,
+        standings=tuple(standings),
+        comparisons=tuple(
+            compare_drawn(
+                contenders[column].name,
+                right[column],
+                contenders[0].name,
+                right[0],
+                labels,
+                drawn=drawn,
+                columns=(column, 0),
+            )
+            for column in range(1, len(contenders))
+        ),
+        classes=tuple((class_names[label], int((labels == label).sum())) for label in present),
+    )
+
+
+def _joined(stream: str, contenders: Sequence[Contender], common: Sequence[str]) -> list[Scores]:
+    """Return each contender's scores of the common videos, with videos and classes in one order.
+
+    Raises:
+        StinPipeError: two contenders disagree about the class of a video.
+    """
     base = contenders[0]
     reference = _rows(base.name, base.streams[stream], common)
     joined = [reference]
@@ -152,67 +207,37 @@ def _table(
         differing = np.flatnonzero(scores.labels != reference.labels)
         if len(differing):
             raise StinPipeError(
-                f"{len(differing)} videos are of another class in {item.name} than in {base.name}: "
-                f"{name_some([common[int(row)] for row in differing])}; compare results on one labelling"
+                f"{len(differing)} videos have another class in {item.name} than in {base.name}: "
+                f"{name_some([common[int(row)] for row in differing])}; compare results of one labelling"
             )
         joined.append(scores)
-    labels = reference.labels
-    numbers = recording_numbers(common, labels, recordings)
-    right = [label_ranks(scores.scores, labels) == 0 for scores in joined]
-    drawn = resample(np.column_stack(right), labels, numbers)
-    present = np.unique(labels)
-    worth = {"top1": float(len(labels)), "mean_class": worth_by_class(labels)}
-    errors = {"top1": drawn.overall.std(0), "mean_class": drawn.by_class.std(0)}
-    standings = []
-    for place, (item, scores) in enumerate(zip(contenders, joined, strict=True)):
-        found = accuracy(scores.scores, labels)
-        standings.append(
-            Standing(
-                name=item.name,
-                accuracy=found,
-                intervals={
-                    key: share_interval(
-                        getattr(found, key), standard_error=float(errors[key][place]), largest_n=worth[key]
-                    )
-                    for key in worth
-                },
-                by_class=tuple(float(right[place][labels == label].mean()) for label in present),
-            )
-        )
-    return StreamTable(
-        stream=stream,
-        standings=tuple(standings),
-        comparisons=tuple(
-            compare_drawn(
-                item.name, right[place], base.name, right[0], labels, drawn=drawn, columns=(place, 0)
-            )
-            for place, item in enumerate(contenders)
-            if place
-        ),
-        classes=tuple((reference.class_names[label], int((labels == label).sum())) for label in present),
-    )
+    return joined
 
 
 def _as_classes_of(name: str, scores: Scores, other: str, class_names: tuple[str, ...]) -> Scores:
-    """Return the scores with their classes in this order."""
+    """Return the scores with their classes in this order.
+
+    Raises:
+        StinPipeError: they are not the same classes.
+    """
     if scores.class_names == class_names:
         return scores
     ours, theirs = set(scores.class_names), set(class_names)
     if ours != theirs:
-        alone = [
-            f"{len(only)} of {who} alone: {name_some(only)}"
+        extra = [
+            f"{len(only)} only in {who}: {name_some(only)}"
             for who, only in ((name, ours - theirs), (other, theirs - ours))
             if only
         ]
         raise StinPipeError(
-            f"{name} and {other} know different classes ({'; '.join(alone)}); accuracies among different "
+            f"{name} and {other} have different classes ({'; '.join(extra)}); accuracies over different "
             "classes cannot be compared"
         )
     columns = [scores.class_names.index(class_name) for class_name in class_names]
-    place = {label: new for new, label in enumerate(columns)}
+    new_label = {label: column for column, label in enumerate(columns)}
     return replace(
         scores,
-        labels=np.array([place[int(label)] for label in scores.labels], np.int64),
+        labels=np.array([new_label[int(label)] for label in scores.labels], np.int64),
         class_names=class_names,
         scores=scores.scores[:, columns],
         main_logits=None,
@@ -221,6 +246,11 @@ def _as_classes_of(name: str, scores: Scores, other: str, class_names: tuple[str
 
 
 def _rows(name: str, scores: Scores, ids: Sequence[str]) -> Scores:
+    """Return the scores of these videos, in this order.
+
+    Raises:
+        StinPipeError: a video is scored twice, or a score is not finite.
+    """
     twice = [video_id for video_id, count in Counter(scores.ids).items() if count > 1]
     if twice:
         raise StinPipeError(f"{name}: {len(twice)} videos are scored more than once: {name_some(twice)}")

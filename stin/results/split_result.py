@@ -1,4 +1,4 @@
-"""What fuse-eval finds on one split, and its life as metrics.json."""
+"""The result of one split: scores, what was counted on them, and all of it as metrics.json."""
 
 import json
 from collections import Counter
@@ -16,8 +16,8 @@ from stin_pipe.stin.shards.schema import Manifest
 
 INTERVAL_METHOD = (
     f"{100 * LEVEL:.0f} % intervals: the standard error from {NUM_RESAMPLES} bootstrap resamplings of "
-    "recordings (a video is its own where none is known), within each class for mean class accuracy, put "
-    "into Wilson's interval; differences are paired by video"
+    "recordings (a video without one is its own), within each class for mean class accuracy, put into "
+    "Wilson's interval; differences are paired by video"
 )
 
 
@@ -26,19 +26,19 @@ class DataPath:
     """How many videos there are at each stage, from the lists to the scores.
 
     Attributes:
-        listed: videos that lists or folders name and that were there.
-        absent: videos that the lists name and the folder lacks.
-        skipped: files that no list names.
-        pending: planned, not extracted yet.
-        extracted: in shards.
-        failed: could not be extracted.
-        failed_reasons: reason -> number.
+        listed: videos of the lists or folders, without absent ones.
+        absent: videos of the lists that the folder lacks.
+        skipped: files of the folder that no list names.
+        pending: videos that are planned and not extracted yet.
+        extracted: videos in shards.
+        failed: videos that could not be extracted.
+        failed_reasons: reason -> number of videos.
         train: extracted videos of the split's training list.
-        trained: stream -> videos that it was trained on, where known.
-        held_out: stream -> videos of the training list that it was validated on, where known.
+        trained: stream -> number of videos that it was trained on, where known.
+        held_out: stream -> number of videos of the training list that it was validated on, where known.
         test_listed: videos of the split's test list, failed ones among them.
-        test_failed: those that could not be extracted.
-        test_scored: those with scores.
+        test_failed: videos of the test list that could not be extracted.
+        test_scored: videos of the test list with scores.
     """
 
     listed: int
@@ -58,7 +58,7 @@ class DataPath:
 
 @dataclass(frozen=True, kw_only=True)
 class Literature:
-    """Published rows of the data set, and what separates them from ours, in words."""
+    """Published rows of the data set, and how our protocol differs from theirs, in sentences."""
 
     rows: tuple[Published, ...]
     differences: tuple[str, ...]
@@ -66,15 +66,15 @@ class Literature:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitResult:
-    """Everything that one split comes to.
+    """Everything that the evaluation of one split found.
 
     Attributes:
         split: its name.
         streams: scores by stream in the order of the weights; ``spatial`` and ``temporal`` first.
         fused: their fusion.
-        analysis: what was counted.
-        tuning: how the weights were chosen on held-out videos, or None where they were given.
-        data: counts from lists to scores.
+        analysis: what was counted on them.
+        tuning: how the weights were chosen on held-out videos; None where they were not.
+        data: number of videos at each stage from the lists to the scores.
         literature: published numbers, without rows for other data sets.
         how_made: sentences that say how the numbers were made.
         metrics: all of it as JSON values; metrics.json.
@@ -116,7 +116,7 @@ def judge_split(
     held_out: Mapping[str, int] | None = None,
     score_files: Mapping[str, str] | None = None,
 ) -> SplitResult:
-    """Count what the scores of a split say, and put it into JSON values.
+    """Count everything on the scores of a split, and put it into JSON values.
 
     Args:
         split: its name.
@@ -126,59 +126,24 @@ def judge_split(
         protocol: segments, crops and the like, as metrics.json shows them.
         report: path of the report that will be written.
         tuning: how the weights were chosen, if they were.
-        literature: published numbers to stand beside.
+        literature: published numbers to show beside ours.
         how_made: how the numbers were made, in sentences.
-        trained: stream -> training videos, where known.
-        held_out: stream -> validation videos, where known.
+        trained: stream -> number of training videos, where known.
+        held_out: stream -> number of validation videos, where known.
         score_files: stream -> sha256 of the file that its scores are kept in, where they are.
     """
-    num_failed = len(manifest.failed_of(split, "test"))
-    num_listed = len(manifest.subset(split, "test")) + num_failed
-    data = DataPath(
-        listed=len(manifest.videos) + len(manifest.failed) + manifest.num_pending,
-        absent=manifest.num_absent,
-        skipped=manifest.num_skipped,
-        pending=manifest.num_pending,
-        extracted=len(manifest.videos),
-        failed=len(manifest.failed),
-        failed_reasons=dict(Counter(video.reason for video in manifest.failed).most_common()),
-        train=len(manifest.subset(split, "train")),
-        trained=dict(trained or {}),
-        held_out=dict(held_out or {}),
-        test_listed=num_listed,
-        test_failed=num_failed,
-        test_scored=len(fused.ids),
-    )
-    analysis = analyse(streams, fused, recordings=recordings_of(manifest), num_listed=num_listed)
+    data = _data_path(split, manifest, num_scored=len(fused.ids), trained=trained, held_out=held_out)
+    analysis = analyse(streams, fused, recordings=recordings_of(manifest), num_listed=data.test_listed)
     metrics = {
         "split": split,
-        "num_videos": len(fused.ids),
-        "num_listed": num_listed,
+        "num_videos": data.test_scored,
+        "num_listed": data.test_listed,
         **{name: _accuracy_json(analysis, name) for name in analysis.accuracies},
         "streams": [scores.stream for scores in streams],
         "fusion_weights": list(fused.weights),
         "fusion": fused.when,
         "protocol": dict(protocol),
-        "intervals": {
-            name: {metric: interval.to_json() for metric, interval in found.items()}
-            for name, found in analysis.intervals.items()
-        },
-        "interval_method": INTERVAL_METHOD,
-        "num_recordings": analysis.num_recordings,
-        "comparisons": [item.to_json() for item in analysis.comparisons],
-        "calibration": {name: found.to_json() for name, found in analysis.calibration.items()},
-        "classes": [
-            {"class": item.name, "count": item.count, **item.right, "mistaken_for": item.mistaken_for}
-            for item in analysis.classes
-        ],
-        "confusions": [asdict(item) for item in analysis.confusions],
-        "agreement": {
-            "right_in_all": len(analysis.agreement.right_in_all),
-            "right_alone": {name: len(ids) for name, ids in analysis.agreement.right_alone.items()},
-            "right_in_none": len(analysis.agreement.right_in_none),
-            "won_by_fusion": len(analysis.agreement.won_by_fusion),
-            "lost_by_fusion": len(analysis.agreement.lost_by_fusion),
-        },
+        **_analysis_json(analysis),
         "tuning": None if tuning is None else tuning.to_json(),
         "data": asdict(data),
         "literature": {
@@ -202,6 +167,64 @@ def judge_split(
     )
 
 
+def _data_path(
+    split: str,
+    manifest: Manifest,
+    *,
+    num_scored: int,
+    trained: Mapping[str, int] | None,
+    held_out: Mapping[str, int] | None,
+) -> DataPath:
+    num_failed = len(manifest.failed_of(split, "test"))
+    return DataPath(
+        listed=len(manifest.videos) + len(manifest.failed) + manifest.num_pending,
+        absent=manifest.num_absent,
+        skipped=manifest.num_skipped,
+        pending=manifest.num_pending,
+        extracted=len(manifest.videos),
+        failed=len(manifest.failed),
+        failed_reasons=dict(Counter(video.reason for video in manifest.failed).most_common()),
+        train=len(manifest.subset(split, "train")),
+        trained=dict(trained or {}),
+        held_out=dict(held_out or {}),
+        test_listed=len(manifest.subset(split, "test")) + num_failed,
+        test_failed=num_failed,
+        test_scored=num_scored,
+    )
+
+
+def _accuracy_json(analysis: Analysis, name: str) -> dict[str, float]:
+    value = analysis.accuracies[name].to_json()
+    return {key: value[key] for key in ("top1", "top5", "mean_class", "top1_of_listed")}
+
+
+def _analysis_json(analysis: Analysis) -> dict[str, Any]:
+    """Return what was counted beside the accuracies."""
+    agreement = analysis.agreement
+    return {
+        "intervals": {
+            name: {metric: interval.to_json() for metric, interval in intervals.items()}
+            for name, intervals in analysis.intervals.items()
+        },
+        "interval_method": INTERVAL_METHOD,
+        "num_recordings": analysis.num_recordings,
+        "comparisons": [item.to_json() for item in analysis.comparisons],
+        "calibration": {name: item.to_json() for name, item in analysis.calibration.items()},
+        "classes": [
+            {"class": item.name, "count": item.count, **item.right, "mistaken_for": item.mistaken_for}
+            for item in analysis.classes
+        ],
+        "confusions": [asdict(item) for item in analysis.confusions],
+        "agreement": {
+            "right_in_all": len(agreement.right_in_all),
+            "right_alone": {name: len(ids) for name, ids in agreement.right_alone.items()},
+            "right_in_none": len(agreement.right_in_none),
+            "won_by_fusion": len(agreement.won_by_fusion),
+            "lost_by_fusion": len(agreement.lost_by_fusion),
+        },
+    }
+
+
 def recordings_of(manifest: Manifest) -> dict[str, str]:
     """Return the recording of each video that has one."""
     return {video.id: video.group_key for video in manifest.videos.values() if video.group_key}
@@ -223,8 +246,3 @@ def prediction_lines(result: SplitResult) -> bytes:
             }
         lines.append(json.dumps(value))
     return ("\n".join(lines) + "\n").encode()
-
-
-def _accuracy_json(analysis: Analysis, name: str) -> dict[str, float]:
-    value = analysis.accuracies[name].to_json()
-    return {key: value[key] for key in ("top1", "top5", "mean_class", "top1_of_listed")}

@@ -1,4 +1,4 @@
-"""Results that stages have written, read back: what is damaged counts as if it were not there."""
+"""Results that stages have written, read back; a damaged file counts as missing."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """Return the JSON object that a text holds; an empty one where it holds none."""
+    """Return the JSON object in a text; an empty one if there is none."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -18,9 +18,9 @@ def json_object(text: str) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a file of JSON lines.
+    """Return the objects in a file of JSON lines.
 
-    A line that cannot be read is left out: a training may be writing it at this instant.
+    A line that cannot be read is left out: a training may be writing it right now.
     """
     if not path.exists():
         return []
@@ -29,11 +29,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """Return the metrics.json in the folder of an evaluation; an empty object where there is no whole one."""
+    """Return the metrics.json of an evaluation's folder; an empty object if it is missing or damaged."""
     value = _read(folder / "metrics.json")
     fused, protocol, weights = (value.get(key) for key in ("fused", "protocol", "fusion_weights"))
     aux = protocol.get("aux") if isinstance(protocol, dict) else None
-    whole = (
+    is_whole = (
         isinstance(fused, dict)
         and is_number(fused.get("top1"))
         and isinstance(aux, dict)
@@ -44,16 +44,16 @@ def read_metrics(folder: Path) -> dict[str, Any]:
         and len(value["streams"]) == len(weights)
         and value.get("fusion") in ("before_softmax", "after_softmax")
     )
-    return value if whole else {}
+    return value if is_whole else {}
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """Return the result.json in the folder of a training; an empty object where there is no whole one."""
+    """Return the result.json of a training's folder; an empty object if it is missing or damaged."""
     value = _read(folder / "result.json")
     top1 = value.get("last_val_top1", "missing")
     counts = [value.get(key) for key in ("steps", "num_train", "num_held_out")]
-    whole = all(isinstance(count, int) for count in counts) and (top1 is None or is_number(top1))
-    return value if whole else {}
+    is_whole = all(isinstance(count, int) for count in counts) and (top1 is None or is_number(top1))
+    return value if is_whole else {}
 
 
 def is_number(value: Any) -> bool:

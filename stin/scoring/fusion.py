@@ -1,7 +1,7 @@
-"""Join the streams' scores by video, fuse them, and say how often they are right.
+"""Join the streams' scores by video, fuse them, and count how often they are right.
 
-Joining by position is the classic silent mistake of two-stream code; here ids decide, and anything that does
-not join is an error that lists what.
+Joining by position is the classic silent mistake of two-stream code; here ids decide, and whatever does not
+join is an error that lists it.
 """
 
 from collections import Counter
@@ -40,14 +40,13 @@ class FusedScores(Scores):
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Shares of right answers, 0..1.
+    """How often the scores are right, 0..1.
 
     Attributes:
         top1: share of the scored videos whose label scores highest.
         top5: share whose label is among the five highest.
-        mean_class: mean over classes of the top-1 share of the class; classes without a scored video do not
-            count.
-        top1_of_listed: top-1 with every listed video that could not be scored counted as wrong.
+        mean_class: mean of each class's top-1 share, over the classes with a scored video.
+        top1_of_listed: top-1 if every listed video without a score counts as wrong.
         num_scored: videos with scores.
         num_listed: videos of the list.
     """
@@ -72,15 +71,15 @@ def fuse(
     """Return the weighted mean of the streams' scores, joined by video id.
 
     Args:
-        streams: scores of the spatial and the temporal stream, and of any others; the videos of each in any
+        streams: scores of the spatial and the temporal stream, and of any others; each with its videos in any
             order.
         weights: of the streams in that order; only their ratios matter.
         when: whether logits or probabilities are averaged.
 
     Raises:
         ValueError: for weights that are negative, too large, all zero, or not one a stream.
-        StinPipeError: if a video is missing in one stream, occurs twice, has two labels, or a score is not
-            finite; if the streams know different classes. The message lists the first videos.
+        StinPipeError: if a video is missing from a stream, occurs twice, has two labels, or a score is not
+            finite; if the streams have different classes. The message lists the first videos.
     """
     check_weights(weights, names=[scores.stream for scores in streams])
     first = streams[0]
@@ -124,7 +123,7 @@ def check_weights(weights: Sequence[float], *, names: Sequence[str]) -> None:
     """Refuse weights that do not fit the streams of these names.
 
     Raises:
-        ValueError: says what is wanted.
+        ValueError: says which weights would fit.
     """
     if (
         len(weights) != len(names)
@@ -142,16 +141,16 @@ def check_weights(weights: Sequence[float], *, names: Sequence[str]) -> None:
 def accuracy(scores_NC: np.ndarray, labels_N: np.ndarray, *, num_listed: int | None = None) -> Accuracy:
     """Return how often the label's score is among the highest.
 
-    Of equal scores the class with the lower index ranks first, whatever the order of the videos: constant
-    scores give every video class 0, and so chance.
+    Of equal scores the class with the lower index ranks first: constant scores answer class 0 for every
+    video, which is right as often as chance.
 
     Args:
         scores_NC: scores, any scale.
         labels_N: labels in 0..C-1.
-        num_listed: length of the list that was to be scored; by default N.
+        num_listed: length of the list that was to be scored; N by default.
 
     Raises:
-        ValueError: if there is nothing to score, shapes or labels do not fit, or ``num_listed`` is below N.
+        ValueError: if there are no scores, shapes or labels do not fit, or ``num_listed`` is below N.
     """
     num_scored = len(labels_N)
     listed = num_scored if num_listed is None else num_listed
@@ -163,6 +162,7 @@ def accuracy(scores_NC: np.ndarray, labels_N: np.ndarray, *, num_listed: int | N
         )
     if listed < num_scored:
         raise ValueError(f"num_listed must be >= the {num_scored} scored videos, got {listed}")
+
     ranks = label_ranks(scores_NC, labels_N)
     right = ranks == 0
     classes = np.unique(labels_N)
@@ -189,15 +189,20 @@ def _logits(scores: Scores) -> np.ndarray:
 
 
 def _joined_rows(first: Scores, other: Scores) -> np.ndarray:
-    """Return where each video of `first` is in `other`."""
+    """Return the row in `other` of each video of `first`.
+
+    Raises:
+        StinPipeError: the two do not hold the same videos, labels and classes.
+    """
     if first.class_names != other.class_names:
         raise StinPipeError(
-            f"the streams know different classes: {len(first.class_names)} and {len(other.class_names)}, "
+            f"the streams have different classes: {len(first.class_names)} and {len(other.class_names)}, "
             f"first {first.class_names[:3]} and {other.class_names[:3]}; train both on one run"
         )
     _check_stream(other)
-    _refuse(set(first.ids) - set(other.ids), f"are scored by the {first.stream} stream alone")
-    _refuse(set(other.ids) - set(first.ids), f"are scored by the {other.stream} stream alone")
+    _refuse(set(first.ids) - set(other.ids), f"are scored by the {first.stream} stream only")
+    _refuse(set(other.ids) - set(first.ids), f"are scored by the {other.stream} stream only")
+
     row_of = {video_id: row for row, video_id in enumerate(other.ids)}
     rows = np.array([row_of[video_id] for video_id in first.ids], np.int64)
     differing = first.labels != other.labels[rows]
@@ -209,11 +214,12 @@ def _joined_rows(first: Scores, other: Scores) -> np.ndarray:
 
 
 def _check_stream(scores: Scores) -> None:
+    """Refuse a stream that scores a video twice, or not with finite numbers."""
     twice = {video_id for video_id, count in Counter(scores.ids).items() if count > 1}
     _refuse(twice, f"are scored more than once by the {scores.stream} stream")
     finite = np.asarray(np.isfinite(scores.scores).all(axis=1))
     _refuse(
-        {video_id for video_id, whole in zip(scores.ids, finite, strict=True) if not whole},
+        {video_id for video_id, is_finite in zip(scores.ids, finite, strict=True) if not is_finite},
         f"have scores of the {scores.stream} stream that are not finite",
     )
 

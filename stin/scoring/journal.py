@@ -1,7 +1,8 @@
-"""Scores of videos as they come, one record appended a video, so that a killed scoring loses at most one.
+"""Scores written video by video, so that a killed scoring loses at most one.
 
-The file begins with one line of JSON that says what is being scored; then come records of equal length, each
-with a checksum. A record that was cut short, and all after a damaged one, are as if never written.
+The file starts with one line of JSON that says what is scored; then come records of equal length, one a
+video, each with a checksum. A record that was cut short counts as never written, as do all after a damaged
+one.
 """
 
 import json
@@ -19,7 +20,7 @@ class ScoreJournal:
     """Rows of float32 numbers in an append-only file.
 
     Args:
-        path: of the file; a journal of something else in its place is begun anew.
+        path: of the file; a journal with another identity is overwritten.
         identity: JSON values that decide what the rows mean.
         row_length: numbers in a row.
     """
@@ -31,7 +32,7 @@ class ScoreJournal:
         self._file: BinaryIO | None = None
 
     def read(self) -> np.ndarray:
-        """Return the rows that were written whole, float32 (n, row_length)."""
+        """Return the rows that were written completely, float32 (n, row_length)."""
         record = 4 * self._row_length + 4
         content = self.path.read_bytes() if self.path.exists() else b""
         rows = []
@@ -75,4 +76,5 @@ class ScoreJournal:
 
 
 def _checksum(payload: bytes, number: int) -> bytes:
+    """Return a record's checksum; its number takes part, so that no record can stand in for another."""
     return zlib.crc32(payload, number).to_bytes(4, "little")

@@ -1,9 +1,9 @@
-"""Where a finished stream looks: attention and difference maps, laid over the whole stored picture.
+"""Where a finished stream looks: attention and difference maps over the whole stored picture.
 
-A network sees square crops; its maps are those of the five unmirrored crops of the test protocol, and a place
-of the picture that several crops see gets their mean.
+A network sees square crops. Its maps are those of the five unmirrored crops of the test protocol; a pixel
+that several crops cover gets their mean.
 
-Shapes: K segments, h x w places of a feature map, H x W the stored picture.
+Shapes: K segments, h x w a feature map, H x W the stored picture.
 """
 
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ class StreamMaps:
 
     Attributes:
         starts: int64 (K,), first frame (spatial) or field (temporal) of each segment's clip.
-        step: how many segments apart the spatial stream compared; 0 for attention.
+        step: how many segments apart the spatial stream compares; 0 for attention.
         values_MHW: float32 (M, H, W) over the stored picture, M = K - step. Attention is in multiples of even
-            attention (1 everywhere is no preference); a difference is the mean over the channels of its
+            attention, so 1 everywhere is no preference; a difference is the mean over the channels of its
             absolute value, in units of the features.
     """
 
@@ -55,16 +55,18 @@ def stream_maps(
         ValueError: if ``num_segments`` is below 2.
     """
     if num_segments < 2:
-        raise ValueError(f"num_segments must be >= 2 to compare any, got {num_segments}")
+        raise ValueError(f"num_segments must be >= 2 to compare segments, got {num_segments}")
     info = model.info
     if info.stream.is_plain:
         return None
+
     starts = evenly_spaced_starts(
         num_items=item_count(video, info.stream), clip_len=clip_length(info.stream), num_segments=num_segments
     )
     crops = protocol_crops(height=video.height, width=video.width, num_crops=MAP_CROPS, flip=False)
     cut = read_clips(source, video, starts=starts, crops=crops, stream=info.stream, crop_px=info.crop_px)
     spatial = info.stream_name == "spatial"
+    # As far apart as when the video is scored, or the map would show other differences than those that count.
     step = TestProtocol(num_segments=num_segments).step_for(info.num_segments) if spatial else 0
 
     by_crop = []
@@ -76,6 +78,7 @@ def stream_maps(
         if not spatial:
             values_Mhw = values_Mhw * values_Mhw[0].numel()
         by_crop.append(values_Mhw.cpu().numpy())
+
     return StreamMaps(
         starts=starts,
         step=step,
@@ -86,9 +89,9 @@ def stream_maps(
 def _over_picture(
     by_crop: list[np.ndarray], crops: tuple[Crop, ...], *, height: int, width: int
 ) -> np.ndarray:
-    """Lay the crops' maps (M, h, w) over the picture; a place that no crop sees (very wide videos) is 0.
+    """Lay the crops' maps (M, h, w) over the picture; pixels that no crop covers (in wide videos) are 0.
 
-    A crop counts less towards its border, so that no seam shows where another begins.
+    A crop weighs less towards its border, so that no seam shows where another one begins.
     """
     total = np.zeros((len(by_crop[0]), height, width), np.float32)
     seen = np.zeros((height, width), np.float32)
@@ -105,6 +108,6 @@ def _over_picture(
 
 
 def _to_border(length: int) -> np.ndarray:
-    """Return each place's distance to the nearer end, 1 at the ends: float32 (length,)."""
-    place = np.arange(length, dtype=np.float32)
-    return np.minimum(place, length - 1 - place) + 1
+    """Return each pixel's distance to the nearer end, 1 at the ends: float32 (length,)."""
+    position = np.arange(length, dtype=np.float32)
+    return np.minimum(position, length - 1 - position) + 1

@@ -1,4 +1,4 @@
-"""How much moves in a video: whether its flow can say anything."""
+"""How much moves in a video, and so whether its flow can tell anything."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,13 +9,13 @@ from stin_pipe.stin.clips.read_clips import ClipShape, ClipSource
 from stin_pipe.stin.shards.codec import dequantise_flow
 
 MAX_FIELDS = 48
-"""Fields that are looked at, evenly spaced; so a long video costs no more."""
+"""Fields to look at, evenly spaced, so that a long video costs no more than a short one."""
 SPEED_SHARE = 0.5 / 256
-"""A place moves when it goes this share of the short side in a frame, half a pixel of 256, and half a pixel
-at least: below that, the flow of small pictures follows the noise of camera and codec."""
+"""A pixel moves if it covers this share of the short side in a frame (half a pixel of 256), and at least half
+a pixel: below that, the flow of small pictures follows the noise of camera and codec."""
 LEAST_SPEED_PX = 0.5
 LEAST_MOVING = 0.002
-"""Share of places and fields that must move, or there is too little motion to say: 0.2 %."""
+"""Share of pixels, over all fields, that must move; with less there is too little motion to tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Motion:
     Attributes:
         num_fields: flow fields of the video.
         mean_px: mean length of the motion, pixels a frame at the stored size.
-        moving_share: share of places, over the fields looked at, that move (see ``SPEED_SHARE``).
+        moving_share: share of pixels, over the fields looked at, that move (see ``SPEED_SHARE``).
     """
 
     num_fields: int
@@ -33,25 +33,25 @@ class Motion:
     moving_share: float
 
     def doubt(self, *, stack_len: int) -> str:
-        """Say why the temporal stream cannot tell much, or return an empty text.
+        """Return why the temporal stream cannot tell much, or an empty text.
 
         Args:
-            stack_len: fields that the temporal stream looks at as one clip.
+            stack_len: fields of one clip of the temporal stream.
         """
         if self.num_fields == 0:
-            return "one frame has no motion: the spatial stream alone answers, from a single picture"
+            return "a single frame has no motion: only the spatial stream answers"
         few = f"{self.num_fields} flow fields do not fill a stack of {stack_len}"
         if self.moving_share < LEAST_MOVING:
             still = (
                 f"{100 * self.moving_share:.2g} % of the picture moves (less than {100 * LEAST_MOVING:g} %)"
             )
-            return f"too little motion to say: {still}" + (
+            return f"too little motion to tell: {still}" + (
                 f", and {few}" if self.num_fields < stack_len else ""
             )
-        return f"too few frames to say: {few}" if self.num_fields < stack_len else ""
+        return f"too few frames to tell: {few}" if self.num_fields < stack_len else ""
 
     def to_json(self, *, stack_len: int) -> dict[str, Any]:
-        """Return plain JSON values, with the doubt in words."""
+        """Return plain JSON values, with the doubt as a sentence."""
         return asdict(self) | {"doubt": self.doubt(stack_len=stack_len)}
 
 

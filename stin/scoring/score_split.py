@@ -1,6 +1,6 @@
 """Score videos with a finished model: many segments, many crops, the mean before softmax.
 
-Scores of a split are written video by video; a scoring that was killed goes on at the next one.
+The scores of a split are written video by video; a scoring that was killed goes on at the next one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,14 +32,14 @@ def score_clip(
     protocol: TestProtocol | None = None,
     aux_share: float | None = None,
 ) -> ClipScores:
-    """Score one video in memory; equal to scoring it from a shard that holds these frames and fields.
+    """Score one video in memory, to the same scores as from a shard with these frames and fields.
 
     Args:
         model: a finished model.
         rgb: uint8 (T, H, W, 3), for a spatial model.
-        flow: uint8 (T - 1, 2, H, W) quantised, for a temporal model, with its ``coding``.
+        flow: uint8 (T - 1, 2, H, W), quantised, for a temporal model, with its ``coding``.
         coding: what the quantised values mean.
-        protocol: segments and crops; by default the whole test protocol.
+        protocol: segments and crops; the whole test protocol by default.
         aux_share: share of the auxiliary scores; None is the model's own.
 
     Raises:
@@ -57,6 +57,7 @@ def score_clip(
                 f"got {None if flow is None else flow.shape} and {coding}"
             )
         num_frames, height, width = len(flow) + 1, flow.shape[2], flow.shape[3]
+
     video = ClipShape(id="clip", label=0, num_frames=num_frames, height=height, width=width)
     protocol = protocol or TestProtocol()
     clips = scoring_clips(model, [video], MemoryClip(rgb=rgb, flow=flow, coding=coding), protocol)
@@ -87,9 +88,9 @@ def score_split(
         subset: side of the split.
         videos: a part of that side, such as the held-out one; by default all of it.
         protocol: segments and crops.
-        out_path: score file; if it already holds these videos by this model and protocol, it is returned. A
+        out_path: score file; one that already holds these videos by this model and protocol is returned. A
             killed scoring goes on at the next video, from a journal beside it.
-        loader_workers: processes that read; None decides by the device.
+        loader_workers: processes that read; None chooses by the device.
         on_progress: called with (videos done, videos in all).
         notify: called with what a person should read.
 
@@ -104,18 +105,22 @@ def score_split(
             f"the model knows {len(ours)} classes ({', '.join(ours[:3])}, ...), this run has {len(theirs)} "
             f"({', '.join(theirs[:3])}, ...); train on this run first"
         )
+
     listed = manifest.subset(split, subset) if videos is None else tuple(videos)
     if not listed:
         raise StinPipeError(f"split {split!r} has no extracted {subset} video; take another split")
     about = asdict(protocol) | {"split": split, "subset": subset, "videos": list_digest(listed)}
-    if out_path is not None and (found := _finished(out_path, model, about, listed)) is not None:
-        out_path.with_suffix(".journal").unlink(missing_ok=True)  # it was killed between the two
+    if out_path is not None and (finished := _finished(out_path, model, about, listed)) is not None:
+        out_path.with_suffix(".journal").unlink(missing_ok=True)  # left if killed between save and unlink
         on_progress(len(listed), len(listed))
-        return found
+        return finished
+
     scorer, source = Scorer(model, protocol, notify), ShardReader(extract_dir, manifest)
     if out_path is None:
         rows = np.stack(list(scorer.score(listed, source, loader_workers)))
         return _scores_of(rows, model, about, listed)
+
+    # The identity decides whether a journal may be continued: whatever changes a score belongs into it.
     journal_path = out_path.with_suffix(".journal")
     identity = about | {"classes": list(manifest.classes), "model": model.digest, "format": 1}
     with ScoreJournal(journal_path, identity=identity, row_length=scorer.row_length) as journal:
@@ -125,6 +130,7 @@ def score_split(
             journal.append(row)
             rows.append(row)
             on_progress(len(rows), len(listed))
+
     scores = _scores_of(np.stack(rows), model, about, listed)
     scores.save(out_path)
     journal_path.unlink(missing_ok=True)
@@ -134,25 +140,26 @@ def score_split(
 def _finished(
     path: Path, model: TrainedModel, about: Mapping[str, Any], videos: Sequence[ManifestVideo]
 ) -> Scores | None:
-    """Return a score file's content if it is that of these videos by this model and protocol."""
+    """Return a score file's content if it holds these videos by this model and protocol."""
     if not path.exists():
         return None
     try:
-        found = Scores.load(path)
+        stored = Scores.load(path)
     except StinPipeError:
         return None  # scoring again costs time, not correctness
-    same = (found.class_names, found.stream, dict(found.protocol), found.model_digest) == (
+    is_same = (stored.class_names, stored.stream, dict(stored.protocol), stored.model_digest) == (
         model.info.classes,
         model.info.stream_name,
         dict(about),
         model.digest,
     )
-    return found if same and found.ids == tuple(video.id for video in videos) else None
+    return stored if is_same and stored.ids == tuple(video.id for video in videos) else None
 
 
 def _scores_of(
     rows: np.ndarray, model: TrainedModel, about: Mapping[str, Any], videos: Sequence[ManifestVideo]
 ) -> Scores:
+    """Cut the scorer's rows into scores, main and auxiliary logits again."""
     num = len(model.info.classes)
     return Scores(
         ids=tuple(video.id for video in videos),

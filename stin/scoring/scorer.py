@@ -1,6 +1,6 @@
-"""One trained network over the clips of one video after the other.
+"""Run one trained network over the clips of one video after another.
 
-One crop of one video is one sample of the network, so differences and attention never see two crops at once.
+One crop of one video is one sample of the network, so differences and attention never mix two crops.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.schema import ManifestVideo
 
 MAX_CLIPS_A_PASS = 128
-"""Clips run at once; bounds memory. Part of the protocol: another grouping may differ in the last bit."""
+"""Clips of one forward pass; bounds memory. Another grouping may differ in the last bit of a score."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +28,11 @@ class TestProtocol:
     """How a video is looked at.
 
     Attributes:
-        num_segments: clips a crop, evenly spaced.
-        num_crops: 1, 5 or 10 (the 5 mirrored too, unless the model was trained without flips).
-        difference_step: which segments the spatial stream compares: ``neighbours``, as OFF does, or those
-            about as far apart as in training (``training``): 25 segments of a model trained with 6 are
-            compared 4 apart.
+        num_segments: clips of a crop, evenly spaced.
+        num_crops: 1, 5 or 10 (the 5 and their mirror images, unless the model was trained without flips).
+        difference_step: which segments the spatial stream compares: ``neighbours``, as OFF does, or
+            ``training``, those about as far apart in time as in training: of 25 segments, a model trained
+            with 6 compares those 4 apart.
         precision: what the network computes in: ``fp32``, or mixed with ``bf16`` or ``fp16``.
     """
 
@@ -66,7 +66,14 @@ class ClipScores:
 
 
 class Scorer:
-    """Scores videos one after the other; where GPU memory runs out, in smaller passes from then on."""
+    """Scores videos one after another; once GPU memory runs out, in smaller passes from then on.
+
+    Args:
+        model: a finished model.
+        protocol: how a video is looked at.
+        notify: called with what a person should read.
+        aux_share: share of the auxiliary scores; None is the model's own.
+    """
 
     def __init__(
         self,
@@ -84,7 +91,7 @@ class Scorer:
 
     @property
     def row_length(self) -> int:
-        """Numbers that `score` yields a video: logits, main logits, and auxiliary ones if there are any."""
+        """Length of the rows that `score` yields."""
         return len(self.model.info.classes) * (2 if self.model.info.stream.is_plain else 3)
 
     def score(
@@ -93,7 +100,7 @@ class Scorer:
         source: ClipSource,
         loader_workers: int | None,
     ) -> Iterator[np.ndarray]:
-        """Yield the scores of each video, in order."""
+        """Yield a row for each video, in order: scores, main logits, and auxiliary ones if there are any."""
         if not videos:
             return
         shapes = [ClipShape.of(video) for video in videos]
@@ -122,22 +129,23 @@ class Scorer:
             except torch.OutOfMemoryError as error:
                 if self.crops_a_pass == 1:
                     raise StinPipeError(
-                        f"{sample.ids[0]}: {self.protocol.num_segments} clips of one crop do not fit into "
-                        "the memory of the GPU; give fewer --segments, or --device cpu"
+                        f"{sample.ids[0]}: the {self.protocol.num_segments} clips of one crop do not fit "
+                        "into the GPU's memory; give fewer --segments, or --device cpu"
                     ) from error
                 self.crops_a_pass //= 2
                 self.notify(
-                    f"out of GPU memory: from here on {self.crops_a_pass} crops a pass; the last bit of a "
-                    "score may differ from another grouping's"
+                    f"out of GPU memory: from now on {self.crops_a_pass} crops a pass; the last bit of a "
+                    "score may differ from that of another grouping"
                 )
                 torch.cuda.empty_cache()
+
         aux = output.aux_logits
         logits = stream_scores(output, aux_at_test=self.aux_share)
         if not torch.isfinite(logits).all():
             advice = "" if self.protocol.precision == "fp32" else ", or score with --amp off"
             raise StinPipeError(
                 f"{sample.ids[0]}: the {self.model.info.stream_name} model's scores are not finite; train it "
-                f"anew with a lower --lr{advice}"
+                f"again with a lower --lr{advice}"
             )
         return ClipScores(
             logits=logits.cpu().numpy(),
@@ -146,6 +154,7 @@ class Scorer:
         )
 
     def _forward(self, sample: Batch) -> StreamOutput:
+        """Return the mean output over the crops of one video."""
         model = self.model
         step = self.protocol.step_for(model.info.num_segments)
         amp = "off" if self.protocol.precision == "fp32" else self.protocol.precision
@@ -171,10 +180,10 @@ class Scorer:
 def scoring_clips(
     model: TrainedModel, videos: Sequence[ClipShape], source: ClipSource, protocol: TestProtocol
 ) -> ScoringClips:
-    """Return the clips of these videos as the protocol looks at them.
+    """Return the clips of these videos by the protocol.
 
     Raises:
-        ValueError: if a model that takes differences is to see one segment.
+        ValueError: if a model that takes differences between segments would see only one.
     """
     info = model.info
     if info.stream_name == "spatial" and not info.stream.is_plain and protocol.num_segments < 2:

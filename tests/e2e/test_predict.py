@@ -124,10 +124,10 @@ def test_real_clips_and_odd_ones_in_one_call(models, shared_data, capsys):
     assert "notes" not in found[good[0].name]
     one = found["one_frame.avi"]
     assert "temporal" not in one and "fused" not in one and one["num_frames"] == 1
-    assert one["motion"]["doubt"].startswith("one frame has no motion: the spatial stream alone answers")
+    assert one["motion"]["doubt"].startswith("a single frame has no motion: only the spatial stream answers")
     five = found["five_frames.avi"]
     assert five["num_frames"] == 5 and five["motion"]["num_fields"] == 4
-    assert five["motion"]["doubt"] == "too few frames to say: 4 flow fields do not fill a stack of 5"
+    assert five["motion"]["doubt"] == "too few frames to tell: 4 flow fields do not fill a stack of 5"
     assert len(five["fused"]) == 3
     for path in good[:4]:
         assert found[path.name]["motion"]["doubt"] == "", path

@@ -35,6 +35,13 @@ def fields_of(run: Path, video: ManifestVideo) -> np.ndarray:
     return np.stack(fields).astype(np.int16)
 
 
+def keys_of(value: object) -> object:
+    """Return a JSON value with nothing but its keys; a list by its first element."""
+    if isinstance(value, dict):
+        return {key: keys_of(item) for key, item in value.items()}
+    return [keys_of(item) for item in value[:1]] if isinstance(value, list) else None
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("old")
@@ -118,6 +125,7 @@ def test_its_models_give_the_stored_numbers(finished: Path, call) -> None:
     )
     assert called.code == 0, called.stderr
     metrics = json.loads((folder / "metrics.json").read_text())
+    assert keys_of(metrics) == keys_of(stored)
     for name in ("num_videos", "spatial", "temporal", "fused", "protocol", "comparisons", "intervals"):
         assert metrics[name] == stored[name]
     again = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]

@@ -103,21 +103,18 @@ def test_a_third_stream_is_fused_by_its_weight(tmp_path):
         (
             {"ids": ["sit/c.avi", "run/a.avi", "walk/b"]},
             (
-                "1 videos are not in the list that is evaluated (whose ids are like 'run/a.avi'): walk/b; "
+                "1 videos are not on the evaluated list (whose ids look like 'run/a.avi'): walk/b; "
                 "correct the file and give it again"
             ),
         ),
         (
             {"ids": IDS[:2], "table": TABLE[:2]},
-            (
-                "1 videos of the list that is evaluated have no scores: walk/b.avi; "
-                "correct the file and give it again"
-            ),
+            ("1 videos of the evaluated list have no scores: walk/b.avi; correct the file and give it again"),
         ),
         (
             {"labels": ["sit", "walk", "run"]},
             (
-                "2 videos have another label than in the run: run/a.avi, walk/b.avi; "
+                "2 videos have a different label in the run: run/a.avi, walk/b.avi; "
                 "correct the file and give it again"
             ),
         ),
@@ -199,8 +196,8 @@ def test_pickles_are_refused_unopened_with_a_way_out_that_works(tmp_path):
             "line 4, video 'run/a.avi', class 'sit': a score must be a number, got 'x'",
         ),
         ("s.csv", "", "it has no first line id,label,<class>,<class>,..."),
-        ("s.json", "[1]", "it must hold an object with ids and scores, not a list"),
-        ("s.json", "{", "it is no JSON"),
+        ("s.json", "[1]", "it must be an object with ids and scores, not a list"),
+        ("s.json", "{", "it is not JSON"),
         ("s.json", '{"ids": ["a"]}', r"it has no scores \(only ids\)"),
         ("s.json", '{"ids": ["a", "b"], "scores": [[1, 2], [3]]}', "rows of numbers, one row a video"),
         ("s.json", '{"ids": ["a"], "scores": [[1], [2]]}', r"1 ids, but scores of shape \(2, 1\)"),
@@ -215,7 +212,7 @@ def test_pickles_are_refused_unopened_with_a_way_out_that_works(tmp_path):
             '{"ids": ["a"], "scores": [[1]], "labels": [{}]}',
             r"labels must hold class names or numb",
         ),
-        ("s.npz", "no zip", "it is no .npz, a zip of arrays"),
+        ("s.npz", "no zip", "it is not an .npz file, a zip of arrays"),
         ("s.txt", "", "scores are read from .npz, .json or .csv files, not '.txt'"),
     ],
 )
@@ -248,5 +245,5 @@ def test_an_assumed_order_of_the_classes_is_said(tmp_path):
     said = []
     for path in (tmp_path / "s.npz", write_csv(tmp_path / "named.csv")):
         read_foreign_scores(path, stream="pose", labels=LIST, class_names=CLASSES, notify=said.append)
-    expected = "names no classes; its columns are taken in the run's class order (run, walk, sit)"
+    expected = "names no classes; its columns are taken to be in the run's class order (run, walk, sit)"
     assert said == [f"{tmp_path / 's.npz'}: {expected}"]

@@ -75,7 +75,7 @@ def test_fusion_does_not_depend_on_the_order_of_either_stream(seed, num):
         (
             scores(["v1", "v2", "v3"], np.zeros((3, 3)), labels=[0, 1, 0]),
             TEMPORAL,
-            "1 videos are scored by the spatial stream alone: v3",
+            "1 videos are scored by the spatial stream only: v3",
         ),
         (
             replace(
@@ -86,7 +86,7 @@ def test_fusion_does_not_depend_on_the_order_of_either_stream(seed, num):
                 main_logits=np.zeros((1, 3)),
             ),
             TEMPORAL,
-            "1 videos are scored by the temporal stream alone: v2",
+            "1 videos are scored by the temporal stream only: v2",
         ),
         (
             scores(["v1", "v1"], np.zeros((2, 3))),
@@ -106,7 +106,7 @@ def test_fusion_does_not_depend_on_the_order_of_either_stream(seed, num):
         (
             SPATIAL,
             scores(["v1", "v2"], np.zeros((2, 3)), labels=[0, 1], names=("a", "b", "x")),
-            "the streams know different classes",
+            "the streams have different classes",
         ),
     ],
 )

@@ -60,5 +60,5 @@ def test_attention_is_in_multiples_of_even_attention() -> None:
 def test_a_plain_stream_has_no_maps_and_one_segment_is_refused() -> None:
     clip, video = clip_with_change()
     assert stream_maps(model_of(SpatialConfig(difference="none")), clip, video, num_segments=4) is None
-    with pytest.raises(ValueError, match="num_segments must be >= 2 to compare any, got 1"):
+    with pytest.raises(ValueError, match="num_segments must be >= 2 to compare segments, got 1"):
         stream_maps(model_of(SpatialConfig(backbone="resnet18")), clip, video, num_segments=1)

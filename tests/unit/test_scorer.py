@@ -62,7 +62,7 @@ def test_memory_that_runs_out_makes_passes_smaller_and_is_told(model, sample):
     found = scorer.score_sample(sample)
     np.testing.assert_allclose(found.logits, whole.logits, rtol=1e-4, atol=1e-6)
     assert crowded.sizes == [3, 3, 3, 1] and len(told) == 3  # 25 crops a pass, then 12, 6, 3
-    assert told[-1].startswith("out of GPU memory: from here on 3 crops a pass")
+    assert told[-1].startswith("out of GPU memory: from now on 3 crops a pass")
     scorer.score_sample(sample)  # stays small: nothing is tried again
     assert crowded.sizes == 2 * [3, 3, 3, 1] and len(told) == 3
 
@@ -74,7 +74,7 @@ def test_a_crop_that_does_not_fit_is_named(model, sample):
     with pytest.raises(StinPipeError) as caught:
         scorer.score_sample(sample)
     assert str(caught.value) == (
-        "a/v.avi: 5 clips of one crop do not fit into the memory of the GPU; give fewer --segments, or "
+        "a/v.avi: the 5 clips of one crop do not fit into the GPU's memory; give fewer --segments, or "
         "--device cpu"
     )
 

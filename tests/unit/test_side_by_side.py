@@ -97,17 +97,17 @@ def test_three_contenders_and_the_streams_that_all_have():
     [
         (
             scores([0] * 6, [0, 0, 1, 1, 2, 2]),
-            "2 videos are of another class in second than in first: v2, v4; compare results on one labelling",
+            "2 videos have another class in second than in first: v2, v4; compare results of one labelling",
         ),
         (
             scores([0] * 6, LABELS, ids=[f"w{row}" for row in range(6)]),
-            "no video is in all of first, second: their ids have nothing in common, such as 'v0' and 'w0'",
+            "no video is in all of first, second: their ids have nothing in common (compare 'v0' with 'w0')",
         ),
         (
             scores([0] * 6, LABELS, classes=("a", "b", "d")),
             (
-                "second and first know different classes (1 of second alone: d; 1 of first alone: c); "
-                "accuracies among different classes cannot be compared"
+                "second and first have different classes (1 only in second: d; 1 only in first: c); "
+                "accuracies over different classes cannot be compared"
             ),
         ),
         (

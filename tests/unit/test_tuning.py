@@ -58,7 +58,7 @@ def test_nine_videos_are_too_few():
     with pytest.raises(StinPipeError) as caught:
         tune_fusion(nine, replace(nine, stream="temporal"), when="before_softmax")
     assert str(caught.value) == (
-        "--tune-fusion: 9 held-out videos are too few to choose a weight by (at least 10); train both "
+        "--tune-fusion: 9 held-out videos are too few to choose weights on (at least 10); train both "
         "streams with a larger --val-share, or leave --tune-fusion out"
     )
 

@@ -17,22 +17,22 @@ Examples:
 
 
 @click.command(epilog=EXAMPLES)
-@click.option("--split", default="1", help="Split of the runs.")
+@click.option("--split", default="1", help="Split of the runs to compare.")
 @click.option(
     "--html",
     "html_path",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write the comparison as a page, too.",
+    help="Also write the comparison as an HTML page.",
 )
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
 @common_options
 def compare(output: Output, results: Sequence[Path], split: str, html_path: Path | None) -> None:
-    """Compare RESULTS: run directories that fuse-eval has evaluated, or score files (.npz, .json, .csv).
+    """Compare RESULTS: run directories evaluated by fuse-eval, or score files (.npz, .json, .csv).
 
-    Videos are joined by id, and only those that all have count. Each later result is compared with the first:
-    difference, 95 % interval (paired, over recordings), and the exact McNemar p. A score file has to name its
-    labels and classes.
+    Videos are joined by id, and only those that all results have count. Every further result is compared with
+    the first: difference of top-1, its 95 % interval (paired by video, over recordings), and the exact
+    McNemar p. A score file must hold its labels and classes.
     """
     from stin_pipe.stin.shards.publish import publish_bytes
     from stin_pipe.workflows.report.comparison import check_page_path, render_comparison

@@ -1,4 +1,4 @@
-"""`stin-pipe fuse-eval`: scores of both streams on the test list, joined by video id and fused."""
+"""`stin-pipe fuse-eval`: score the test list with both streams, fuse the scores, judge them."""
 
 from pathlib import Path
 from typing import Any
@@ -29,26 +29,28 @@ def _by_stream(
 
 @click.command("fuse-eval", epilog=EXAMPLES)
 @run_option()
-@click.option("--split", default="1", help="Split to evaluate, or all for every split that is trained.")
+@click.option(
+    "--split", default="1", help="Split to evaluate, or `all` for every split with both streams trained."
+)
 @click.option("--segments", type=WholeNumber(min=1), default=25, help="Clips of a video.")
 @click.option(
     "--crops",
     type=click.Choice(["1", "5", "10"]),
     default="10",
     callback=lambda ctx, param, value: int(value),
-    help="Views of a clip: centre, + corners, + mirrored.",
+    help="Views of a clip: 1 is the centre, 5 adds the corners, 10 mirrors them too.",
 )
 @click.option(
     "--fusion-weights",
     type=Numbers(),
     metavar="RGB,FLOW[,...]",
-    help="Weights of the spatial and the temporal stream, and of others in the order of --scores.  "
+    help="Weights of the spatial and the temporal stream, then of further ones in the order of --scores.  "
     "[default: 1,1.5]",
 )
 @click.option(
     "--tune-fusion",
     is_flag=True,
-    help="Choose the weights on the held-out part of the training list; never on the test list.",
+    help="Choose the weights on the held-out part of the training list, never on the test list.",
 )
 @click.option(
     "--fuse",
@@ -56,13 +58,13 @@ def _by_stream(
     type=click.Choice(["before-softmax", "after-softmax"]),
     default="before-softmax",
     callback=lambda ctx, param, value: value.replace("-", "_"),
-    help="Where the weighted mean is taken.",
+    help="Average logits (before) or probabilities (after).",
 )
 @click.option(
     "--aux",
     type=AuxShare(),
     default="auto",
-    help="Auxiliary scores: as the models say, left out, or added with this weight.",
+    help="Auxiliary scores: as the models were trained, left out, or added with this weight.",
 )
 @click.option(
     "--scores",
@@ -70,7 +72,8 @@ def _by_stream(
     type=StreamFile(),
     multiple=True,
     callback=_by_stream,
-    help="Scores of another program for spatial, temporal or a further stream: .npz, .json or .csv.",
+    help="Scores of another program for spatial, temporal or a further stream (.npz, .json, .csv); "
+    "repeatable.",
 )
 @click.option(
     "--amp",
@@ -84,16 +87,17 @@ def _by_stream(
 def fuse_eval(output: Output, run_path: Path, **values: Any) -> None:
     """Score the test videos with both streams, fuse the scores, and write metrics.json and report.html.
 
-    Weights and protocol are fixed beforehand, or chosen on held-out training videos (--tune-fusion); nothing
-    is tuned on the test list. Videos that could not be extracted are counted: top1 is over scored videos,
-    top1_of_listed counts the others as wrong. A killed scoring goes on at the next video.
+    Fusion weights and protocol are fixed beforehand, or chosen on held-out training videos (--tune-fusion);
+    nothing is ever tuned on the test list. top1 is over the scored videos; top1_of_listed also counts the
+    videos that could not be extracted, as wrong. If scoring is killed, the same command goes on at the next
+    video.
 
     \b
-    Files of --scores hold, for exactly the test list's videos:
-      .csv   a header id,label,<class>,<class>,... and a line a video (label may be left out)
-      .npz   ids, scores (videos x classes), and if you like labels and classes
+    A file of --scores covers exactly the videos of the test list:
+      .csv   a header id,label,<class>,<class>,... and one line per video (label is optional)
+      .npz   arrays ids, scores (videos x classes), and optionally labels and classes
       .json  an object with the same keys
-    Rows that sum to 1 are taken for probabilities. Pickled files are refused.
+    Rows that sum to 1 are taken as probabilities. Pickled files are refused.
     """
     from stin_pipe.workflows.report.render import evaluation_pages
     from stin_pipe.workflows.report.text import show_evaluation, shown_events

@@ -12,24 +12,25 @@ def difference_text(item: Comparison) -> str:
     """Return a paired difference as one sentence."""
     low, high = item.top1.interval.to_json()
     return (
-        f"{item.first} minus {item.second}: {100 * item.top1.value:+.1f} points of top-1 "
-        f"({100 * low:+.1f} to {100 * high:+.1f}); only {item.first} is right on {item.num_first_alone} "
-        f"videos, only {item.second} on {item.num_second_alone}; exact McNemar p = {item.mcnemar_p:.2g}"
+        f"{item.first} minus {item.second}: {100 * item.top1.value:+.1f} points of top-1 (95 % interval "
+        f"{100 * low:+.1f} to {100 * high:+.1f}); videos that only {item.first} gets right: "
+        f"{item.num_first_alone}, only {item.second}: {item.num_second_alone}; exact McNemar p = "
+        f"{item.mcnemar_p:.2g}"
     )
 
 
 def show_comparison(output: Output, result: RunComparison) -> None:
-    """Print a table a stream, and the paired differences."""
+    """Print one table a stream with its paired differences, then the classes that differ most."""
     found = result.found
     for line in result.protocol_differences:
         output.warn(line)
     for name, count in found.num_left_out.items():
         if count:
-            output.warn(f"{count} videos of {name} are not in all results and do not count")
+            output.warn(f"{count} videos of {name} are missing from other results and do not count")
     for table in found.tables:
         output.table(
             f"{table.stream}, split {result.split}, {found.num_common} videos",
-            ["", "top-1", "95 %", "top-5", "mean class"],
+            ["result", "top-1", "95 % interval", "top-5", "mean class"],
             [
                 [
                     item.name,
@@ -43,24 +44,25 @@ def show_comparison(output: Output, result: RunComparison) -> None:
         )
         for item in table.comparisons:
             output.show(difference_text(item))
+
     _show_classes(output, found.tables[0])
 
 
 def _show_classes(output: Output, table: StreamTable) -> None:
     """Print the classes in which the last result differs most from the first."""
     first, last = table.standings[0].by_class, table.standings[-1].by_class
-    order = sorted(range(len(first)), key=lambda place: (-abs(last[place] - first[place]), place))
-    order = [place for place in order if last[place] != first[place]][:NUM_CLASSES_SHOWN]
+    order = sorted(range(len(first)), key=lambda row: (-abs(last[row] - first[row]), row))
+    order = [row for row in order if last[row] != first[row]][:NUM_CLASSES_SHOWN]
     if order:
         output.table(
-            f"{table.stream}: classes that differ most, share right",
+            f"{table.stream}: top-1 of the classes that differ most",
             ["class", "videos", *(item.name for item in table.standings)],
             [
                 [
-                    table.classes[place][0],
-                    str(table.classes[place][1]),
-                    *(f"{item.by_class[place]:.3f}" for item in table.standings),
+                    table.classes[row][0],
+                    str(table.classes[row][1]),
+                    *(f"{item.by_class[row]:.3f}" for item in table.standings),
                 ]
-                for place in order
+                for row in order
             ],
         )

@@ -47,8 +47,8 @@ def show_result(output: Output, result: SplitResult) -> None:
     """Print the table of one split, the paired differences, and published numbers where there are any."""
     metrics = result.metrics
     output.table(
-        f"split {result.split}: {metrics['num_videos']} of {metrics['num_listed']} listed test videos scored",
-        ["stream", "top-1", "95 %", "top-5", "mean class", "top-1 of listed"],
+        f"split {result.split}: {metrics['num_videos']} of {metrics['num_listed']} test videos scored",
+        ["stream", "top-1", "95 % interval", "top-5", "mean class", "top-1 of listed"],
         [
             [
                 name,
@@ -59,11 +59,12 @@ def show_result(output: Output, result: SplitResult) -> None:
             for name in result.analysis.accuracies
         ],
     )
-    for item in result.analysis.comparisons[: len(result.streams)]:
+    for item in result.analysis.comparisons[: len(result.streams)]:  # the fusion against each stream
         output.show(difference_text(item))
+
     if result.literature.rows:
         output.table(
-            "published, on the official lists (differences of protocol are in the report)",
+            "published results on the official lists (the report says how their protocols differ)",
             ["", "spatial", "temporal", "fused"],
             [
                 [f"{row.method}, {row.scope}", *map(_share, (row.spatial, row.temporal, row.fused))]
@@ -72,8 +73,8 @@ def show_result(output: Output, result: SplitResult) -> None:
         )
     if result.tuning is not None:
         output.show(
-            f"the temporal stream's share {result.tuning.temporal_share:g} was chosen on "
-            f"{result.tuning.num_videos} held-out training videos (top-1 there {result.tuning.top1:.3f})"
+            f"the temporal stream's share of {result.tuning.temporal_share:g} was chosen on "
+            f"{result.tuning.num_videos} held-out training videos (top-1 on them: {result.tuning.top1:.3f})"
         )
     weights = ":".join(f"{weight:g}" for weight in metrics["fusion_weights"])
     output.show(f"fused {weights} {metrics['fusion'].replace('_', ' ')}; report: {metrics['report']}")
@@ -83,7 +84,7 @@ def show_mean(output: Output, mean: Mapping[str, Any]) -> None:
     """Print mean and spread over the splits, by the content of all.json."""
     spread = mean["spread"]
     output.table(
-        f"mean of {len(mean['splits'])} splits ± standard deviation between them",
+        f"mean of {len(mean['splits'])} splits ± standard deviation between splits",
         ["stream", "top-1", "top-5", "mean class", "top-1 of listed"],
         [
             [stream, *(_spread_text(mean[stream][name], spread[stream][name]) for name in METRICS)]
