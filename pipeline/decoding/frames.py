@@ -194,7 +194,7 @@ class _FramePipe:
         if header is None:
             return None
 
-        # Read into the frame itself: at 340x256 a copy of each would cost as much as the resize.
+        # Read into the frame itself, which saves a copy of every frame.
         width, height = header
         frame = np.empty((height, width, 3), np.uint8)
         view = frame.data.cast("B")
