@@ -366,7 +366,7 @@ class TouchOnly:
         self.reader = reader
 
     def read_rgb(self, video_id: str, indices: list[int], window: object = None) -> np.ndarray:
-        assert self.reader._places.find(video_id) is not None
+        assert self.reader._index.find(video_id) is not None
         return np.zeros((len(indices), 16, 16, 3), np.uint8)
 
 

@@ -24,12 +24,12 @@ CONTAINERS = "avi,mov,mp4,matroska,webm,mpeg,mpegts,mpegvideo,flv,ogg,asf,3gp,m4
 MAX_PIXELS = 1 << 26
 
 LEAD_S = 30.0
-"""How far before a part reading begins, so that what its first frames refer to has been decoded."""
+"""How far before a part decoding begins, so that what its first frames refer to has been decoded."""
 
 _LAST_S = 1e9
 
 _SQUARE_PIXELS = "scale=w='if(between(sar,1/8,8),round(iw*sar),iw)':h=ih"
-"""Gives the shape in which a video is shown; a pixel of an absurd shape is a lie."""
+"""Stretches pictures to the shape that a player shows; pixels of absurd shape are not believed."""
 
 _INPUT = "file:input"
 
@@ -43,7 +43,14 @@ _OPENING: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Ffmpeg:
-    """A runnable ffmpeg; `major` is 0 for a development build, which counts as new."""
+    """An ffmpeg that runs.
+
+    Attributes:
+        path: the program.
+        version: as it prints it.
+        major: first number of the version; 0 for a development build, which counts as new.
+        source: where it was found, in words.
+    """
 
     path: str
     version: str
@@ -52,7 +59,7 @@ class Ffmpeg:
 
     @property
     def frame_timing_options(self) -> dict[str, str]:
-        """Options that hand every decoded frame on once, neither duplicated nor dropped."""
+        """Options that pass every decoded frame on once, neither duplicated nor dropped."""
         return {"vsync": "passthrough"} if 0 < self.major < 5 else {"fps_mode": "passthrough"}
 
 
@@ -61,14 +68,13 @@ def find_ffmpeg() -> Ffmpeg:
     """Return the ffmpeg to use: $STIN_PIPE_FFMPEG, the system's, or the one of imageio-ffmpeg.
 
     Raises:
-        StinPipeError: none of them runs.
+        StinPipeError: there is none, or the first of them does not run.
     """
-    named = os.environ.get(PROGRAM_VARIABLE)
-    system = shutil.which("ffmpeg")
-    if named:
-        return _describe(named, f"${PROGRAM_VARIABLE}")
-    if system:
+    if chosen := os.environ.get(PROGRAM_VARIABLE):
+        return _describe(chosen, f"${PROGRAM_VARIABLE}")
+    if system := shutil.which("ffmpeg"):
         return _describe(system, "system")
+
     try:
         import imageio_ffmpeg
 
@@ -97,20 +103,22 @@ def _describe(path: str, source: str) -> Ffmpeg:
     match = re.search(r"ffmpeg version (\S+)", done.stdout)
     if done.returncode != 0 or match is None:
         raise StinPipeError(f"{path} ({source}) is not a working ffmpeg: {done.stderr.strip()[:200]}")
+
+    # "4.4.2-0ubuntu0.22.04.1" and "n6.0" are releases; "N-109468-gd39b34123d" and "git-2020-01-01" are not.
     number = re.match(r"n?(\d+)\.", match[1])
     return Ffmpeg(path=path, version=match[1], major=int(number[1]) if number else 0, source=source)
 
 
-WANTED_DECODERS = ("h264", "hevc", "mpeg4", "vp9", "mjpeg")
+USUAL_DECODERS = ("h264", "hevc", "mpeg4", "vp9", "mjpeg")
 """What the videos of the usual data sets and cameras need."""
 
 
 @lru_cache(maxsize=1)
 def missing_decoders() -> tuple[str, ...]:
-    """Return which of the wanted decoders this machine's ffmpeg was built without.
+    """Return which of the usual decoders this machine's ffmpeg was built without.
 
     Raises:
-        StinPipeError: there is no ffmpeg, or it does not say.
+        StinPipeError: there is no ffmpeg, or it does not list its decoders.
     """
     program = find_ffmpeg()
     command = [program.path, "-hide_banner", "-decoders"]
@@ -118,7 +126,7 @@ def missing_decoders() -> tuple[str, ...]:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         raise StinPipeError(f"{program.path} does not list its decoders: {error}") from error
-    return tuple(name for name in WANTED_DECODERS if name not in done.stdout.split())
+    return tuple(name for name in USUAL_DECODERS if name not in done.stdout.split())
 
 
 def start_decoder(
@@ -126,10 +134,9 @@ def start_decoder(
 ) -> subprocess.Popen[bytes]:
     """Start ffmpeg so that it writes a video as PPM images to its standard output.
 
-    The signals that ask a whole group of processes to end are blocked.
-
-    Ctrl-C, or a batch system that preempts a job, signals ffmpeg too, which would end in order and leave a
-    shorter video that looks whole. Its worker decides: it kills ffmpeg, or reads to the end.
+    SIGINT and SIGTERM are blocked in it. Ctrl-C, or a batch system that preempts a job, signals the whole
+    group of processes; ffmpeg would end in order and leave a shorter video that looks whole. The worker
+    decides instead: it kills ffmpeg, or reads to the end.
     """
     filters = _filters(fps, start_s, end_s)
     if square_pixels:
@@ -138,18 +145,19 @@ def start_decoder(
 
 
 def end_beside_pictures_s(path: Path, *, timeout_s: float) -> float:
-    """Return where sound, subtitles and data end, by reading them: 0 without any, infinite when unknown."""
+    """Read sound, subtitles and data, and return where they end: 0 if there are none, inf if unknown."""
     stream = ffmpeg.input(_INPUT, **_OPENING, vn=None)
     output = ffmpeg.output(stream, "pipe:1", map="0?", c="copy", f="null")
     process = _start(_compiled(output, path))
     try:
-        _, said = process.communicate(timeout=max(0.0, timeout_s))
+        _, stderr = process.communicate(timeout=max(0.0, timeout_s))
     except subprocess.TimeoutExpired:
         return math.inf
     finally:
         process.kill()
         process.wait()
-    messages = said.decode("utf-8", "replace")
+
+    messages = stderr.decode("utf-8", "replace")
     if process.returncode != 0:
         return 0.0 if "not contain any stream" in messages else math.inf
     end_s = heard_end_s(messages)
@@ -157,6 +165,7 @@ def end_beside_pictures_s(path: Path, *, timeout_s: float) -> float:
 
 
 def _start(command: list[str]) -> subprocess.Popen[bytes]:
+    # A child inherits the mask of the thread that starts it, through exec too.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         return subprocess.Popen(  # ffmpeg-python compiles the command; its own run() would hide stderr
@@ -186,8 +195,9 @@ def _decode_command(path: Path, filters: str, start_s: float) -> list[str]:
         after["filter:v"] = filters
     if start_s <= LEAD_S or not _has_index(path):
         return _compiled(ffmpeg.output(ffmpeg.input(_INPUT, **_OPENING), "pipe:1", **after), path)
+
     stream = ffmpeg.input(_INPUT, **_OPENING, ss=_seconds(start_s - LEAD_S))
-    # Else ffmpeg moves the times where seeking was not exact.
+    # Keep the file's own times: ffmpeg would count from the key frame that it happened to find.
     return _compiled(ffmpeg.output(stream, "pipe:1", **after), path, "-copyts", "-start_at_zero")
 
 
@@ -207,7 +217,8 @@ def _seconds(value: float) -> str:
 def _has_index(path: Path) -> bool:
     """Whether the container (mp4, Matroska, AVI) leads to a key frame at a known time.
 
-    In others (MPEG streams, say) ffmpeg guesses a place, and a part is found by reading from the beginning.
+    In others (MPEG streams, say) ffmpeg guesses where a time is, so a part is reached by reading from the
+    beginning.
     """
     with path.open("rb") as handle:
         head = handle.read(12)

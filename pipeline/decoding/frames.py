@@ -1,8 +1,8 @@
 """Decode one video to RGB frames with ffmpeg, as a stream, whatever the file is.
 
 Why PPM through a pipe: each frame carries its own size, so rotation metadata and odd sizes need no probing.
-Hostile files: only plain containers are opened (a playlist named .avi is refused before it reads anything),
-only local files, only through ffmpeg's own limits, under a watchdog.
+Hostile files: only plain containers are opened (a playlist named .avi is refused before anything of it is
+read), only local files, within ffmpeg's own limits, under a watchdog.
 """
 
 import fcntl
@@ -15,7 +15,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -28,21 +28,28 @@ WHOLE = 0.95
 """A file that ends before this share of its announced length was cut off."""
 
 MIN_MISSING = 3
+"""Frames that rounding a duration can hide."""
 
 _PIPE_BYTES = 1 << 20
 
 _ENDED_IN_ORDER = 255
-"""What ffmpeg returns when it was asked by a signal to end."""
+"""Exit code of an ffmpeg that a signal asked to end."""
 
 
 class DecodeError(StinPipeError):
-    """A video gives no usable frames; `reason` is the key of failures.jsonl."""
+    """A video gives no usable frames.
+
+    Attributes:
+        reason: short key, as failures.jsonl has it.
+        retry: whether the cause may lie outside of the file, so that another try may succeed.
+    """
 
     def __init__(self, reason: str, message: str, *, retry: bool = False) -> None:
         super().__init__(message)
         self.reason = reason
         self.retry = retry
 
+    # Workers send it to the driver, and pickle would forget the keyword argument.
     def __reduce__(self) -> tuple[Any, ...]:
         return _remade, (self.reason, str(self), self.retry)
 
@@ -62,30 +69,31 @@ def decode_frames(
     deadline: float = math.inf,
     stall_s: float = STALL_S,
 ) -> Iterator[np.ndarray]:
-    """Yield every frame of the first video stream, rotated as it is shown.
+    """Yield every frame of the first video stream, rotated as a player would rotate it.
 
     Args:
         path: the file; never a URL.
         notes: filled while frames are read.
         fps: resample to this rate; None keeps every frame, also of variable frame rates.
         start_s, end_s: the part to decode: frames of start_s <= t < end_s, seconds from the beginning.
-        square_pixels: stretch pictures whose pixels are not square to the shape in which they are shown.
-        deadline: value of `time.monotonic()` after which the video is given up.
-        stall_s: longest wait for the next frame; only the deadline counts before a part begins, and at less
-            than a frame a second.
+        square_pixels: stretch pictures whose pixels are not square to the shape that a player shows.
+        deadline: value of `time.monotonic()` at which the video is given up.
+        stall_s: longest wait for the next frame. Only the deadline counts until a part begins, and at rates
+            below a frame a second.
 
     Yields:
         Frames (H, W, 3) uint8 RGB, all of one size.
 
     Raises:
-        DecodeError: the file is missing, unreadable, not a video, decoding hangs, or ffmpeg is killed.
+        DecodeError: the file is missing, unreadable or not a video, decoding hangs, or ffmpeg is killed.
     """
     _require_readable(path)
+    part = None if start_s is None and end_s is None else _Part(start_s or 0.0, end_s)
     process = start_decoder(path, fps=fps, start_s=start_s, end_s=end_s, square_pixels=square_pixels)
     assert process.stdout is not None and process.stderr is not None
     listener = Listener(process.stderr, notes, fps=fps, start_s=start_s, end_s=end_s)
     listener.start()
-    in_part = start_s is not None or end_s is not None
+
     try:
         pipe = _FramePipe(process.stdout, path=path, deadline=deadline, stall_s=stall_s)
         is_slow = fps is not None and fps < 1
@@ -96,27 +104,18 @@ def decode_frames(
                 pipe.may_be_silent = is_slow
             notes.decoded += 1
             yield frame
+
         code = _exit_code(process, path, stall_s)
+        # The last messages, above all the time of the last frame, may still be in the pipe.
         listener.join(timeout=stall_s)
-        if code < 0 or (code == _ENDED_IN_ORDER and notes.decoded):
-            how = f"killed by signal {-code}" if code < 0 else "asked to end by a signal"
-            raise DecodeError(
-                "decoder_died",
-                f"{path}: ffmpeg was {how} after {notes.decoded} frames (out of memory?)",
-                retry=True,
-            )
-        if notes.decoded == 0 and code == 0 and in_part:
-            part = f"{start_s or 0:g} s to {'the end' if end_s is None else f'{end_s:g} s'}"
-            raise DecodeError(
-                "empty_part", f"{path}: the part from {part} holds no frame; is it beyond the end?"
-            )
-        if notes.decoded == 0:
-            raise _no_frames(path, notes, code)
-        if fps is None and not in_part and _is_short(path, notes, listener, deadline):
+        _require_success(path, notes, code, part)
+        if fps is None and part is None and _is_short(path, notes, listener, deadline):
             notes.short = True
             notes.add_message(
                 f"it ends after {listener.end_s:.2f} s of the {listener.duration_s:.2f} s that it announces"
             )
+
+    # Also when the caller stops reading: a generator that is closed comes here.
     finally:
         process.kill()
         process.wait()
@@ -125,15 +124,44 @@ def decode_frames(
         process.stderr.close()
 
 
-def _is_short(path: Path, notes: DecodeNotes, listener: Listener, deadline: float) -> bool:
-    """Whether a whole file ends long before its header says; in doubt it does not.
+class _Part(NamedTuple):
+    """The part of a file to decode, in seconds from its beginning; without an end it goes to the file's."""
 
-    Frames alone do not tell (their rate may vary), nor the time of the last one (the sound may be longer).
+    start_s: float
+    end_s: float | None
+
+
+def _require_success(path: Path, notes: DecodeNotes, code: int, part: _Part | None) -> None:
+    """Refuse a video whose decoder was killed, or that gave no frame."""
+    if code < 0 or (code == _ENDED_IN_ORDER and notes.decoded):
+        how = f"killed by signal {-code}" if code < 0 else "asked to end by a signal"
+        raise DecodeError(
+            "decoder_died",
+            f"{path}: ffmpeg was {how} after {notes.decoded} frames (out of memory?)",
+            retry=True,
+        )
+
+    if notes.decoded == 0 and code == 0 and part is not None:
+        end = "the end" if part.end_s is None else f"{part.end_s:g} s"
+        raise DecodeError(
+            "empty_part",
+            f"{path}: the part from {part.start_s:g} s to {end} holds no frame; is it beyond the end?",
+        )
+    if notes.decoded == 0:
+        raise _no_frames(path, notes, code)
+
+
+def _is_short(path: Path, notes: DecodeNotes, listener: Listener, deadline: float) -> bool:
+    """Whether a whole file ends long before its header says; when in doubt, it does not.
+
+    The number of frames is no proof (their rate may vary), nor is the time of the last one (the sound may be
+    longer than the pictures).
     """
     announced, duration_s = notes.announced or 0, listener.duration_s
     few = announced - notes.decoded >= MIN_MISSING and notes.decoded < WHOLE * announced
     if listener.guessed or not few or not 0 < listener.end_s < WHOLE * duration_s:
         return False
+
     others_end_s = end_beside_pictures_s(path, timeout_s=min(STALL_S, deadline - time.monotonic()))
     return others_end_s < WHOLE * duration_s
 
@@ -152,7 +180,7 @@ class _FramePipe:
     """Reads PPM frames from ffmpeg's output under a time limit."""
 
     may_be_silent = False
-    """Whether silence is work, so that only the deadline counts, if there is one."""
+    """Whether ffmpeg may be busy without a frame to show: then only the deadline counts, if there is one."""
 
     def __init__(self, pipe: IO[bytes], *, path: Path, deadline: float, stall_s: float) -> None:
         self._descriptor = pipe.fileno()
@@ -161,10 +189,12 @@ class _FramePipe:
         _enlarge_pipe(self._descriptor)
 
     def read_frame(self) -> np.ndarray | None:
-        """Return the next frame, None at the end (a last, incomplete frame is dropped)."""
+        """Return the next frame; None at the end. A last, incomplete frame is dropped."""
         header = self._read_header()
         if header is None:
             return None
+
+        # Read into the frame itself, which saves a copy of every frame.
         width, height = header
         frame = np.empty((height, width, 3), np.uint8)
         view = frame.data.cast("B")
@@ -193,11 +223,12 @@ class _FramePipe:
         return int(match[1]), int(match[2])
 
     def _wait(self) -> None:
-        """Wait for more output, at most to the stall limit and the deadline."""
+        """Wait for more output, until the stall limit or the deadline."""
         left = self._deadline - time.monotonic()
         limit = left if self.may_be_silent and left < math.inf else min(self._stall_s, left)
         if limit > 0 and select.select([self._descriptor], [], [], limit)[0]:
             return
+
         if limit == left:
             raise DecodeError(
                 "timeout",
@@ -217,23 +248,23 @@ def _enlarge_pipe(descriptor: int) -> None:
 
 
 def _no_frames(path: Path, notes: DecodeNotes, code: int) -> DecodeError:
-    """Say in a person's words why nothing came out."""
-    said = " ".join(notes.messages)
-    if "exceeds specified max pixel count" in said:
+    """Turn what ffmpeg wrote about a file without frames into what a person can do about it."""
+    text = " ".join(notes.messages)
+    if "exceeds specified max pixel count" in text:
         return DecodeError(
             "too_large", f"{path}: pictures of more than {MAX_PIXELS} pixels; scale the video down"
         )
-    if "matches no streams" in said or "does not contain any stream" in said:
+    if "matches no streams" in text or "does not contain any stream" in text:
         return DecodeError("no_video", f"{path}: the file holds no video stream (sound alone?)")
-    if "whitelist" in said or "Not detecting" in said:
+    if "whitelist" in text or "Not detecting" in text:
         return DecodeError(
             "refused", f"{path}: not a plain video container (playlists and the like are never opened)"
         )
-    if "moov atom not found" in said and "misdetection possible" not in said:
+    if "moov atom not found" in text and "misdetection possible" not in text:
         return DecodeError(
             "truncated", f"{path}: cut off before its index (moov atom) was written; copy it again"
         )
-    if "Invalid data found" in said:
+    if "Invalid data found" in text:
         return DecodeError("not_a_video", f"{path}: ffmpeg does not recognise it as a video; is it whole?")
     detail = notes.messages[0] if notes.messages else f"exit code {code}, no message"
     return DecodeError("undecodable", f"{path}: ffmpeg gets no frame out of it ({detail})")
@@ -241,7 +272,8 @@ def _no_frames(path: Path, notes: DecodeNotes, code: int) -> DecodeError:
 
 def _require_readable(path: Path) -> None:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe would keep us waiting for ever
+        # Without O_NONBLOCK, opening a named pipe waits until somebody writes into it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise DecodeError("not_a_file", f"{path}: a pipe, a folder or the like, not a file")

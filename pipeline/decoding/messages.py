@@ -1,7 +1,7 @@
-"""What ffmpeg says while it decodes: the header's promises, the errors, and how far it came.
+"""What ffmpeg writes while it decodes: what the header promises, the errors, and how far it got.
 
-It prints the titles and tags of a file too. They must pass neither for a header nor for an error, so every
-pattern is held to the beginning of a line, where ffmpeg itself writes.
+It prints the titles and tags of a file too. They must be taken neither for a header nor for an error, so
+every pattern is tied to the beginning of a line, where only ffmpeg writes.
 """
 
 import re
@@ -21,22 +21,22 @@ _VIDEO = re.compile(
 _END = re.compile(r"\[info\] (?:frame= *\d+|L?size=).*?\btime=(\d{1,9}):(\d\d):(\d\d\.\d+)")
 _COMPLAINT = re.compile(r"(?:\[[^\]]{1,200} @ 0x[0-9a-f]+\] ?)*\[(error|fatal|panic|warning)\]")
 _DAMAGE = ("corrupt input packet", "corrupt decoded frame")
-"""Warnings that say as much as an error."""
+"""Warnings that count as errors."""
 
 _GUESS = ("Estimating duration from bitrate", "DTS discontinuity", "timestamp discontinuity")
 
 
 @dataclass(kw_only=True)
 class DecodeNotes:
-    """What decoding had to say; complete once the frames are used up.
+    """What is known about the decoding of a video; complete once all frames are read.
 
     Attributes:
-        announced: frames that the header promises of what was asked for (duration x rate), None when it says
-            nothing.
+        announced: frames that the header promises for the part to decode (duration x rate); None if it
+            promises nothing.
         decoded: frames that came out.
-        fps: average rate of the file, 0 when unknown.
+        fps: average rate of the file, 0 if unknown.
         messages: first errors and warnings of the decoder, without addresses.
-        num_errors: how many messages told of damage in all.
+        num_errors: number of all messages about damage.
         short: whether the file ends long before its header says.
     """
 
@@ -63,23 +63,23 @@ class DecodeNotes:
         }
 
     def add_message(self, text: str) -> None:
-        """Keep a message, unless there are enough or it was said before."""
+        """Keep a message, unless it is a repetition or there are enough."""
         if len(self.messages) < _MAX_MESSAGES and text[:_MESSAGE_CHARS] not in self.messages:
             self.messages.append(text[:_MESSAGE_CHARS])
 
     def forget_messages(self) -> None:
-        """Drop what was said of the file before the part that was asked for."""
+        """Drop the messages about what lies before the part to decode."""
         self.messages.clear()
         self.num_errors = 0
 
 
 class Listener(threading.Thread):
-    """Drains ffmpeg's messages (it would block on a full pipe) and keeps what matters.
+    """A thread that drains ffmpeg's messages (it would block on a full pipe) and keeps what matters.
 
     Attributes:
-        duration_s: length of the file by its header, 0 when it does not say.
+        duration_s: length of the file by its header, 0 if it does not say.
         guessed: whether that length is a guess from the bit rate, or from times that jump.
-        end_s: where the last frame ended, 0 as long as that is unknown.
+        end_s: where the last frame ended, 0 until that is known.
     """
 
     def __init__(
@@ -105,8 +105,9 @@ class Listener(threading.Thread):
     def _hear(self, line: str) -> None:
         notes = self._notes
         if match := _COMPLAINT.match(line):
+            # The first repeats the message before it with the whole path; the second is about the output.
             if "input file" in line or "dts to muxer" in line:
-                return  # repeats the message before it, with the whole path; or is about the output's times
+                return
             self.guessed |= any(text in line for text in _GUESS)
             notes.num_errors += match[1] != "warning" or any(text in line for text in _DAMAGE)
             notes.add_message(re.sub(r"\s*@ 0x[0-9a-f]+", "", line))
@@ -119,7 +120,7 @@ class Listener(threading.Thread):
             self.end_s = _in_seconds(match)
 
     def _announce(self) -> None:
-        """Tell how many frames the header promises of the part that was asked for, at the rate asked for."""
+        """Count the frames that the header promises for the part to decode, at the rate of the output."""
         if self._notes.fps and self.duration_s:
             start_s, end_s = self._part
             length_s = min(self.duration_s, end_s or self.duration_s) - start_s
@@ -127,7 +128,7 @@ class Listener(threading.Thread):
 
 
 def heard_end_s(messages: str) -> float | None:
-    """Return the time that ffmpeg's last report names, None without one."""
+    """Return the time in ffmpeg's last progress line; None without one."""
     ends = [_in_seconds(match) for line in messages.splitlines() if (match := _END.match(line))]
     return ends[-1] if ends else None
 

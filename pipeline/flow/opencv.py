@@ -27,6 +27,7 @@ def solve(frames0: np.ndarray, frames1: np.ndarray, params: TVL1Params, num_thre
             f"OpenCV {cv2.__version__} has no cv2.optflow: install opencv-contrib-python in place of "
             "opencv-python, or choose the cpu flow back end"
         )
+
     solver = optflow.DualTVL1OpticalFlow_create(
         tau=params.tau,
         lambda_=params.lambda_,
@@ -34,12 +35,14 @@ def solve(frames0: np.ndarray, frames1: np.ndarray, params: TVL1Params, num_thre
         nscales=params.num_scales,
         warps=params.num_warps,
         epsilon=params.epsilon,
-        innnerIterations=params.max_iterations,
+        innnerIterations=params.max_iterations,  # OpenCV's own spelling
         outerIterations=1,
         scaleStep=params.scale_step,
         gamma=0.0,
         medianFiltering=max(params.median_filter, 1),
     )
+
+    # The number is one of the whole process, and others rely on it.
     threads_before = cv2.getNumThreads()
     cv2.setNumThreads(num_threads)
     try:

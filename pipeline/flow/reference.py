@@ -98,6 +98,7 @@ def solve_level(frame0: torch.Tensor, frame1: torch.Tensor, flow: torch.Tensor, 
         grad2 = gxw**2 + gyw**2
         inv_grad2 = torch.where(grad2 > FLOOR, 1 / grad2.clamp(min=FLOOR), 0)
         rho_c = frame1w - gxw * u1 - gyw * u2 - frame0
+
         count = 0
         for count in range(1, params.max_iterations + 1):
             rho = rho_c + gxw * u1 + gyw * u2
@@ -111,6 +112,7 @@ def solve_level(frame0: torch.Tensor, frame1: torch.Tensor, flow: torch.Tensor, 
                 change = ((u1 - last[0]) ** 2 + (u2 - last[1]) ** 2).sum()
                 if change <= params.epsilon**2 * u1.numel():
                     break
+
         counts.append(count)
         if params.median_filter:
             u1, u2 = median(u1, params.median_filter), median(u2, params.median_filter)

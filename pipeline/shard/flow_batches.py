@@ -1,7 +1,7 @@
 """Flow for several videos at a time on one device: chunks that wait together are solved in one call.
 
 While the device works on one batch, the threads of the videos decode and encode, and their next chunks gather
-for the next batch. Chunks are joined end to end as one clip; the field between two of them is thrown away.
+for the next batch. Chunks are joined end to end as one clip; the field between two chunks is thrown away.
 """
 
 import threading
@@ -17,7 +17,7 @@ MAX_PAIRS = 256
 """Pairs of a batch: the largest that the device code takes in one launch."""
 
 Solve = Callable[[np.ndarray, ExtractParams], np.ndarray]
-"""Fields as stored, uint8 (T-1, 2H, W), of grey frames (T, H, W); a pair's result depends on it alone."""
+"""From grey frames (T, H, W) to fields as stored, uint8 (T-1, 2H, W); a field depends on its pair alone."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -29,10 +29,10 @@ class _Chunk:
 
 
 class FlowBatches:
-    """Calls `solve` in a thread of its own, on as many chunks at a time as wait and fit; a context manager.
+    """Calls `solve` in a thread of its own, on as many waiting chunks at a time as fit; a context manager.
 
-    Results do not depend on what was joined, so that a shard has the same content however its videos were
-    timed.
+    The result of a chunk does not depend on those beside it, so a shard has the same content whatever the
+    timing of its videos.
     """
 
     def __init__(self, solve: Solve, params: ExtractParams, *, max_pairs: int = MAX_PAIRS) -> None:
@@ -53,7 +53,7 @@ class FlowBatches:
         self._thread.join()
 
     def __call__(self, greys: np.ndarray, params: ExtractParams) -> np.ndarray:
-        """Return the fields of one chunk, from any thread; waits for the device."""
+        """Compute the fields of one chunk, waiting for the device; may be called from any thread."""
         assert params == self._params, "one set of parameters a shard"
         chunk = _Chunk(greys=greys)
         with self._changed:
@@ -77,15 +77,16 @@ class FlowBatches:
                 chunk.done.set()
 
     def _next_batch(self) -> list[_Chunk]:
-        """Take the chunk that waited longest, and those of its frame size that fit beside it."""
+        """Take the chunk that has waited longest, and those of its frame size that fit beside it."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._ended)
             if not self._waiting:
                 return []
+
             batch = [self._waiting.popleft()]
             room = self._max_pairs - (len(batch[0].greys) - 1)
             for chunk in list(self._waiting):
-                need = len(chunk.greys)  # its pairs, and the one between it and the chunk before
+                need = len(chunk.greys)  # its pairs, and the one between it and the chunk before it
                 if chunk.greys.shape[1:] == batch[0].greys.shape[1:] and need <= room:
                     self._waiting.remove(chunk)
                     batch.append(chunk)
@@ -96,9 +97,10 @@ class FlowBatches:
         if len(batch) == 1:
             batch[0].fields = self._solve(batch[0].greys, self._params)
             return
+
         fields = self._solve(np.concatenate([chunk.greys for chunk in batch]), self._params)
         start = 0
         for chunk in batch:
             stop = start + len(chunk.greys) - 1
             chunk.fields = fields[start:stop]
-            start = stop + 1
+            start = stop + 1  # past the field between two chunks

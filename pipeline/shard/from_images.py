@@ -1,6 +1,6 @@
 """One folder of images into a shard: frames as they are, x and y flow as one field.
 
-T frames need T-1 fields; of T fields the last is left out, because the frame that it leads to is not there.
+T frames need T-1 fields. Of T fields the last is left out: the frame that it leads to is not stored.
 """
 
 import hashlib
@@ -26,7 +26,8 @@ def import_video(
 ) -> VideoOutcome:
     """Put one folder of images into the open shard; the arguments are those of `extract_video`.
 
-    Frames keep their bytes, and so their loss; fields are encoded anew, since x and y become one image.
+    Frames keep their bytes, so they lose nothing more. Fields are encoded again, since x and y become one
+    image.
     """
     notes = DecodeNotes()
     deadline = time.monotonic() + timeout_s
@@ -44,11 +45,14 @@ class _Folder:
     def __init__(self, path: Path, root: str, params: ExtractParams, notes: DecodeNotes) -> None:
         if os.path.commonpath([os.path.realpath(path), root]) != root:
             raise DecodeError("outside", f"{path}: a link that leaves {root}; copy the folder instead")
+
+        # In a plan of imports the parameters of flow are the names of its images.
         names = names_from(params.flow)
         self.path, self._root, self._params = path, root, params
         self._notes, self._digest = notes, hashlib.sha256()
         self._images = numbered_images(path, names.image)
         flow_x, flow_y = (numbered_images(path, name) for name in (names.flow_x, names.flow_y))
+
         if not self._images:
             raise DecodeError("no_frames", f"{path}: no image named {names.image}; see --image-name")
         if len(self._images) < 2:
@@ -59,18 +63,24 @@ class _Folder:
                 f"{path}: {len(self._images)} frames need {len(self._images) - 1} images each of flow x and "
                 f"flow y, found {len(flow_x)} and {len(flow_y)}",
             )
+
         if len(flow_x) == len(self._images):
             notes.messages.append("as many fields as frames: the last field was left out")
         self._fields = list(zip(flow_x, flow_y, strict=True))[: len(self._images) - 1]
 
     def write(self, target: VideoWriter, deadline: float) -> Filled:
-        """Stream all images into the shard, checking each."""
+        """Stream all images into the shard, checking each.
+
+        Raises:
+            DecodeError: an image is damaged or of another size than the first, or time is up.
+        """
         shape = None
         for index, path in enumerate(self._images):
             if time.monotonic() > deadline:
                 raise DecodeError(
                     "timeout", f"{self.path}: not finished within the time limit a video", retry=True
                 )
+
             content, frame = self._read(path)
             self._notes.decoded += 1
             shape = shape or frame.shape[:2]
@@ -78,6 +88,7 @@ class _Folder:
             target.append_frame(content)
             if index:
                 target.append_field(self._field(*self._fields[index - 1], shape))
+
         assert shape is not None, "a folder without images was refused"
         return Filled(
             height=shape[0],
@@ -96,6 +107,7 @@ class _Folder:
 
     def _read(self, path: Path, *, grey: bool = False) -> tuple[bytes, np.ndarray]:
         content = read_image(path, self._root)
+        # With the lengths, two folders whose bytes are cut into files differently have different digests.
         self._digest.update(len(content).to_bytes(8, "little"))
         self._digest.update(content)
         try:
@@ -112,7 +124,7 @@ class _Folder:
 
 
 def require_images(listing: Listing, names: FrameNames) -> None:
-    """Refuse a folder in which nothing is found at all: it is the wrong one, or the names are.
+    """Refuse a folder in which no image is found at all: the folder is the wrong one, or the names are.
 
     Raises:
         StinPipeError: none of the first videos has an image of that name.
@@ -122,7 +134,7 @@ def require_images(listing: Listing, names: FrameNames) -> None:
             if numbered_images(listing.root / video.path, names.image):
                 return
         except DecodeError:
-            return  # something is there; the import itself says what is wrong with it
+            return  # there are images; the import itself says what is wrong with them
     inner = listing.root / FRAMES
     hint = f"; did you mean {inner}?" if inner.is_dir() else ""
     raise StinPipeError(
@@ -132,9 +144,9 @@ def require_images(listing: Listing, names: FrameNames) -> None:
 
 
 def first_short_side(listing: Listing, names: FrameNames) -> int:
-    """Return the shorter side of the first video whose first frame can be read; 256 when there is none.
+    """Return the shorter side of the first video whose first frame can be read; 256 if there is none.
 
-    A model that was trained on imported frames resizes the videos that it is asked about to this side.
+    A model that was trained on imported frames resizes the videos that it classifies to this side.
     """
     root = str(listing.root.resolve())
     for video in listing.videos:

@@ -1,7 +1,7 @@
 """One unit of distributed work: make one shard, publish it, then publish its mark.
 
-Runs in any process on any node; everything it needs travels in the task, everything it makes goes through
-files on the shared path. A killed task leaves nothing that counts; the same task again gives the same bytes.
+It runs in any process on any node: everything it needs is in the task, everything it makes is in files on the
+shared path. A killed task leaves nothing that counts, and the same task again gives the same bytes.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from stin_pipe.stin.shards.writer import ShardWriter
 MakeVideo = Callable[..., VideoOutcome]
 
 MAX_TRIES = 3
-"""Times that a shard, or a video in it, is started when a process under it dies."""
+"""Times that a shard, or a video in it, is tried while processes under it die."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class ShardTask:
     """Everything that a worker needs to make one shard.
 
     Attributes:
-        num_threads: videos at work at a time; more than one where a device computes the flow, so that
+        num_threads: videos in progress at a time; more than one where a device computes the flow, so that
             decoders and encoders keep it busy. The content of the shard does not depend on it.
     """
 
@@ -50,7 +50,7 @@ class ShardTask:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardReport:
-    """What the driver learns of one finished shard; small, since it goes through Ray's object store."""
+    """What the driver learns about a finished shard; small, since it goes through Ray's object store."""
 
     shard: str
     num_done: int
@@ -69,7 +69,9 @@ def make_shard(task: ShardTask) -> ShardReport:
     folder = task.extract_dir / "shards"
     path = folder / f"{task.shard.name}.h5"
     remove_leftovers(task.extract_dir, f".{task.shard.name}.*")
+    # Without its mark the shard does not count, until the new one is complete.
     path.with_suffix(".json").unlink(missing_ok=True)
+
     outcomes: list[VideoOutcome] = []
     with _Progress(folder, task.shard.name) as progress:
         video_ids = [video.id for video in task.shard.videos]
@@ -77,6 +79,8 @@ def make_shard(task: ShardTask) -> ShardReport:
             for outcome in _extract_all(task, writer):
                 outcomes.append(outcome)
                 progress.add(outcome)
+
+        # Threads finish in any order; the digest of the shard must not depend on it.
         outcomes.sort(key=lambda outcome: video_ids.index(outcome.id))
         Mark(
             shard=task.shard.name,
@@ -85,6 +89,7 @@ def make_shard(task: ShardTask) -> ShardReport:
             digest=shard_digest(outcomes),
             num_bytes=path.stat().st_size,
         ).save(path.with_suffix(".json"))
+
     done = [outcome for outcome in outcomes if outcome.meta]
     return ShardReport(
         shard=task.shard.name,
@@ -96,7 +101,7 @@ def make_shard(task: ShardTask) -> ShardReport:
 
 
 def _extract_all(task: ShardTask, writer: ShardWriter) -> Iterator[VideoOutcome]:
-    """Yield what became of each video as it ends: one by one, or several at a time around one device."""
+    """Yield the outcome of each video as it ends: one by one, or several at a time around one device."""
     if task.params.flow_backend == IMPORTED:
         make_video: MakeVideo = import_video
     elif task.num_threads == 1:
@@ -116,6 +121,7 @@ def _extract_all(task: ShardTask, writer: ShardWriter) -> Iterator[VideoOutcome]
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
         return
+
     for video in task.shard.videos:
         yield _extract_with_retries(task, video, writer, make_video)
 
@@ -123,7 +129,7 @@ def _extract_all(task: ShardTask, writer: ShardWriter) -> Iterator[VideoOutcome]
 def _extract_with_retries(
     task: ShardTask, video: ListedVideo, writer: ShardWriter, make_video: MakeVideo
 ) -> VideoOutcome:
-    """Extract a video, again when its decoder was killed: that tells of the machine, not of the video."""
+    """Extract a video; try again if its decoder was killed, which is the machine's fault, not the video's."""
     for tries in range(1, MAX_TRIES + 1):
         outcome = make_video(
             video, root=task.root, params=task.params, writer=writer, timeout_s=task.timeout_s
@@ -144,7 +150,7 @@ def shard_digest(outcomes: list[VideoOutcome]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class RunningShard:
-    """Progress of a shard that is being made, as its worker last said."""
+    """Progress of a shard that is being made, by the last report of its worker."""
 
     shard: str
     num_videos: int
@@ -152,21 +158,21 @@ class RunningShard:
 
 
 def running_shards(extract_dir: Path) -> list[RunningShard]:
-    """Return what the workers of a run, on whatever node, have in hand."""
-    found = []
+    """Return the shards that the workers of a run are making, on whatever node."""
+    shards = []
     for path in sorted((extract_dir / "shards").glob(".*.progress")):
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
-            found.append(RunningShard(**value))
+            shards.append(RunningShard(**value))
         except (OSError, ValueError, TypeError):
             continue  # finished or half written at this instant; the next look sees it
-    return found
+    return shards
 
 
 def remove_leftovers(extract_dir: Path, pattern: str = ".*") -> None:
-    """Delete what killed workers left: unfinished shards and what they last said of their progress.
+    """Delete the unfinished shards and the reports of progress that killed workers left.
 
-    Should such a worker still be alive on a node that was cut off, it fails when it publishes.
+    A worker that is still alive, on a node that was cut off, then fails when it publishes.
     """
     for path in (extract_dir / "shards").glob(pattern):
         if is_temporary(path) or path.suffix == ".progress":
@@ -174,7 +180,7 @@ def remove_leftovers(extract_dir: Path, pattern: str = ".*") -> None:
 
 
 class _Progress:
-    """A small file beside the shard that says how far its worker is; gone when the shard is done."""
+    """A small file beside the shard that says how far its worker is; removed when the shard is done."""
 
     def __init__(self, folder: Path, shard: str) -> None:
         self._path = folder / f".{shard}.progress"

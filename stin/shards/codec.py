@@ -1,7 +1,7 @@
 """Frames and flow fields to image bytes and back.
 
-Shapes: H height, W width. RGB frames are (H, W, 3) uint8; flow is (H, W, 2) float32, x then y, in pixels
-a frame; a stored field is one grey image of (2H, W) uint8 with x above y.
+Shapes: H height, W width. RGB frames are (H, W, 3) uint8. Flow is (H, W, 2) float32, x then y, in pixels a
+frame; a stored field is one grey image (2H, W) uint8 with x above y.
 """
 
 import cv2
@@ -20,6 +20,8 @@ def encode_image(image: np.ndarray, *, codec: ImageCodec = "jpeg") -> bytes:
     """Encode an RGB (H, W, 3) or grey (H, W) uint8 image: JPEG of quality 95, or lossless PNG."""
     if image.dtype != np.uint8 or image.ndim not in (2, 3):
         raise ValueError(f"image must be uint8 of (H, W) or (H, W, 3), got {image.dtype} {image.shape}")
+
+    # OpenCV keeps its channels in the order blue, green, red.
     if image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     if codec == "jpeg":
@@ -30,8 +32,9 @@ def encode_image(image: np.ndarray, *, codec: ImageCodec = "jpeg") -> bytes:
         extension = ".png"
     else:
         raise ValueError(f"codec must be jpeg or png, got {codec!r}")
-    done, encoded = cv2.imencode(extension, image, options)
-    assert done, "imencode failed on a valid array"
+
+    succeeded, encoded = cv2.imencode(extension, image, options)
+    assert succeeded, "imencode failed on a valid array"
     return encoded.tobytes()
 
 
@@ -39,7 +42,7 @@ def decode_image(content: np.ndarray | bytes, *, grey: bool = False) -> np.ndarr
     """Decode image bytes to RGB (H, W, 3) uint8, or to grey (H, W).
 
     Raises:
-        ShardError: they are no image.
+        ShardError: the bytes are not those of an image.
     """
     return _decode(content, cv2.IMREAD_GRAYSCALE) if grey else decode_rgb(content)
 
@@ -51,7 +54,7 @@ def decode_rgb(content: np.ndarray | bytes, window: Window | None = None) -> np.
 
 
 def decode_field(content: np.ndarray | bytes, window: Window | None = None) -> np.ndarray:
-    """Decode stored bytes to a quantised field (2, H, W) uint8, x, then y, or to a window of it."""
+    """Decode stored bytes to a quantised field (2, H, W) uint8, x then y, or to a window of it."""
     stacked = _decode(content, cv2.IMREAD_GRAYSCALE)
     if stacked.shape[0] % 2:
         raise ShardError(f"a flow field must have an even number of rows, got {stacked.shape[0]}")
@@ -60,7 +63,7 @@ def decode_field(content: np.ndarray | bytes, window: Window | None = None) -> n
 
 
 def quantise_flow(flow: np.ndarray, *, bound_px: float) -> np.ndarray:
-    """Quantise flow (..., H, W, 2) to stacked bytes (..., 2H, W) that keep zero exact.
+    """Quantise flow (..., H, W, 2) to stacked bytes (..., 2H, W) in which zero stays exact.
 
     `q = round(v * 127 / bound_px) + 128`, clipped to 1..255, so that 128 is no motion, 1 is -bound_px
     and 255 is +bound_px. Differs: the usual `255 (v + b) / (2 b)` decodes zero motion as +0.08 px.
@@ -79,7 +82,7 @@ def dequantise_flow(field: np.ndarray, coding: FlowCoding) -> np.ndarray:
 
 
 def recode_field(field: np.ndarray, *, old: FlowCoding, new: FlowCoding) -> np.ndarray:
-    """Bring quantised planes (..., 2, H, W) uint8 to the nearest bytes of another coding, same shape."""
+    """Turn quantised planes (..., 2, H, W) uint8 into the nearest bytes of another coding, same shape."""
     levels = np.arange(256)
     table = np.rint((levels - old.zero) * (old.scale / new.scale) + new.zero)
     return np.clip(table, 0, 255).astype(np.uint8)[field]

@@ -1,4 +1,4 @@
-"""Where each video of a run is stored."""
+"""In which shard and group each video of a run is stored."""
 
 from dataclasses import dataclass
 
@@ -8,19 +8,19 @@ from stin_pipe.stin.shards.schema import Manifest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """The place of one video, and the digest of what is there."""
+class Location:
+    """Shard and group of one video, and the digest of its content."""
 
     shard: str
     group: str
     digest: str
 
 
-class PlaceTable:
-    """The places of all videos by id, in arrays.
+class VideoIndex:
+    """The locations of all videos by id, in arrays.
 
-    A process that reads a Python object takes a copy of its memory page, for the sake of the count of
-    references; arrays stay shared among the processes that read.
+    A process that looks at a Python object writes its count of references, and so gets a copy of the memory
+    page. Arrays stay shared among all the processes that read, however large the data set is.
     """
 
     def __init__(self, manifest: Manifest) -> None:
@@ -30,13 +30,13 @@ class PlaceTable:
             np.array(column, np.bytes_) for column in columns
         )
 
-    def find(self, video_id: str) -> Place | None:
-        """Return the place of a video; None for one that is not there."""
-        wanted = _bytes(video_id)
-        row = int(np.searchsorted(self._ids, np.bytes_(wanted))) if len(self._ids) else 0
-        if row == len(self._ids) or self._ids[row] != wanted:
+    def find(self, video_id: str) -> Location | None:
+        """Return the location of a video; None for one that is not in the manifest."""
+        key = _bytes(video_id)
+        row = int(np.searchsorted(self._ids, np.bytes_(key))) if len(self._ids) else 0
+        if row == len(self._ids) or self._ids[row] != key:
             return None
-        return Place(
+        return Location(
             shard=self._shards[row].decode(),
             group=self._groups[row].decode(),
             digest=self._digests[row].decode(),

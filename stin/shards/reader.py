@@ -1,7 +1,7 @@
 """Read frames and fields of any video of a run, checking every byte that is returned.
 
-Files are opened lazily and once in each process (HDF5 has one global lock, so read in processes, not
-threads), without locks, which network file systems refuse.
+Files are opened when they are needed, once in each process (HDF5 has one global lock, so read in processes,
+not threads), and without file locks, which network file systems refuse.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ import numpy as np
 
 from stin_pipe.stin.shards.codec import Window, decode_field, decode_rgb
 from stin_pipe.stin.shards.errors import REBUILD, ShardError, StinPipeError
-from stin_pipe.stin.shards.index import PlaceTable
+from stin_pipe.stin.shards.index import VideoIndex
 from stin_pipe.stin.shards.publish import canonical_json
 from stin_pipe.stin.shards.schema import FORMAT_VERSION, FlowCoding, Manifest, Stream, attributes_crc
 from stin_pipe.stin.shards.writer import item_crc
@@ -27,7 +27,7 @@ from stin_pipe.stin.shards.writer import item_crc
 MAX_OPEN_FILES = 64
 STREAMS: tuple[Stream, ...] = ("rgb", "flow")
 
-# What h5py raises on damaged files, beside OSError.
+# What h5py raises on damaged files.
 _HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError)
 
 
@@ -37,15 +37,15 @@ class StoredVideo:
 
     id: str
     attributes: dict[str, Any]
-    group: Any  # h5py's types do not tell groups from data sets
+    group: Any  # in h5py's types a member of a file is a group or a data set
     offsets: dict[Stream, np.ndarray]
     crcs: dict[Stream, np.ndarray]
     contents: dict[Stream, Any]
-    """The data sets of encoded images, open."""
+    """Open data sets with the encoded images, end to end."""
 
 
 class ShardFile:
-    """One open shard; attributes and offsets of a video are read and checked once."""
+    """An open shard; the attributes and offsets of a video are read and checked once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -56,12 +56,12 @@ class ShardFile:
             # No cache of chunks: neighbours are read at once, and every video would hold its own.
             self._file: Any = h5py.File(path, "r", locking=False, rdcc_nbytes=0)
             self.attributes = _checked_attributes(self._file.attrs, path, "the file")
-        found = self.attributes.get("format_version")
-        if found != FORMAT_VERSION:
-            raise ShardError(f"{path}: format version {found}, but this program reads {FORMAT_VERSION}")
+        version = self.attributes.get("format_version")
+        if version != FORMAT_VERSION:
+            raise ShardError(f"{path}: format version {version}, but this program reads {FORMAT_VERSION}")
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; videos read from it stay valid, their bytes cannot be read any more."""
         self._file.close()
 
     @property
@@ -122,35 +122,45 @@ class ShardFile:
             ShardError: the bytes of one differ from their checksum.
         """
         video = self.video(name)
-        offsets, crcs = video.offsets[stream], video.crcs[stream]
+        num_images = len(video.crcs[stream])
         for index in indices:
-            if not 0 <= index < len(crcs):
-                raise IndexError(f"{video.id}: {stream} index must be in 0..{len(crcs) - 1}, got {index}")
-        found: dict[int, np.ndarray] = {}
-        wanted = sorted(set(indices))
-        dataset = video.contents[stream]
-        size = dataset.shape[0]
-        while wanted:
-            first, count = wanted[0], 1
-            while count < len(wanted) and wanted[count] == first + count:
+            if not 0 <= index < num_images:
+                raise IndexError(f"{video.id}: {stream} index must be in 0..{num_images - 1}, got {index}")
+
+        # HDF5 reads and checks whole chunks: neighbours, which share chunks, are read together.
+        images: dict[int, np.ndarray] = {}
+        rest = sorted(set(indices))
+        while rest:
+            count = 1
+            while count < len(rest) and rest[count] == rest[0] + count:
                 count += 1
-            start, end = int(offsets[first]), int(offsets[first + count])
-            run = f"{first}" if count == 1 else f"{first} to {first + count - 1}"
-            with _as_shard_error(self.path, f"video {video.id}, {stream} {run}"):
-                if not 0 <= start < end <= size:
-                    raise ShardError(f"offsets {start}..{end} lie outside the stored {size} bytes")
-                content = dataset[start:end]
-            for index in wanted[:count]:
-                begin, stop = (int(value) - start for value in offsets[index : index + 2])
-                with _as_shard_error(self.path, f"video {video.id}, {stream} {index}"):
-                    if not 0 <= begin < stop <= len(content):
-                        raise ShardError(f"offsets {begin}..{stop} lie outside the {len(content)} bytes read")
-                    image = content[begin:stop]
-                    if item_crc(video.id, stream, index, image.data) != int(crcs[index]):
-                        raise ShardError("the bytes differ from their crc32")
-                found[index] = image
-            wanted = wanted[count:]
-        return [found[index] for index in indices]
+            images.update(self._read_neighbours(video, stream, rest[0], count))
+            rest = rest[count:]
+        return [images[index] for index in indices]
+
+    def _read_neighbours(
+        self, video: StoredVideo, stream: Stream, first: int, count: int
+    ) -> dict[int, np.ndarray]:
+        """Read `count` encoded images from `first` on, and check each."""
+        offsets, dataset = video.offsets[stream], video.contents[stream]
+        start, end = int(offsets[first]), int(offsets[first + count])
+        which = f"{first}" if count == 1 else f"{first} to {first + count - 1}"
+        with _as_shard_error(self.path, f"video {video.id}, {stream} {which}"):
+            if not 0 <= start < end <= dataset.shape[0]:
+                raise ShardError(f"offsets {start}..{end} lie outside the stored {dataset.shape[0]} bytes")
+            content = dataset[start:end]
+
+        images = {}
+        for index in range(first, first + count):
+            begin, stop = (int(value) - start for value in offsets[index : index + 2])
+            with _as_shard_error(self.path, f"video {video.id}, {stream} {index}"):
+                if not 0 <= begin < stop <= len(content):
+                    raise ShardError(f"offsets {begin}..{stop} lie outside the {len(content)} bytes read")
+                image = content[begin:stop]
+                if item_crc(video.id, stream, index, image.data) != int(video.crcs[stream][index]):
+                    raise ShardError("the bytes differ from their crc32")
+            images[index] = image
+        return images
 
 
 def content_digest(shard: ShardFile, name: str) -> str:
@@ -160,6 +170,7 @@ def content_digest(shard: ShardFile, name: str) -> str:
         ShardError: something differs from its checksum.
     """
     attributes = shard.video(name).attributes
+    # Notes hold the words of the decoder's version, which are not content.
     described = {key: value for key, value in attributes.items() if key not in ("notes", "digest")}
     digest = hashlib.sha256(canonical_json(described))
     for stream in STREAMS:
@@ -177,17 +188,17 @@ class ShardReader:
 
     Args:
         extract_dir: the run's `extract` folder, which holds `shards/`.
-        manifest: says in which shard and group each video is.
+        manifest: tells in which shard and group each video is.
     """
 
     def __init__(self, extract_dir: Path, manifest: Manifest) -> None:
         self._shards = Path(extract_dir) / "shards"
-        self._places = PlaceTable(manifest)
+        self._index = VideoIndex(manifest)
         self._open: OrderedDict[str, ShardFile] = OrderedDict()
         self._process = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_shards": self._shards, "_places": self._places}
+        return {"_shards": self._shards, "_index": self._index}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -195,8 +206,7 @@ class ShardReader:
         self._process = os.getpid()
 
     def read_rgb(self, video_id: str, indices: Sequence[int], window: Window | None = None) -> np.ndarray:
-        """Return frames (n, H, W, 3) uint8 RGB in the order of `indices`, or a window (rows, columns) of
-        them."""
+        """Return frames (n, H, W, 3) uint8 RGB in the order of `indices`, or a window of each."""
         return self._images(video_id, "rgb", indices, window)
 
     def read_flow(self, video_id: str, indices: Sequence[int], window: Window | None = None) -> np.ndarray:
@@ -207,9 +217,9 @@ class ShardReader:
         self, video_id: str, stream: Stream, indices: Sequence[int], window: Window | None
     ) -> np.ndarray:
         shard, group = self._locate(video_id)
-        asked = [int(index) for index in indices]
+        numbers = [int(index) for index in indices]
         images = []
-        for index, content in zip(asked, shard.read_many(group, stream, asked), strict=True):
+        for index, content in zip(numbers, shard.read_many(group, stream, numbers), strict=True):
             try:
                 images.append(
                     decode_rgb(content, window) if stream == "rgb" else decode_field(content, window)
@@ -228,30 +238,35 @@ class ShardReader:
             self._open.popitem()[1].close()
 
     def _locate(self, video_id: str) -> tuple[ShardFile, str]:
-        if self._process != os.getpid():  # after a fork the parent's HDF5 handles are not ours
+        """Return the open shard of a video and the name of its group, checked against the manifest."""
+        if self._process != os.getpid():
+            # After a fork the parent's HDF5 handles are not ours: drop them unclosed.
             self._open = OrderedDict()
             self._process = os.getpid()
-        place = self._places.find(video_id)
-        if place is None:
+        location = self._index.find(video_id)
+        if location is None:
             raise StinPipeError(f"video {video_id!r} is not in the manifest of {self._shards.parent}")
-        if place.shard not in self._open:
-            self._open[place.shard] = ShardFile(self._shards / f"{place.shard}.h5")
+
+        if location.shard not in self._open:
+            self._open[location.shard] = ShardFile(self._shards / f"{location.shard}.h5")
             if len(self._open) > MAX_OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
-        self._open.move_to_end(place.shard)
-        opened = self._open[place.shard]
-        found = opened.video(place.group)
-        if found.id != video_id:
+        self._open.move_to_end(location.shard)
+        shard = self._open[location.shard]
+
+        # The shard may have been made again since the manifest was read.
+        video = shard.video(location.group)
+        if video.id != video_id:
             raise ShardError(
-                f"{opened.path}: group {place.group} holds {found.id!r}, but the manifest says {video_id!r}; "
-                "run extract again to rebuild the manifest"
+                f"{shard.path}: group {location.group} holds {video.id!r}, but the manifest says "
+                f"{video_id!r}; run extract again to rebuild the manifest"
             )
-        if found.attributes["digest"] != place.digest:
+        if video.attributes["digest"] != location.digest:
             raise ShardError(
-                f"{opened.path}: video {video_id} is not the one that the manifest lists: the shard was made "
-                "anew since; give the command again, or run extract again to rebuild the manifest"
+                f"{shard.path}: video {video_id} is not the one that the manifest lists: the shard was made "
+                "again since; give the command again, or run extract again to rebuild the manifest"
             )
-        return opened, place.group
+        return shard, location.group
 
 
 def _checked_attributes(source: h5py.AttributeManager, path: Path, what: str) -> dict[str, Any]:
@@ -270,7 +285,7 @@ def _plain(value: Any) -> Any:
 
 @contextmanager
 def _as_shard_error(path: Path, where: str):
-    """Turn whatever HDF5 makes of damage into one error that names the shard and the place."""
+    """Turn whatever HDF5 makes of damage into one error that names the shard and what was read."""
     try:
         yield
     except _HDF5_ERRORS as error:

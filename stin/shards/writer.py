@@ -1,6 +1,6 @@
 """Write one shard: videos stream in frame by frame, and the file is published whole at the end.
 
-The file under construction has a temporary name; a killed writer leaves nothing a reader would open.
+The file under construction has a temporary name; a killed writer leaves nothing that a reader would open.
 """
 
 import hashlib
@@ -34,9 +34,9 @@ class ShardWriter:
 
     Args:
         path: final name of the shard, `NNNNN.h5`.
-        attributes: file attributes beside the format version (plain JSON values).
-        video_ids: the videos in the order of the plan, which numbers their groups in whatever order they are
-            written; without them the groups are numbered as they come.
+        attributes: file attributes besides the format version (plain JSON values).
+        video_ids: the videos in the order of the plan. It numbers their groups, in whatever order they are
+            written; without it groups are numbered as they come.
     """
 
     def __init__(self, path: Path, *, attributes: Mapping[str, Any], video_ids: Sequence[str] = ()) -> None:
@@ -67,7 +67,7 @@ class ShardWriter:
     def begin_video(self, video_id: str) -> "VideoWriter":
         """Open a group; close it with `finish` or `abandon`.
 
-        Several may be open at a time, each in a thread of its own: h5py lets one thread in after another.
+        Several may be open at a time, each in a thread of its own: h5py admits one thread after another.
         """
         number = self._numbers.get(video_id, self._num_videos)
         self._num_videos += 1
@@ -100,12 +100,12 @@ class VideoWriter:
 
     @property
     def num_frames(self) -> int:
-        """Frames so far."""
+        """Frames appended so far."""
         return self._rgb.count
 
     @property
     def num_fields(self) -> int:
-        """Flow fields so far."""
+        """Flow fields appended so far."""
         return self._flow.count
 
     def finish(
@@ -119,10 +119,11 @@ class VideoWriter:
         source_sha256: str,
         notes: Mapping[str, Any],
     ) -> tuple[str, VideoMeta]:
-        """Close the group and return its name and what it holds."""
+        """Close the group and return its name and a description of its content."""
         assert self.num_fields == self.num_frames - 1, (self.num_fields, self.num_frames)
         self._rgb.close()
         self._flow.close()
+
         described = {
             "id": self._id,
             "label": label,
@@ -136,20 +137,23 @@ class VideoWriter:
         digest = hashlib.sha256(canonical_json(described))
         digest.update(self._rgb.digest.digest())
         digest.update(self._flow.digest.digest())
+
+        # Notes stay out of the digest: another version of ffmpeg words its messages otherwise.
         meta = VideoMeta(**described, notes=dict(notes), digest=digest.hexdigest())
         stored = {**described, "notes": canonical_json(dict(notes)).decode(), "digest": meta.digest}
         _set_attributes(self._group.attrs, stored)
         return self._group.name.rsplit("/", 1)[-1], meta
 
     def abandon(self) -> None:
-        """Remove what was written of a video that failed; HDF5 reuses its room."""
+        """Remove what was written of a video that failed; HDF5 uses the space again."""
         del self._group.parent[self._group.name]
 
 
 class _GuardedFile(io.FileIO):
-    """The file under HDF5, which cannot be closed in order once a write has failed.
+    """The file beneath HDF5, which survives a full disk.
 
-    So a failing write (a full disk) is noted and taken for done; whoever writes asks `raise_failure`.
+    HDF5 cannot close a file in order once a write has failed. So a failing write is noted here and reported
+    to HDF5 as done; whoever writes calls `raise_failure`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -160,6 +164,7 @@ class _GuardedFile(io.FileIO):
         """Write all of `content`, or note why that failed."""
         view = memoryview(content).cast("B")
         done = 0
+        # A write to a nearly full disk may do a part and succeed.
         while done < len(view) and self._failure is None:
             try:
                 done += super().write(view[done:]) or 0

@@ -102,10 +102,10 @@ def _version(module: str) -> str:
 
 
 def _ffmpeg() -> str:
-    from stin_pipe.pipeline.decoding.ffmpeg import WANTED_DECODERS, find_ffmpeg, missing_decoders
+    from stin_pipe.pipeline.decoding.ffmpeg import USUAL_DECODERS, find_ffmpeg, missing_decoders
 
     program, missing = find_ffmpeg(), missing_decoders()
-    codecs = f"lacks {', '.join(missing)}" if missing else f"decodes {', '.join(WANTED_DECODERS)}"
+    codecs = f"lacks {', '.join(missing)}" if missing else f"decodes {', '.join(USUAL_DECODERS)}"
     return f"{program.version} ({program.source}: {program.path}), {codecs}"
 
 

@@ -21,9 +21,9 @@ from stin_pipe.pipeline.flow.frames import TracedFlow
 from stin_pipe.pipeline.flow.params import TVL1Params
 
 MOST_PAIRS_A_TURN = 16
-"""Most consecutive pairs of a clip that one thread takes; a frame between two turns is prepared twice."""
+"""Most pairs of a clip in one turn of a thread; the frame between two turns is prepared twice."""
 TURNS_A_THREAD = 4
-"""Turns of a clip for each thread, so that all end at about the same time."""
+"""Turns of a clip for each thread, so that all threads end at about the same time."""
 
 
 def solve(
@@ -56,7 +56,7 @@ def solve(
 
 
 def _share_out(num_pairs: int, num_threads: int, *, chained: bool) -> list[range]:
-    """Cut the pairs into turns, which threads take until none is left."""
+    """Cut the pairs into turns; threads take one after another until none is left."""
     turn = 1
     if chained:
         turn = min(MOST_PAIRS_A_TURN, math.ceil(num_pairs / (num_threads * TURNS_A_THREAD)))
@@ -95,7 +95,7 @@ class _Solver:
         )
 
     def take_frame(self, frame: np.ndarray, *, will_be_warped: bool = True) -> None:
-        """Prepare a frame as the second of the next pair; the one before becomes the first.
+        """Prepare a frame as the second of the next pair; the frame before becomes the first.
 
         A frame that will only ever be the first of a pair is not warped, and needs no quads.
         """
@@ -109,7 +109,7 @@ class _Solver:
             self.greys[0],
             self.quads,
             *self.tables,
-            *self.constants,
+            self.constants,
             self.space,
             self.flow,
             self.row,
@@ -127,13 +127,16 @@ _IDLE_LOCK = threading.Lock()
 
 @contextlib.contextmanager
 def _borrow_solver(height: int, width: int, params: TVL1Params) -> Iterator[_Solver]:
-    """Lend a solver to one thread; only solvers of the latest job are kept for the next borrower."""
+    """Lend a solver to one thread; only solvers of the latest size and parameters are kept for the next."""
     job = height, width, params
     with _IDLE_LOCK:
         _IDLE[:] = [solver for solver in _IDLE if solver.job == job]
         solver = _IDLE.pop() if _IDLE else None
+
     solver = solver or _Solver(height, width, params)
     yield solver
+
+    # A solver whose pair failed does not come back: nobody knows what its buffers hold.
     with _IDLE_LOCK:
         if len(_IDLE) < len(os.sched_getaffinity(0)):
             _IDLE.append(solver)

@@ -44,7 +44,7 @@ def load_kernels() -> ModuleType:
 
 
 def choose_directory(preferred: str = "") -> pathlib.Path:
-    """Give the first writable place for the compiled kernels of this version.
+    """Give the first writable directory for the compiled kernels of this version.
 
     In order: below `preferred` (what NUMBA_CACHE_DIR says), the user's cache directory, a private
     directory among the temporary files, a fresh temporary directory.
@@ -56,6 +56,7 @@ def choose_directory(preferred: str = "") -> pathlib.Path:
         with contextlib.suppress(RuntimeError):  # a user without a home, as in some containers
             roots.append(pathlib.Path.home() / ".cache/stin-pipe")
     roots.append(pathlib.Path(tempfile.gettempdir()) / f"stin-pipe-{os.getuid()}")
+
     name = f"flow-{_digest_sources()}"
     for root in roots:
         if _is_usable(root / name):

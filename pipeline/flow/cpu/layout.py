@@ -1,4 +1,4 @@
-"""Where the levels of a pyramid lie in the flat buffers of the CPU engine, and its resize tables.
+"""Where the levels of a pyramid lie in the flat buffers of the CPU engine, and the tables for resizing them.
 
 Legend: H, W sides of a level. A "quad" is grey value, gradient in x, gradient in y and a spare zero of one
 pixel, side by side, so that one load of 64 bytes takes four neighbouring pixels of all three.
@@ -43,11 +43,11 @@ def row_pitch(width: int) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Sizes and places of all levels for frames of one size.
+    """Sizes and positions of all levels for frames of one size.
 
     Attributes:
         levels: (levels, 9) int64, finest first: size in pixels, floats from plane to plane in the solver,
-            place and row pitch of the grey level, place (floats) and row stride (pixels) of its quads, and
+            begin and row pitch of the grey level, begin (floats) and row stride (pixels) of its quads, and
             where the resize tables from the next finer and the next coarser level begin.
         samples: (n,) int32, for every row, then every column of a table: the first of the two samples.
         weights: (n,) float32, the weight of the second sample.
@@ -79,6 +79,7 @@ def lay_out(height: int, width: int, params: TVL1Params) -> Layout:
     def add_tables(target: tuple[int, int], source: tuple[int, int], ratios: tuple[float, float]) -> int:
         nonlocal table_at
         begin = table_at
+        # Pixel 0 stays at pixel 0, as in OpenCV's CUDA resize; positions in float64, as in the reference.
         for count, limit, ratio in zip(target, source, ratios, strict=True):
             position = np.arange(count) * ratio
             first = np.minimum(np.floor(position), limit - 1)
@@ -93,10 +94,13 @@ def lay_out(height: int, width: int, params: TVL1Params) -> Layout:
         if i + 1 < len(sizes):
             coarse = sizes[i + 1]
             up_at = add_tables((h, w), coarse, (coarse[0] / h, coarse[1] / w))
+
         grey_pitch, stride = GREY_MARGIN + round_up(w) + ALIGN_LANES, round_up(w) + 2 * QUADS_MARGIN
         levels[i] = (h, w, row_pitch(w), grey_at, grey_pitch, quads_at, stride, down_at, up_at)
         grey_at += h * grey_pitch
         quads_at += round_up((h + 2 * QUADS_MARGIN) * stride * 4)
+
+    # A last load may reach beyond a row: every buffer has a vector or two to spare.
     return Layout(
         levels=levels,
         samples=np.concatenate([first for first, _ in tables] or [np.zeros(1, np.int32)]),

@@ -23,6 +23,7 @@ def filter_median(space, height, width, pitch, side, padded, scratch):
             for x in range(1, reach + 1):
                 padded[target - x] = padded[target]
                 padded[target + width - 1 + x] = padded[target + width - 1]
+
         for y in range(height):
             at = (y * NUM_PLANES + component) * pitch
             for x in range(0, width, LANES):

@@ -1,4 +1,4 @@
-"""Pyramids, gradients and resizing of flow on the CPU; buffers are laid out by `layout`."""
+"""Pyramids, gradients and resizing of flow on the CPU; `layout` says where everything lies."""
 
 import numba
 import numpy as np
@@ -30,6 +30,7 @@ def make_pyramid(frame, levels, samples, weights, row, grey):
         at = levels[0, GREY_AT] + y * levels[0, GREY_PITCH] + GREY_MARGIN
         for x in range(width):
             grey[at + x] = frame[y, x]
+
     for i in range(len(levels)):
         height, width, pitch = levels[i, HEIGHT], levels[i, WIDTH], levels[i, GREY_PITCH]
         at = levels[i, GREY_AT] + GREY_MARGIN
@@ -51,6 +52,8 @@ def make_pyramid(frame, levels, samples, weights, row, grey):
                 _pick_columns(
                     row, samples, weights, table + height, grey, at + y * pitch, width, np.float32(1)
                 )
+
+        # One repeated pixel on each side, so that gradients need no case for the border.
         for y in range(height):
             begin = at + y * pitch
             grey[begin - 1] = grey[begin]
@@ -101,6 +104,7 @@ def _fill_quads(grey, at, pitch, height, width, quads, begin, stride):
             for x in range(1, QUADS_MARGIN + 1):
                 quads[target - 4 * x + channel] = quads[target + channel]
                 quads[target + 4 * (width - 1 + x) + channel] = quads[target + 4 * (width - 1) + channel]
+
     first, last = begin + QUADS_MARGIN * stride * 4, begin + (QUADS_MARGIN + height - 1) * stride * 4
     for y in range(1, QUADS_MARGIN + 1):
         for x in range(4 * stride):

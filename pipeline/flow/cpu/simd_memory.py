@@ -132,6 +132,7 @@ def sample_quad(typingctx, image, at, stride, weights_x, at_x, weights_y, at_y, 
     if not all(isinstance(i, types.Integer) for i in integers):
         return None
 
+    # Rows first: four quads are one load of 16 floats, so the columns come last and once.
     def codegen(context, builder, sig, args):
         _, at, stride, _, _, _, at_y, step_y, _, _ = args
         total = ir.Constant(_QUADS, [ir.Constant(F32, 0.0)] * 16)

@@ -91,6 +91,7 @@ def _make_row_pass(checked: bool):
         dual_step, threshold, theta = spread(dual_step), spread(threshold), spread(theta)
         last = (width - 1) // LANES * LANES
         total = p1x = p2x = zero
+
         # One vector behind, p of the row above is updated while u of this vector is under way: two
         # independent chains of instructions hide each other's latency.
         p1y, p2y = load(space, above + P1Y * pitch), load(space, above + P2Y * pitch)
@@ -98,6 +99,7 @@ def _make_row_pass(checked: bool):
         if checked:
             total = total + change
         u1, u2 = load(space, above + U1 * pitch), load(space, above + U2 * pitch)
+
         for x in range(LANES, width, LANES):
             p1y_here, p2y_here = load(space, above + P1Y * pitch + x), load(space, above + P2Y * pitch + x)
             new1, new2, change, p1x, p2x = _u_cell(
@@ -110,6 +112,8 @@ def _make_row_pass(checked: bool):
             _p_cell(space, at, pitch, u1, after1, down1, p1y, P1X, one, dual_step)
             _p_cell(space, at, pitch, u2, after2, down2, p2y, P2X, one, dual_step)
             u1, u2, down1, down2, p1y, p2y = after1, after2, new1, new2, p1y_here, p2y_here
+
+        # The last vector of the row above is still due; differences across the last column are zero.
         inside = lanes_below(width - 1 - last)
         _p_cell(space, above + last, pitch, u1, zero, down1, p1y, P1X, inside, dual_step)
         _p_cell(space, above + last, pitch, u2, zero, down2, p2y, P2X, inside, dual_step)
@@ -183,6 +187,7 @@ def iterate_until_still(
 ):
     """Iterate until the stop rule holds after a whole number of intervals; give the iterations done."""
     done = 0
+    # At most to the next check: iterations in flight cannot be taken back when the rule holds.
     while done < max_iterations:
         next_check = (done // check_interval + 1) * check_interval
         count = min(MAX_IN_FLIGHT, next_check - done, max_iterations - done)

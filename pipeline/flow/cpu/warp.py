@@ -40,12 +40,14 @@ def warp(space, height, width, pitch, grey0, grey_at, grey_pitch, quads1, quads_
     reach_x, reach_y = spread(np.float32(width + 1)), spread(np.float32(height + 1))
     before = spread(np.float32(-2))
     floor = spread(np.float32(GRADIENT_FLOOR))
+
     for y in range(height):
         here, grey_row = y * NUM_PLANES * pitch, grey_at + y * grey_pitch
         row = spread(np.float32(y))
         for x in range(0, width, LANES):
             at = here + x
             u1, u2 = load(space, at + U1 * pitch), load(space, at + U2 * pitch)
+
             column = min(max(spread(np.float32(x)) + lane_numbers() + u1, before), reach_x)
             line = min(max(row + u2, before), reach_y)
             left, top = floor_lanes(column), floor_lanes(line)
@@ -57,6 +59,8 @@ def warp(space, height, width, pitch, grey0, grey_at, grey_pitch, quads1, quads_
             store(scratch, _ROWS + 2 * LANES, y2)
             store(scratch, _ROWS + 3 * LANES, y3)
             store_offsets(offsets, 0, top, left, np.int32(stride))
+
+            # Pixel by pixel: neighbouring pixels may have neighbourhoods far apart.
             for lane in range(LANES):
                 sample_quad(
                     quads1,
@@ -70,6 +74,8 @@ def warp(space, height, width, pitch, grey0, grey_at, grey_pitch, quads1, quads_
                     scratch,
                     _SUMS + 4 * lane,
                 )
+
+            # Columns beyond the width hold zeros in every plane of the workspace, and must stay zero.
             frame1, gx, gy = load_quads(scratch, _SUMS)
             inside = lanes_below(width - x)
             gx, gy = gx * inside, gy * inside

@@ -1,7 +1,7 @@
-"""Keep the machine code of the kernels for every process of a user on a machine.
+"""Keep the machine code of the kernels for all processes of a user on a machine.
 
-It lies in one file of the user's cache, named by everything it depends on. Of several processes that want it
-at once, one compiles while the others wait at a file lock.
+It is one file in the user's cache, named by everything it depends on. Of several processes that need it at
+once, one compiles while the others wait at a file lock.
 """
 
 import contextlib
@@ -67,7 +67,7 @@ def cache_folder() -> Path:
             )
         return folder
     raise StinPipeError(
-        f"compiled CUDA kernels can be kept nowhere: {chosen or user} cannot be written; set "
+        f"there is no folder for compiled CUDA kernels: {chosen or user} cannot be written; set "
         f"{CACHE_VARIABLE} to a folder that can"
     )
 
@@ -87,7 +87,7 @@ def _fingerprint(capability: tuple[int, int], threads: int) -> str:
 
 
 def _read(path: Path) -> dict[str, tuple[str, bytes]] | None:
-    """Read a cache file; None when there is none, or it is damaged (then it is made anew)."""
+    """Read a cache file; None if there is none, or if it is damaged (then it is made again)."""
     try:
         with zipfile.ZipFile(path) as archive:  # its checksums cover every byte of code
             return {

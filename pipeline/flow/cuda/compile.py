@@ -20,7 +20,7 @@ ITERATE_REGISTERS = 128
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LinkedKernel:
-    """A kernel's machine code, and what the assembler said of its registers and spills."""
+    """A kernel's machine code, and the assembler's log about its registers and spills."""
 
     code: bytes
     log: str
@@ -73,7 +73,7 @@ def compile_ptx(threads: int) -> dict[str, str]:
 def link(ptx: str, capability: tuple[int, int]) -> LinkedKernel:
     """Turn PTX into machine code for a GPU of compute capability `capability`; needs no GPU.
 
-    Without nvJitLink the PTX itself is given back: the driver compiles it when it is loaded.
+    Without nvJitLink it returns the PTX itself, which the driver compiles when it is loaded.
 
     Raises:
         StinPipeError: If nvJitLink refuses the PTX or the capability.
@@ -85,9 +85,12 @@ def link(ptx: str, capability: tuple[int, int]) -> LinkedKernel:
         nvjitlink.version()
     except (ImportError, RuntimeError):  # no module, or no library behind it
         return LinkedKernel(code=text, log="")
+
     architecture = f"sm_{capability[0]}{capability[1]}"
     options = [f"-arch={architecture}", "-O3", "-verbose"]
     handle = nvjitlink.create(len(options), options)
+
+    # Its calls fill buffers whose size another call tells first, and its handle is never collected.
     try:
         nvjitlink.add_data(handle, nvjitlink.InputType.PTX, text, len(text), "kernel")
         nvjitlink.complete(handle)
@@ -113,6 +116,6 @@ def _text(log: bytearray) -> str:
 
 def entry_name(ptx: str) -> str:
     """Give the name of the kernel in its PTX."""
-    found = re.search(r"\.visible \.entry (\w+)", ptx)
-    assert found, "numba-cuda gave PTX without an entry"
-    return found.group(1)
+    entry = re.search(r"\.visible \.entry (\w+)", ptx)
+    assert entry, "numba-cuda gave PTX without an entry"
+    return entry.group(1)

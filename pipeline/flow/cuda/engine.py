@@ -1,4 +1,4 @@
-"""TV-L1 on an NVIDIA GPU: batches of pairs, cut to the card's memory, in and out.
+"""TV-L1 on an NVIDIA GPU: pairs go in and fields come out in batches that fit the card's memory.
 
 Frames may lie on the host (numpy) or on the GPU (torch, or anything with `__cuda_array_interface__`); the
 flow comes back where the frames came from. A pair's result does not depend on the batch it is in.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # importing this module loads neither torch nor numba
     from stin_pipe.pipeline.flow.cuda.program import BatchShape
 
 BATCH_SIZES = (1, 8, 32, 64, 128, 256)
-"""Capacities of sessions; a batch takes the smallest that holds it, the rest of which stays idle."""
+"""Capacities of sessions; a batch takes the smallest that holds it, and what it does not fill stays idle."""
 
 MEMORY_SHARE = 0.6
 """Share of the card's free memory that a session may take."""
@@ -87,25 +87,25 @@ def solve(
 
 
 def _filler(frames0: Any, frames1: Any, shape: "BatchShape") -> Callable[[Any], None]:
-    """Make the function that puts the frames of a batch into the places of a session."""
+    """Make the function that puts the frames of a batch where a session expects them."""
     import torch
 
     num_pairs = len(frames0)
     # A clip of n pairs has n + 1 frames; of separate pairs, the second frames come after all first ones.
     parts = {0: frames0, num_pairs: frames1[-1:]} if shape.chained else {0: frames0, shape.capacity: frames1}
 
-    def put(places: Any) -> None:
+    def put(target: Any) -> None:
         for start, images in parts.items():
             if isinstance(images, np.ndarray):
                 images = torch.from_numpy(images if images.flags.writeable else images.copy())
-                images = images.to(places.device)  # as bytes, if they are: they widen on the GPU
-            places[start : start + len(images)].copy_(images)
+                images = images.to(target.device)  # as bytes, if they are: they widen on the GPU
+            target[start : start + len(images)].copy_(images)
 
     return put
 
 
 def _session(size: tuple[int, int], num_pairs: int, params: TVL1Params, device: Any, *, chained: bool) -> Any:
-    """Give a session for batches of this kind: a kept one, or a new one that the free memory allows."""
+    """Give a session for batches of this kind: one from before, or a new one that the free memory allows."""
     import torch
 
     from stin_pipe.pipeline.flow.cuda.program import BatchShape, buffers
@@ -117,6 +117,7 @@ def _session(size: tuple[int, int], num_pairs: int, params: TVL1Params, device: 
         if key in _sessions:
             _sessions.move_to_end(key)
             return _sessions[key]
+        # Make room before the free memory is asked for, which would not count what torch still holds.
         while len(_sessions) >= KEPT_SESSIONS:
             _sessions.popitem(last=False)[1].wait()
 

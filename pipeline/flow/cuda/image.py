@@ -1,10 +1,10 @@
 """The kernels around a solve: pyramid, gradients, warp, change of level, median, and what goes out.
 
-A thread takes one pixel of one frame or pair: x and y from the block's place, the frame or pair from its
-depth. Pairs beyond `num_pairs[0]` are passed by. Pair i is frame i + `first` and frame i + `second`.
+A thread takes one pixel of one frame or pair: x and y from its block's position, the frame or pair from its
+depth. Pairs beyond `num_pairs[0]` are skipped. Pair i is frame i + `first` and frame i + `second`.
 
 Legend: planes are (rows, pitch) float32, flat, with `plane` floats; levels (frames, plane); state, data as
-in `cuda_solver`; gradients (pairs, 2 planes gx gy); field (pairs, 2 planes u1 u2). Lengths in pixels.
+in `solver`; gradients (pairs, 2 planes gx gy); field (pairs, 2 planes u1 u2). Lengths in pixels.
 """
 
 # numba gives these functions their types, which a checker of Python cannot see.
@@ -124,10 +124,12 @@ def warp(
         x0, y0 = int(math.floor(at_x)), int(math.floor(at_y))  # noqa: RUF046
         wx = _catmull_rom(at_x - np.float32(x0))
         wy = _catmull_rom(at_y - np.float32(y0))
+
         frame1 = advance(level, np.int64(pair + second) * plane)
         gradient_x = advance(gradients, np.int64(pair) * 2 * plane)
         gradient_y = advance(gradients, (np.int64(pair) * 2 + 1) * plane)
         value = gx = gy = np.float32(0.0)
+
         if 1 <= x0 < width - 2:  # one address serves four samples
             for j in range(4):
                 run = min(max(y0 - 1 + j, 0), height - 1) * pitch + x0 - 1
@@ -146,6 +148,7 @@ def warp(
                 value += wy[j] * _weigh_row(frame1, row, columns, wx)
                 gx += wy[j] * _weigh_row(gradient_x, row, columns, wx)
                 gy += wy[j] * _weigh_row(gradient_y, row, columns, wx)
+
         target = np.int64(pair) * 3 * plane + pixel
         data[target] = gx
         data[target + plane] = gy

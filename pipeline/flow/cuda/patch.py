@@ -9,7 +9,7 @@ the four pixels of a row are spelled out: a loop over an array would live in slo
 processor, where the tests drive this very code thread by thread at real sizes.
 
 Legend: a row is a tuple of 4 floats; a patch a tuple of 4 rows; `shared` float32 shared memory; t the
-thread; `slot` names follow `cuda_tiles.neighbour_slots`. Names of the steps are those of `steps`.
+thread; `slot` names follow `tiles.neighbour_slots`. Names of the steps are those of `steps`.
 """
 
 import types
@@ -40,7 +40,7 @@ def patch_functions(
 
     Args:
         jit: Decorator that compiles a function for the target.
-        load4: (pointer, index) -> the 4 floats there, 16 bytes in one access.
+        load4: (pointer, index) -> the 4 floats at that index, 16 bytes in one access.
         store4: (pointer, index, a, b, c, d) -> None.
         select: (condition, yes, no) -> yes or no, without a branch.
         threads: Threads of a block: a compile-time constant, so that shared memory is addressed by offsets.
@@ -50,6 +50,7 @@ def patch_functions(
     edges_at = CONSTANTS * threads
     edge = 4 * (threads + 1)
 
+    # Whole patches between memory and registers.
     @jit
     def store_row(target, at, row):
         store4(target, at, row[0], row[1], row[2], row[3])
@@ -75,6 +76,7 @@ def patch_functions(
         row = (ZERO, ZERO, ZERO, ZERO)
         return row, row, row, row
 
+    # What a thread shares with others, or with itself one iteration later.
     @jit
     def keep_pixel(shared, at, gx, gy, rho_c):
         grad2 = gx * gx + gy * gy
@@ -128,6 +130,7 @@ def patch_functions(
         store4(shared, at + 2 * edge, ZERO, ZERO, ZERO, ZERO)
         store4(shared, at + 3 * edge, ZERO, ZERO, ZERO, ZERO)
 
+    # The u step: pixel, row, patch.
     @jit
     def u_pixel(shared, at, u1, u2, p1x, p1x_left, p1y, p1y_up, p2x, p2x_left, p2y, p2y_up, threshold, theta):
         gx, gy, rho_c, inv_grad2 = load4(shared, at)
@@ -166,6 +169,7 @@ def patch_functions(
                        p2x[3], left2[3], p2y[3], p2y[2], threshold, theta)  # fmt: skip
         return (a0, a1, a2, a3), (b0, b1, b2, b3)
 
+    # The p step: row, patch.
     @jit
     def p_row(px, py, u, u_right, below, dual_step):
         x0, y0 = update_p(px[0], py[0], u[1] - u[0], below[0] - u[0], dual_step)
@@ -194,6 +198,7 @@ def patch_functions(
             load4(shared, at + 3 * edge + 4 * down_slot),
         )
 
+    # The image's border, which may run through a patch.
     @jit
     def extend_row(row, last):
         """Repeat column `last` to its right, so that differences across the image's border are zero."""
@@ -224,6 +229,7 @@ def patch_functions(
     def last_column(patch):
         return patch[0][3], patch[1][3], patch[2][3], patch[3][3]
 
+    # The stop rule's sum.
     @jit
     def change_row(new, old, last_x):
         """Sum of squared differences of a row's pixels up to column `last_x`."""

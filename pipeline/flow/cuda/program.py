@@ -1,10 +1,10 @@
 """The list of kernel launches that solves a batch, and the buffers that it needs.
 
-It is made on the host from the frames' size and the parameters alone; no launch depends on a result of
-another, so that the list can be recorded once and replayed (a CUDA graph), and the tests can run the same
-list without a GPU.
+It is made on the host from the frames' size and the parameters alone. Which kernels run never depends on a
+result, so the list can be recorded once and replayed (a CUDA graph), and the tests can run the same list
+without a GPU.
 
-Legend: C pairs of capacity, F frames; lengths as in `cuda_tiles`.
+Legend: C pairs of capacity, F frames; lengths as in `tiles`.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ class BatchShape:
     Attributes:
         height: Height of the frames in pixels.
         width: Width of the frames in pixels.
-        capacity: Most pairs of a batch; fewer may be put in.
+        capacity: Most pairs of a batch; it may hold fewer.
         chained: Whether pair i is frame i and frame i + 1 of C + 1; otherwise the first frames fill the
             first C places, the second frames the next C.
         threads: Threads of a block of `iterate`.
@@ -84,7 +84,7 @@ def build_program(shape: BatchShape, params: TVL1Params) -> Program:
     """Make the launches that turn the frames in `level0` into each pair's flow.
 
     `field` must hold zeros, the flow that the coarsest level starts from. The flow ends in `state`, in the
-    buffer of `parity`; `iterations` (levels x warps, C) tells each solve's.
+    buffer of `parity`; `iterations` (levels x warps, C) counts those of each solve.
     """
     plans = tuple(
         plan_tiles(height, width, threads=shape.threads, steps=params.check_interval)
@@ -153,6 +153,7 @@ def _level(shape: BatchShape, params: TVL1Params, plans: tuple[TilePlan, ...], l
                 *(np.float64(ratio) for ratio in ratios), np.float32(1 / params.scale_step),
             ),
         ))  # fmt: skip
+
     put = _pixels(
         "put", fine=plan, depth=shape.capacity,
         arguments=(*_state_and("field"), *_geometry(plan), capacity),
@@ -176,10 +177,12 @@ def _level(shape: BatchShape, params: TVL1Params, plans: tuple[TilePlan, ...], l
         "median", fine=plan, depth=shape.capacity,
         arguments=(*_state_and("field"), *_geometry(plan), capacity, np.int32(params.median_filter)),
     )  # fmt: skip
+
     for number in range(params.num_warps):
         start = (level * params.num_warps + number) * shape.capacity
         # The state of a new level starts in buffer 0; later solves go on where the last one ended.
         launches.append(_begin(shape, start, reset=number == 0))
+        # Gradients are made level by level, into one buffer that all levels share.
         launches += [put, gradients] if number == 0 else []
         launches.append(warp)
         launches += _solve(shape, params, plan, start, fresh=number == 0)

@@ -1,7 +1,7 @@
 """Run a program of launches on a GPU: machine code loaded, buffers kept, launches recorded and replayed.
 
-torch owns the context, the memory and the streams; the driver is called for what torch has no call for:
-loading machine code and launching it. A session is made for one shape of batch and lives on for the next
+torch owns the context, the memory and the streams; the driver is called directly for what torch does not
+offer: loading machine code and launching it. A session is made for one shape of batch and serves all later
 batches of that shape. Its launches are recorded into a CUDA graph at its second use, so that Python pays for
 them once.
 """
@@ -53,7 +53,7 @@ def count_blocks(threads: int, shared_bytes_of_a_sm: int, num_sms: int) -> int:
 
 
 def blocks_of(device: torch.device, threads: int | None = None) -> tuple[int, int]:
-    """Give the threads of a block of `iterate`, the best or those asked for, and the blocks a GPU holds.
+    """Give the threads of a block of `iterate`, by choice or the best, and the blocks that a GPU holds.
 
     Raises:
         StinPipeError: If the GPU cannot hold even the smallest block.
@@ -62,7 +62,7 @@ def blocks_of(device: torch.device, threads: int | None = None) -> tuple[int, in
     attributes = driver.CUdevice_attribute
 
     def ask(attribute: Any) -> int:
-        return _check(driver.cuDeviceGetAttribute(attribute, device.index), "tell the GPU's properties")
+        return _check(driver.cuDeviceGetAttribute(attribute, device.index), "report the GPU's properties")
 
     most_shared = ask(attributes.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
     threads = threads or choose_threads(most_shared)
@@ -119,10 +119,13 @@ class Session:
         with self._lock:
             stream = torch.cuda.current_stream(self.device)
             stream.wait_event(self._done)  # the last batch may have run on another stream
+
             put_frames(self._frames())
             self.buffers["num_pairs"].fill_(num_pairs)
             self.buffers["field"].zero_()  # where the coarsest level starts
             self._run()
+
+            # Not part of the recording, since each batch has an output of its own.
             scale = None if bound_px is None else 127.0 / bound_px
             last = output_launch(self.shape, self.plans[0], scale=scale)
             self._bind(last, output=output)(stream.cuda_stream)
@@ -154,7 +157,7 @@ class Session:
             launch(stream)
 
     def _frames(self) -> torch.Tensor:
-        """The places of the frames as (F, H, W), without the padding."""
+        """Where the frames go, as (F, H, W) without the padding."""
         plan = self.plans[0]
         planes = self.buffers["level0"].view(self.shape.num_frames, -1, plan.pitch_px)
         return planes[:, : plan.height_px, : plan.width_px]
@@ -164,14 +167,14 @@ class Session:
         buffers = {**self.buffers, **more}
         values = [_as_c(argument, buffers) for argument in launch.arguments]
         addresses = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
-        place = (*launch.grid, *launch.block, launch.shared_bytes)
+        geometry = (*launch.grid, *launch.block, launch.shared_bytes)
         return functools.partial(
-            _launch, self._kernels[launch.kernel], place, ctypes.addressof(addresses), (values, addresses)
+            _launch, self._kernels[launch.kernel], geometry, ctypes.addressof(addresses), (values, addresses)
         )
 
 
-def _launch(kernel: Any, place: tuple[int, ...], arguments: int, _alive: object, stream: int) -> None:
-    _check(driver.cuLaunchKernel(kernel, *place, stream, arguments, 0), "launch a flow kernel")
+def _launch(kernel: Any, geometry: tuple[int, ...], arguments: int, _alive: object, stream: int) -> None:
+    _check(driver.cuLaunchKernel(kernel, *geometry, stream, arguments, 0), "launch a flow kernel")
 
 
 def _as_c(argument: Slice | np.generic, buffers: dict[str, torch.Tensor]) -> Any:

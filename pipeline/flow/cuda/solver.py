@@ -3,13 +3,13 @@
 A solve is rounds of `check_interval` iterations. A round launches `iterate` once or more; it takes the
 pairs still active, tile by tile, from the buffer of the pair's parity into the other one. The last block to
 finish a round turns the parities, tests the stop rule of each pair and writes the list of those that go on.
-The host never waits: it launches as many rounds as the longest solve takes, and the launches after a pair's
-end pass it by. A pair that has ended keeps its result in the buffer of its own parity.
+The host never waits: it launches as many rounds as the longest solve may take, and a pair that has ended is
+skipped by the launches after it, its result in the buffer of its own parity.
 
 Sums of |du|^2 are added in a fixed order: a thread's pixels, a tile's threads, a pair's tiles.
 
 Legend: state (2 buffers, pairs, 6 planes u1 u2 p1x p1y p2x p2y, rows, pitch); data (pairs, 3 planes gx gy
-rho_c, rows, pitch); all pointers are flat. Lengths in patches as in `cuda_tiles`.
+rho_c, rows, pitch); all pointers are flat. Lengths in patches as in `tiles`.
 """
 
 # numba gives these functions their types, which a checker of Python cannot see.
@@ -54,10 +54,10 @@ def _decide(
     """
     count, kept = num_active[0], 0
     for first in range(0, count, threads):
-        place = first + t
+        index = first + t
         pair, goes_on = 0, 0
-        if place < count:
-            pair = active[place]
+        if index < count:
+            pair = active[index]
             parity[pair] = parity[pair] ^ turn
             iterations[pair] += done
             goes_on = 1
@@ -67,7 +67,8 @@ def _decide(
                     change += partials[np.int64(pair) * tiles + tile]
                 if change <= limit:
                     goes_on = 0
-        # Inclusive sum over the threads: the place of each pair that goes on.
+
+        # Inclusive sum over the threads: the new index of each pair that goes on.
         shared[t] = np.float32(goes_on)
         cuda.syncthreads()
         distance = 1
@@ -79,10 +80,12 @@ def _decide(
             shared[t] += before
             cuda.syncthreads()
             distance *= 2
+
         if goes_on == 1:
             active[kept + int(shared[t]) - 1] = pair
         kept += int(shared[threads - 1])
         cuda.syncthreads()
+
     if t == 0:
         num_active[0] = kept
 
@@ -109,7 +112,7 @@ def build_iterate(threads: int) -> python_types.FunctionType:
 
         `capacity` pairs fit into the buffers; `odd` is 1 when the state lies in the other buffer than parity
         says; `fresh` is 1 when the duals are zero and not read; `check` is 1 when the sums of |du|^2 are
-        wanted; with `ends_round` 1 the rest is for `_decide`. `finished` is 0 between launches.
+        needed; with `ends_round` 1 the rest is for `_decide`. `finished` is 0 between launches.
         """
         shared = pointer_to(cuda.shared.array(0, types.float32))
         t = cuda.threadIdx.x
@@ -122,6 +125,8 @@ def build_iterate(threads: int) -> python_types.FunctionType:
         tiles = tiles_x * tiles_y
         if t == 0:
             clear_edges(shared)
+
+        # A block takes one tile after another: the grid is no larger than what the GPU holds at a time.
         num_items = num_active[0] * tiles
         for item in range(cuda.blockIdx.x, num_items, cuda.gridDim.x):
             pair = active[item // tiles]
@@ -133,10 +138,12 @@ def build_iterate(threads: int) -> python_types.FunctionType:
             last_x = np.int32(width_px - 1 - 4 * patch_x)
             last_y = np.int32(height_px - 1 - 4 * patch_y)
             border = last_x <= 3 or last_y <= 3
+
             at = 4 * patch_y * pitch + 4 * patch_x
             buffer = parity[pair] ^ odd
             source = (np.int64(buffer) * capacity + pair) * 6 * plane + at
             target = (np.int64(1 - buffer) * capacity + pair) * 6 * plane + at
+
             gx = gy = rho_c = zero_patch()
             if inside:
                 origin = np.int64(pair) * 3 * plane + at
@@ -144,6 +151,7 @@ def build_iterate(threads: int) -> python_types.FunctionType:
                 gy = load_patch(data, origin + plane, pitch)
                 rho_c = load_patch(data, origin + 2 * plane, pitch)
             keep_constants(shared, t, gx, gy, rho_c)
+
             u1 = u2 = p1x = p1y = p2x = p2y = zero_patch()
             if inside:
                 u1 = load_patch(state, source, pitch)
@@ -153,6 +161,7 @@ def build_iterate(threads: int) -> python_types.FunctionType:
                     p1y = load_patch(state, source + 3 * plane, pitch)
                     p2x = load_patch(state, source + 4 * plane, pitch)
                     p2y = load_patch(state, source + 5 * plane, pitch)
+
             owned = (
                 inside
                 and _owns(patch_x, column, tiles_x, tile_x, halo)
@@ -161,6 +170,7 @@ def build_iterate(threads: int) -> python_types.FunctionType:
             kept_step = np.int32(iterations - 1 if check == 1 and owned else -1)
             publish_p(shared, t, p1x, p1y, p2x, p2y)
             cuda.syncthreads()
+
             for step in range(iterations):
                 if step == kept_step:
                     # Registers are scarce: the flow before the last step waits where its result will go.
@@ -182,6 +192,7 @@ def build_iterate(threads: int) -> python_types.FunctionType:
                 p2x, p2y = p_patch(p2x, p2y, u2, right2, below2, dual_step)
                 publish_p(shared, t, p1x, p1y, p2x, p2y)
                 cuda.syncthreads()
+
             if check == 1:
                 change = zero
                 if owned:
@@ -204,6 +215,7 @@ def build_iterate(threads: int) -> python_types.FunctionType:
                         change += shared[other]
                     partials[np.int64(pair) * tiles + tile] = change
                 cuda.syncthreads()
+
             if owned:
                 store_patch(state, target, pitch, u1)
                 store_patch(state, target + plane, pitch, u2)
@@ -211,6 +223,8 @@ def build_iterate(threads: int) -> python_types.FunctionType:
                 store_patch(state, target + 3 * plane, pitch, p1y)
                 store_patch(state, target + 4 * plane, pitch, p2x)
                 store_patch(state, target + 5 * plane, pitch, p2y)
+
+        # The block that takes the last ticket sees the sums of all others, and decides for the whole round.
         if ends_round == 1 and num_items > 0:
             if t == 0:
                 cuda.threadfence()  # this block's sums come before its ticket

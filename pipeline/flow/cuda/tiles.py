@@ -77,7 +77,7 @@ def plan_tiles(height_px: int, width_px: int, *, threads: int, steps: int) -> Ti
         height_px: Height of the level.
         width_px: Width of the level.
         threads: Threads of a block, and so most patches of a tile.
-        steps: Iterations that are wanted on chip. An image that fits into one tile has no halo and takes any
+        steps: Iterations to do on chip at most. An image that fits into one tile has no halo and takes any
             number; for others it is cut to `MOST_STEPS`.
 
     Raises:
@@ -88,6 +88,7 @@ def plan_tiles(height_px: int, width_px: int, *, threads: int, steps: int) -> Ti
     if patches_x * patches_y <= threads:
         whole = {"tile_x": patches_x, "tile_y": patches_y, "halo": 0, "tiles_x": 1, "tiles_y": 1}
         return TilePlan(**shape, **whole, steps=steps)
+
     steps = min(steps, MOST_STEPS)
     halo = -(-steps // PATCH_PX)
     candidates = []
@@ -100,6 +101,7 @@ def plan_tiles(height_px: int, width_px: int, *, threads: int, steps: int) -> Ti
         # A row of patches that is shorter than 128 bytes wastes part of every memory transaction.
         cost = tiles_x * tiles_y * -(-tile_x * tile_y // WARP) * (1 if tile_x >= 8 else 8 / tile_x)
         candidates.append((cost, tiles_x * tiles_y, tile_x, tile_y, tiles_x, tiles_y))
+
     if not candidates:
         raise ValueError(f"threads must allow a tile wider than its halo of {halo} patches, got {threads}")
     _, _, tile_x, tile_y, tiles_x, tiles_y = min(candidates)
@@ -133,7 +135,7 @@ def neighbour_slots(t, x, y, tile_x, tile_y, threads):
 
     The first column and row of a tile read slot `threads`, which holds zeros: right at the image's border,
     and inside a halo anything will do. The right neighbour is always t + 1: whatever the last column
-    reads there is replaced at the image's border, and is halo elsewhere.
+    reads is replaced at the image's border, and is halo elsewhere.
     """
     left = t - 1 if x > 0 else threads
     up = t - tile_x if y > 0 else threads
