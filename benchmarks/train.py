@@ -41,19 +41,20 @@ from torch.utils.data import DataLoader, Dataset
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from stin_pipe.stin.clips.dataset import Batch, TrainingClips
-from stin_pipe.stin.clips.loader import StepSampler, batches_of, training_loader
+from stin_pipe.stin.clips.loader import batches_of
 from stin_pipe.stin.clips.read_clips import ClipShape, clip_length, item_count
 from stin_pipe.stin.clips.sampling import flow_stacks, sample_generator, training_starts
-from stin_pipe.stin.clips.transforms import IMAGENET_MEAN, IMAGENET_STD, draw_training_crop
+from stin_pipe.stin.clips.transforms import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig, draw_training_crop
 from stin_pipe.stin.device import Runtime, choose_device, loader_worker_count, resolve_amp
-from stin_pipe.stin.network.flops import flops_per_sample
-from stin_pipe.stin.network.streams import SpatialConfig, TemporalConfig
+from stin_pipe.stin.network.config import SpatialConfig, TemporalConfig
+from stin_pipe.stin.network.streams import build_stream
 from stin_pipe.stin.shards.codec import encode_image
 from stin_pipe.stin.shards.reader import ShardReader
 from stin_pipe.stin.shards.schema import FlowCoding, Manifest, ManifestVideo
 from stin_pipe.stin.shards.writer import ShardWriter
-from stin_pipe.stin.training.config import AugmentConfig, OptimConfig, TrainConfig
-from stin_pipe.stin.training.learner import Learner, build_learner
+from stin_pipe.stin.training.batches import StepSampler, training_loader
+from stin_pipe.stin.training.config import OptimConfig, TrainConfig
+from stin_pipe.stin.training.learner import Learner, build_learner, flops_per_sample
 from stin_pipe.stin.training.ranks import Ranks
 from stin_pipe.stin.training.step import train_step
 
@@ -261,7 +262,8 @@ class Bench:
 
     def flops(self, samples_per_s: float) -> dict[str, Any]:
         """Set what the loop computes beside a matrix product of the same precision on the same card."""
-        forward = flops_per_sample(self.config, num_classes=max(2, len(self.manifest.classes)))
+        num_classes = max(2, len(self.manifest.classes))
+        forward = flops_per_sample(build_stream(self.config.stream, num_classes=num_classes), self.config)
         dtype = torch.bfloat16 if resolve_amp("auto", self.device) == "bf16" else torch.float32
         left, right = (
             torch.randn(MATRIX_SIDE, MATRIX_SIDE, device=self.device, dtype=dtype) for _ in range(2)

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from stin_pipe.stin.device import Runtime, choose_device
+from stin_pipe.stin.network.config import StreamName
 from stin_pipe.stin.network.model_file import load_model
-from stin_pipe.stin.network.streams import StreamName
 from stin_pipe.stin.results.ablation_table import AblationTable, Judge, Judgement, paired_difference, tabulate
 from stin_pipe.stin.scoring.fusion import label_ranks
 from stin_pipe.stin.scoring.score_split import TestProtocol, score_split
@@ -26,7 +26,7 @@ from stin_pipe.stin.shards.schema import Manifest
 from stin_pipe.stin.train import train_stream
 from stin_pipe.stin.training.config import TrainConfig, override
 from stin_pipe.stin.training.metrics_log import METRICS_FILE
-from stin_pipe.stin.training.report import AblationStep, TrainEvent
+from stin_pipe.stin.training.report import AblationStep, TrainEvent, TrainResult
 from stin_pipe.stin.training.state import CONFIG_FILE
 
 __all__ = [
@@ -122,42 +122,26 @@ def run_ablation(
 ) -> AblationTable:
     """Train every variant with every seed in folders below ``out_dir`` and compare them.
 
-    What is finished is not trained again, and a training that was killed goes on; so the same call resumes,
-    and more seeds or variants join what is there.
-
-    Args:
-        variants: with different names; of each stream, the first is the one that others are compared with.
-        seeds: each with every variant.
-        manifest: the run's videos.
-        extract_dir: folder with ``shards/``.
-        out_dir: folder of the ablation; see ``training_folder``.
-        split: whose training list is used.
-        judge: ``held-out`` judges on the held-out part of the training list, with the last validation of
-            the weights that the training hands on; ``test`` on the test list, with ``protocol``.
-        protocol: for ``test``; by default the whole one.
-        runtime: see ``train_stream``.
-        extraction: see ``train_stream``.
-        on_event: called before each training, and as ``train_stream`` does.
-        on_table: called after each seed with the table so far.
-        handle_signals: see ``train_stream``.
+    Finished trainings are kept and killed ones go on, so the same call resumes, and more seeds or variants
+    join. Of each stream, the first variant is the base of the others. Those trained are judged by the
+    validation of their final weights (``held-out``) or on the test list with ``protocol``. ``on_event`` also
+    gets an ``AblationStep`` before each training, ``on_table`` the table so far after each seed; the other
+    arguments are those of ``train_stream``.
 
     Raises:
         ValueError: if there is nothing to train, or a name or seed occurs twice.
         StinPipeError: if nothing is held out to judge on, or what ``train_stream`` raises.
         Interrupted: see ``train_stream``.
     """
-    names = [variant.name for variant in variants]
-    if not variants or not seeds or len(set(names)) < len(names) or len(set(seeds)) < len(seeds):
-        raise ValueError(
-            f"an ablation needs variants and seeds, each once, got variants {names} and seeds {list(seeds)}"
-        )
-    found: dict[str, dict[int, Judgement]] = {name: {} for name in names}
-    num_judged = 0
-    total = len(seeds) * len(variants)
+    _require_once([variant.name for variant in variants], seeds)
+    judgements: dict[str, dict[int, Judgement]] = {variant.name: {} for variant in variants}
+    num_judged, total = 0, len(seeds) * len(variants)
+
+    # All variants of one seed first: an ablation that is cut short has whole pairs to compare.
     for number, (seed, variant) in enumerate(product(seeds, variants), start=1):
         on_event(AblationStep(variant=variant.name, seed=seed, number=number, total=total))
-        folder = training_folder(Path(out_dir) / variant.name, split=split, seed=seed)
         config = replace(variant.config, seed=seed)
+        folder = training_folder(Path(out_dir) / variant.name, split=split, seed=seed)
         result = train_stream(
             config,
             manifest=manifest,
@@ -169,58 +153,79 @@ def run_ablation(
             on_progress=on_event,
             handle_signals=handle_signals,
         )
-        if result.list_change:
-            raise StinPipeError(
-                f"{folder} holds a training on another list of videos ({result.list_change}), which cannot "
-                "be compared with trainings on this one; delete that folder to train anew"
-            )
+        _require_comparable(result, folder, judge)
+
         if judge == "held-out":
-            if not result.num_held_out:
-                raise StinPipeError(
-                    f"split {split!r}: nothing is held out of the training list to judge on; raise val_share"
-                )
-            num_judged = result.num_held_out
-            found[variant.name][seed] = _validated(folder, select=config.select)
+            judgement, num_judged = _validated(folder, select=config.select), result.num_held_out
         else:
-            scores = score_split(
-                load_model(
-                    Path(result.checkpoint), device=choose_device(runtime.device if runtime else "auto")
-                ),
-                manifest=manifest,
-                extract_dir=extract_dir,
-                split=split,
-                protocol=protocol,
-                out_path=folder / "test.npz",
-                loader_workers=runtime.loader_workers if runtime else None,
-            )
-            num_judged = len(scores.ids)
-            found[variant.name][seed] = judge_scores(scores)
+            scores = _test_scores(result, folder, manifest, extract_dir, protocol, runtime or Runtime())
+            judgement, num_judged = judge_scores(scores), len(scores.ids)
+        judgements[variant.name][seed] = judgement
         if variant is variants[-1]:
-            on_table(compare(variants, found, judge=judge, split=split, num_judged=num_judged))
-    return compare(variants, found, judge=judge, split=split, num_judged=num_judged)
+            on_table(compare(variants, judgements, judge=judge, split=split, num_judged=num_judged))
+    return compare(variants, judgements, judge=judge, split=split, num_judged=num_judged)
+
+
+def _require_once(names: Sequence[str], seeds: Sequence[int]) -> None:
+    if not names or not seeds or len(set(names)) < len(names) or len(set(seeds)) < len(seeds):
+        raise ValueError(
+            f"an ablation needs variants and seeds, each once, got variants {names} and seeds {list(seeds)}"
+        )
+
+
+def _require_comparable(result: TrainResult, folder: Path, judge: Judge) -> None:
+    if result.list_change:
+        raise StinPipeError(
+            f"{folder} holds a training on another list of videos ({result.list_change}), which cannot be "
+            "compared with trainings on the current one; delete that folder to train again"
+        )
+    if judge == "held-out" and not result.num_held_out:
+        raise StinPipeError(
+            f"split {result.split!r}: nothing is held out of the training list to judge on; raise val_share"
+        )
+
+
+def _test_scores(
+    result: TrainResult,
+    folder: Path,
+    manifest: Manifest,
+    extract_dir: Path,
+    protocol: TestProtocol | None,
+    runtime: Runtime,
+) -> Scores:
+    return score_split(
+        load_model(Path(result.checkpoint), device=choose_device(runtime.device)),
+        manifest=manifest,
+        extract_dir=extract_dir,
+        split=result.split,
+        protocol=protocol,
+        out_path=folder / "test.npz",
+        loader_workers=runtime.loader_workers,
+    )
 
 
 def training_folder(variant_dir: Path, *, split: str, seed: int) -> Path:
-    """Return ``seed<N>`` for split 1, ``split<S>/seed<N>`` for others; earlier trainings keep their place."""
+    """Return ``seed<N>`` for split 1, ``split<S>/seed<N>`` for others."""
     plain = variant_dir / f"seed{seed}"
+    # Earlier versions trained every split in the plain folder; its configuration says which.
     try:
-        there = json.loads((plain / CONFIG_FILE).read_text())["split"]
+        plain_split = json.loads((plain / CONFIG_FILE).read_text())["split"]
     except (OSError, ValueError, KeyError, TypeError):
-        there = "1"
-    return plain if there == split else variant_dir / f"split{split}" / plain.name
+        plain_split = "1"
+    return plain if plain_split == split else variant_dir / f"split{split}" / plain.name
 
 
 def compare(
     variants: Sequence[Variant],
-    found: Mapping[str, Mapping[int, Judgement]],
+    judgements: Mapping[str, Mapping[int, Judgement]],
     *,
     judge: Judge,
     split: str,
     num_judged: int,
 ) -> AblationTable:
-    """Make the table of what the variants came to; see ``tabulate``."""
+    """Return the table of the variants; see ``tabulate``."""
     streams: dict[str, StreamName] = {item.name: item.config.stream_name for item in variants}
-    return tabulate(streams, found, judge=judge, split=split, num_judged=num_judged)
+    return tabulate(streams, judgements, judge=judge, split=split, num_judged=num_judged)
 
 
 def judge_scores(scores: Scores) -> Judgement:
@@ -239,9 +244,13 @@ def judge_scores(scores: Scores) -> Judgement:
 def _validated(folder: Path, *, select: Literal["last", "best"]) -> Judgement:
     """Return the validation of the weights that a finished training handed on."""
     lines = [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
-    seen = [line for line in lines if line["kind"] == "val"]
-    if not seen:
-        raise StinPipeError(f"{folder / METRICS_FILE}: holds no validation; delete {folder} to train anew")
-    # Of equals the later is handed on, as the training does.
-    chosen = seen[-1] if select == "last" else max(seen, key=lambda line: (line["top1"], line["step"]))
+    validations = [line for line in lines if line["kind"] == "val"]
+    if not validations:
+        raise StinPipeError(f"{folder / METRICS_FILE}: holds no validation; delete {folder} to train again")
+    # Of equals the training keeps the later.
+    chosen = (
+        validations[-1]
+        if select == "last"
+        else max(validations, key=lambda line: (line["top1"], line["step"]))
+    )
     return Judgement(top1=chosen["top1"], main_top1=chosen["main_top1"], aux_top1=chosen["aux_top1"])

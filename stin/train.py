@@ -11,14 +11,13 @@ first of them writes.
 
 import hashlib
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from stin_pipe.stin.device import Runtime, choose_device
-from stin_pipe.stin.network.flops import flops_per_sample
 from stin_pipe.stin.network.model_file import MODEL_FILE, RESULT_FILE
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.reader import ShardReader
@@ -31,12 +30,20 @@ from stin_pipe.stin.training.interrupt import Interrupted, StopSignal
 from stin_pipe.stin.training.learner import Learner, build_learner, require_enough_values
 from stin_pipe.stin.training.loop import TrainingLoop
 from stin_pipe.stin.training.metrics_log import MetricsLog
-from stin_pipe.stin.training.pace import Pace
 from stin_pipe.stin.training.plan import TrainingPlan, notify_of_lists, plan_training
 from stin_pipe.stin.training.ranks import Ranks, joined_ranks
-from stin_pipe.stin.training.report import OnProgress, TrainNotice, TrainProgress, TrainResult, TrainStart
+from stin_pipe.stin.training.report import (
+    Notices,
+    OnProgress,
+    Pace,
+    TrainNotice,
+    TrainProgress,
+    TrainResult,
+    TrainStart,
+)
 from stin_pipe.stin.training.state import (
     INIT_DIGEST,
+    TRAINING_LIST,
     LoopState,
     TrainingFolder,
     open_training,
@@ -89,77 +96,97 @@ def train_stream(
     """
     runtime = runtime or Runtime()
     with joined_ranks(on_gpu=runtime.device != "cpu" and torch.cuda.is_available()) as ranks:
-        device = choose_device(runtime.device, local_rank=ranks.local_rank, local_count=ranks.local_count)
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-            torch.backends.cudnn.benchmark = True  # all batches have one size, so trying kernels pays
+        device = _choose_device(runtime, ranks)
         job = ranks.together(
-            lambda: _plan(
-                plan_training(
-                    config, manifest=manifest, out_dir=Path(out_dir), split=split, extraction=extraction or {}
-                ),
-                ranks,
+            lambda: plan_training(
+                config, manifest=manifest, out_dir=Path(out_dir), split=split, extraction=extraction or {}
             )
         )
-        found = _open(job, ranks)
-        if found.result is not None:
-            return _result_of(found.result, job.out_dir, list_change=found.list_change)
-        tell = on_progress if ranks.is_first else lambda _event: None
-        notices: list[str] = []
+        ranks.together(lambda: _require_large_batches(job, ranks))
+        folder = _open(job, ranks)
+        if folder.result is not None:
+            return _stored_result(folder.result, job.out_dir, list_change=folder.list_change)
 
-        def notify(message: str) -> None:
-            notices.append(message)
-            tell(TrainNotice(message=message))
-
-        notify_of_lists(job, notify)
+        notices = Notices(on_progress if ranks.is_first else lambda _event: None)
+        notify_of_lists(job, notices.add)
         learner = ranks.together(
-            lambda: build_learner(
-                job.config,
-                num_classes=len(manifest.classes),
-                bound_px=manifest.bound_px,
-                runtime=runtime,
-                device=device,
-                notify=notify,
-                load_init=found.checkpoint is None,
-                ranks=ranks,
-            )
+            lambda: _build(job, runtime, device, ranks, notices, load_init=folder.checkpoint is None)
         )
-        state, metrics_bytes = _resume(found.checkpoint, learner, notify)
-        flops = flops_per_sample(job.config, num_classes=len(manifest.classes))
-        tell(_start(job, learner, state, flops))
-        with ExitStack() as opened:
-            stop = opened.enter_context(StopSignal(stop_file, handle_signals=handle_signals))
-            log = None
-            if ranks.is_first:
-                log = opened.enter_context(
-                    MetricsLog(
-                        job.out_dir,
-                        num_bytes=metrics_bytes,
-                        step=state.step,
-                        tensorboard=runtime.tensorboard,
-                    )
-                )
-                for message in log.notices:
-                    notify(message)
-            loop = TrainingLoop(
-                job=job,
-                learner=learner,
-                state=state,
-                reader=ShardReader(Path(extract_dir), manifest),
-                log=log,
-                stop=stop,
-                pace=Pace(seconds_before=state.seconds),
-                notify=notify,
-                on_progress=tell,
+        reader = ShardReader(Path(extract_dir), manifest)
+        with StopSignal(stop_file, handle_signals=handle_signals) as stop:
+            state = _train(job, learner, folder.checkpoint, reader, stop, notices)
+            result = (
+                finish_training(job, learner, state, notices=notices.messages) if ranks.is_first else None
             )
-            loop.run()
-            result = None
-            if ranks.is_first:
-                result = finish_training(job, learner, state, flops=flops, notices=notices)
             return next(item for item in ranks.all_values(result) if item is not None)
 
 
-def _result_of(stored: Mapping[str, Any], out_dir: Path, *, list_change: str) -> TrainResult:
+def _choose_device(runtime: Runtime, ranks: Ranks) -> torch.device:
+    device = choose_device(runtime.device, local_rank=ranks.local_rank, local_count=ranks.local_count)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True  # all batches have one size, so trying kernels pays
+    return device
+
+
+def _build(
+    job: TrainingPlan,
+    runtime: Runtime,
+    device: torch.device,
+    ranks: Ranks,
+    notices: Notices,
+    *,
+    load_init: bool,
+) -> Learner:
+    learner = build_learner(
+        job.config,
+        num_classes=len(job.info.classes),
+        bound_px=job.info.bound_px,
+        runtime=runtime,
+        device=device,
+        notify=notices.add,
+        load_init=load_init,
+        ranks=ranks,
+    )
+    own_samples = job.batch_size // ranks.count
+    smallest = own_samples // min(own_samples, job.config.optim.accumulate)
+    require_enough_values(learner, num_samples=smallest)
+    return learner
+
+
+def _train(
+    job: TrainingPlan,
+    learner: Learner,
+    checkpoint: Checkpoint | None,
+    reader: ShardReader,
+    stop: StopSignal,
+    notices: Notices,
+) -> LoopState:
+    """Train from the checkpoint, or from the start, to the end; return where the loop stands then."""
+    state, metrics_bytes = _resume(checkpoint, learner, notices.add)
+    notices.on_event(_start(job, learner, state))
+    log = None
+    if learner.ranks.is_first:
+        log = MetricsLog(
+            job.out_dir, num_bytes=metrics_bytes, step=state.step, tensorboard=learner.runtime.tensorboard
+        )
+    with log or nullcontext():
+        for message in log.notices if log else ():
+            notices.add(message)
+        TrainingLoop(
+            job=job,
+            learner=learner,
+            state=state,
+            reader=reader,
+            log=log,
+            stop=stop,
+            pace=Pace(seconds_before=state.seconds),
+            notices=notices,
+        ).run()
+    return state
+
+
+def _stored_result(stored: Mapping[str, Any], out_dir: Path, *, list_change: str) -> TrainResult:
     now: dict[str, Any] = {
         "checkpoint": str(out_dir / MODEL_FILE),
         "was_complete": True,
@@ -173,27 +200,19 @@ def _result_of(stored: Mapping[str, Any], out_dir: Path, *, list_change: str) ->
         ) from error
 
 
-def _plan(job: TrainingPlan, ranks: Ranks) -> TrainingPlan:
-    """Return the plan if its batches suffice for these processes and for the network."""
+def _require_large_batches(job: TrainingPlan, ranks: Ranks) -> None:
     if job.batch_size < ranks.count:
         raise StinPipeError(
             f"a batch of {job.batch_size} videos is too small for {ranks.count} train workers; "
             "raise --batch-size, or lower --train-workers"
         )
-    own_samples = job.batch_size // ranks.count
-    require_enough_values(
-        job.config,
-        num_classes=len(job.info.classes),
-        num_samples=own_samples // min(own_samples, job.config.optim.accumulate),
-    )
-    return job
 
 
 def _open(job: TrainingPlan, ranks: Ranks) -> TrainingFolder:
     identity = {
         "config": config_to_json(job.config),
         "split": job.split,
-        "training_list": list_digest(job.lists.train),
+        TRAINING_LIST: list_digest(job.lists.train),
     }
     init = Path(job.config.init)
     if job.config.init and init.is_file():  # it may be gone once the training has begun
@@ -228,11 +247,11 @@ def _resume(
     return state, int(checkpoint.state["metrics_bytes"])
 
 
-def _start(job: TrainingPlan, learner: Learner, state: LoopState, flops: int) -> TrainStart:
+def _start(job: TrainingPlan, learner: Learner, state: LoopState) -> TrainStart:
     return TrainStart(
         stream=job.config.stream_name,
         num_parameters=learner.num_parameters,
-        flops_per_sample=flops,
+        flops_per_sample=learner.flops_per_sample,
         first_step=state.step,
         total_steps=job.total_steps,
         num_train=len(job.lists.train),

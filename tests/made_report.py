@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from stin_pipe.stin.network.config import SpatialConfig, TemporalConfig
 from stin_pipe.stin.network.model_file import ModelInfo, TrainedModel, load_model, save_model
-from stin_pipe.stin.network.streams import SpatialConfig, TemporalConfig, build_stream
+from stin_pipe.stin.network.streams import build_stream
 from stin_pipe.stin.results.split_result import SplitResult, judge_split
 from stin_pipe.stin.results.tuning import tune_fusion
 from stin_pipe.stin.scoring.fusion import fuse

@@ -20,9 +20,14 @@ from stin_pipe.stin.clips.read_clips import (
     read_clips,
 )
 from stin_pipe.stin.clips.sampling import evenly_spaced_starts, sample_generator, training_starts
-from stin_pipe.stin.clips.transforms import draw_training_crop, normalise_flow, normalise_rgb, protocol_crops
-from stin_pipe.stin.network.streams import SpatialConfig, StreamConfig
-from stin_pipe.stin.training.config import AugmentConfig
+from stin_pipe.stin.clips.transforms import (
+    AugmentConfig,
+    draw_training_crop,
+    normalise_flow,
+    normalise_rgb,
+    protocol_crops,
+)
+from stin_pipe.stin.network.config import SpatialConfig, StreamConfig
 
 
 @dataclass(frozen=True, kw_only=True)

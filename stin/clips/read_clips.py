@@ -11,7 +11,7 @@ import numpy as np
 
 from stin_pipe.stin.clips.sampling import flow_stacks
 from stin_pipe.stin.clips.transforms import Crop, crop_fields, crop_frames
-from stin_pipe.stin.network.streams import SpatialConfig, StreamConfig
+from stin_pipe.stin.network.config import SpatialConfig, StreamConfig
 from stin_pipe.stin.shards.codec import Window
 from stin_pipe.stin.shards.schema import FlowCoding, ManifestVideo
 

@@ -13,6 +13,10 @@ import cv2
 import numpy as np
 import torch
 
+from stin_pipe.stin.network.config import MAX_CROP_PX, MIN_CROP_PX
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.schema import Manifest
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -32,6 +36,31 @@ _CROP_PLACES = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """How a training clip is cut.
+
+    Attributes:
+        crop_px: side of the square the network sees; lowered to the stored size by ``fit_to_manifest``.
+        scales: crop sides as shares of the stored short side.
+        flip: mirror half of the samples; off where left and right are the label.
+        jitter: strength of random brightness, contrast and colour of RGB clips (0 none, 0.4 strong).
+    """
+
+    crop_px: int = 224
+    scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
+    flip: bool = True
+    jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not MIN_CROP_PX <= self.crop_px <= MAX_CROP_PX:
+            raise ValueError(f"crop_px must be in {MIN_CROP_PX}..{MAX_CROP_PX}, got {self.crop_px}")
+        if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
+            raise ValueError(f"scales must be shares in (0, 1], got {self.scales}")
+        if not 0 <= self.jitter <= 1:
+            raise ValueError(f"jitter must be in [0, 1], got {self.jitter}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Crop:
     """A rectangle of the stored picture, and whether it is mirrored; one for all clips of a sample."""
 
@@ -40,6 +69,20 @@ class Crop:
     height: int
     width: int
     flip: bool
+
+
+def fitting_crop_px(crop_px: int, manifest: Manifest) -> int:
+    """Return ``crop_px``, or less (a multiple of 8) where the smallest stored video has no room for it.
+
+    Raises:
+        StinPipeError: if the run has no video.
+    """
+    if not manifest.videos:
+        raise StinPipeError(
+            "this run has no extracted video; see extract/failures.jsonl and run extract again"
+        )
+    short_px = min(min(video.height, video.width) for video in manifest.videos.values())
+    return min(crop_px, max(MIN_CROP_PX, int(short_px * TEST_CROP_SHARE) // 8 * 8))
 
 
 def draw_training_crop(

@@ -14,15 +14,12 @@ is in its 3x3 convolution ("v1.5").
 """
 
 import re
-from typing import Literal, Protocol
 
 import torch
 from torch import nn
 
+from stin_pipe.stin.network.config import TAPS, Tap
 from stin_pipe.stin.shards.errors import ArgumentError
-
-Tap = Literal["layer1", "layer2", "layer3", "layer4"]
-TAPS: tuple[Tap, ...] = ("layer1", "layer2", "layer3", "layer4")
 
 _BLOCKS = {
     "resnet18": (2, 2, 2, 2),
@@ -33,25 +30,6 @@ _BLOCKS = {
 _BOTTLENECK = ("resnet50", "resnet101")
 KNOWN_BACKBONES = tuple(_BLOCKS)
 _RESNET_NAME = r"(resnet\d+)(?:-w(\d{1,4}))?"
-
-
-class Backbone(Protocol):
-    """What a stream asks of a backbone: ``to_tap`` then ``from_tap`` make the last feature map."""
-
-    num_features: int
-    """Channels of the last feature map."""
-
-    def tap_channels(self, tap: Tap) -> int:
-        """Return the channels of the features at a tap."""
-        ...
-
-    def to_tap(self, x_NCHW: torch.Tensor, tap: Tap) -> torch.Tensor:
-        """Run from the input to the end of a stage."""
-        ...
-
-    def from_tap(self, features_NCHW: torch.Tensor, tap: Tap) -> torch.Tensor:
-        """Run from the end of a stage to the last feature map."""
-        ...
 
 
 class BasicBlock(nn.Module):

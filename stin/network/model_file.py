@@ -16,16 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
 from stin_pipe.stin.network.backbones import check_backbone_name
-from stin_pipe.stin.network.streams import Stream, StreamConfig, StreamName, build_stream
+from stin_pipe.stin.network.config import MAX_CROP_PX, MIN_CROP_PX, StreamConfig, StreamName
+from stin_pipe.stin.network.streams import Stream, build_stream
 from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.from_json import from_json
 from stin_pipe.stin.shards.publish import publish_bytes
-from stin_pipe.stin.training.config import (
-    MAX_CROP_PX,
-    MIN_CROP_PX,
-    require_kinds,
-    stream_from_json,
-    stream_to_json,
-)
 
 MODEL_FILE = "model.safetensors"
 RESULT_FILE = "result.json"
@@ -62,7 +57,7 @@ class ModelInfo:
     @property
     def stream_name(self) -> StreamName:
         """Which of the two streams the model is."""
-        return stream_to_json(self.stream)["name"]
+        return self.stream.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +73,7 @@ class TrainedModel:
 
 def save_model(path: Path, *, weights: Mapping[str, torch.Tensor], info: ModelInfo) -> None:
     """Publish a model file whole."""
-    text = json.dumps(
-        {**asdict(info), "format": MODEL_FORMAT, "stream": stream_to_json(info.stream)}, sort_keys=True
-    )
+    text = json.dumps({**asdict(info), "format": MODEL_FORMAT}, sort_keys=True)
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
     publish_bytes(path, save(tensors, metadata={_MODEL_KEY: text}))
 
@@ -115,9 +108,7 @@ def _info_of(path: Path, metadata: Mapping[str, str]) -> ModelInfo:
         version = value.pop("format")
         if version != MODEL_FORMAT:
             raise StinPipeError(f"{path}: model format {version}, but this program reads {MODEL_FORMAT}")
-        info = ModelInfo(
-            **{**value, "stream": stream_from_json(value["stream"]), "classes": tuple(value["classes"])}
-        )
+        info: ModelInfo = from_json(ModelInfo, value)
         _check_info(info)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
@@ -131,7 +122,6 @@ def _check_info(info: ModelInfo) -> None:
     Raises:
         ValueError: names the value.
     """
-    require_kinds(info)
     check_backbone_name(info.stream.backbone)
     if len(info.classes) < 2 or len(set(info.classes)) < len(info.classes):
         raise ValueError(f"classes must be two or more different names, got {info.classes[:5]}")
@@ -141,9 +131,6 @@ def _check_info(info: ModelInfo) -> None:
         raise ValueError(f"num_segments must be >= 1, got {info.num_segments}")
     if not info.bound_px > 0:
         raise ValueError(f"bound_px must be > 0, got {info.bound_px}")
-    for name in ("training", "extraction"):
-        if not isinstance(getattr(info, name), dict):
-            raise ValueError(f"{name} must be an object, got {getattr(info, name)!r}")
 
 
 def load_model(path: Path, *, device: torch.device | str = "cpu") -> TrainedModel:

@@ -11,8 +11,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-DifferenceForm = Literal["signed", "abs", "l2"]
-AttentionForm = Literal["sagan", "nonlocal", "cbam"]
+from stin_pipe.stin.network.config import AttentionForm, DifferenceForm
 
 L2_SMOOTH = 1e-2
 """Differences far below this count as none in the ``l2`` form; features are of order 1 after batch norm."""

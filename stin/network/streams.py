@@ -10,88 +10,14 @@ stack_len for flow (x and y of each field in turn). Nothing but batch norm in tr
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import nn
 
 from stin_pipe.stin.network.auxiliary import with_auxiliary
-from stin_pipe.stin.network.backbones import TAPS, Tap, build_backbone
-from stin_pipe.stin.network.modules import ApparentDifference, AttentionForm, DifferenceForm, build_attention
-
-StreamName = Literal["spatial", "temporal"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpatialConfig:
-    """The RGB stream.
-
-    Attributes:
-        backbone: a name that ``backbones.build_backbone`` knows.
-        difference: ``none`` is the plain stream; ``loss`` trains the differences' own head beside the main
-            one; ``inject`` also adds the differences' features to those of the frames.
-        difference_form: see ``modules.segment_differences``.
-        difference_channels: channels that features are reduced to before differences are taken.
-        tap: the backbone's stage that differences are taken (and injected) at.
-        dropout: before both heads.
-        aux_weight: weight of the auxiliary loss, w_s.
-        aux_at_test: the auxiliary scores' share in the stream's score; 0 leaves them out.
-    """
-
-    backbone: str = "resnet50"
-    difference: Literal["none", "loss", "inject"] = "inject"
-    difference_form: DifferenceForm = "signed"
-    difference_channels: int = 128
-    tap: Tap = "layer4"
-    dropout: float = 0.8
-    aux_weight: float = 0.5
-    aux_at_test: float = 0.5
-
-    def __post_init__(self) -> None:
-        _check_shared(self.tap, self.dropout, self.aux_weight, self.aux_at_test)
-        if self.difference_channels < 1:
-            raise ValueError(f"difference_channels must be >= 1, got {self.difference_channels}")
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether this is the stream without anything of STIN."""
-        return self.difference == "none"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TemporalConfig:
-    """The flow stream.
-
-    Attributes:
-        backbone: a name that ``backbones.build_backbone`` knows.
-        stack_len: flow fields a segment.
-        attention: ``none`` is the plain stream; the other forms are in ``modules``.
-        tap: the backbone's stage that attention works on.
-        dropout: before both heads.
-        aux_weight: weight of the auxiliary loss, w_t.
-        aux_at_test: the auxiliary scores' share in the stream's score; 0 leaves them out.
-    """
-
-    backbone: str = "resnet50"
-    stack_len: int = 5
-    attention: AttentionForm | Literal["none"] = "sagan"
-    tap: Tap = "layer4"
-    dropout: float = 0.7
-    aux_weight: float = 0.5
-    aux_at_test: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_shared(self.tap, self.dropout, self.aux_weight, self.aux_at_test)
-        if self.stack_len < 1:
-            raise ValueError(f"stack_len must be >= 1, got {self.stack_len}")
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether this is the stream without anything of STIN."""
-        return self.attention == "none"
-
-
-StreamConfig = SpatialConfig | TemporalConfig
+from stin_pipe.stin.network.backbones import build_backbone
+from stin_pipe.stin.network.config import SpatialConfig, StreamConfig, TemporalConfig
+from stin_pipe.stin.network.modules import ApparentDifference, build_attention
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,13 +144,3 @@ def _linear(in_features: int, num_classes: int) -> nn.Linear:
     )  # TSN's: scores start near zero, so the first losses are log(num_classes)
     nn.init.zeros_(layer.bias)
     return layer
-
-
-def _check_shared(tap: str, dropout: float, aux_weight: float, aux_at_test: float) -> None:
-    if tap not in TAPS:
-        raise ValueError(f"tap must be one of {', '.join(TAPS)}, got {tap!r}")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be in [0, 1), got {dropout}")
-    for name, value in (("aux_weight", aux_weight), ("aux_at_test", aux_at_test)):
-        if not value >= 0:
-            raise ValueError(f"{name} must be >= 0, got {value}")

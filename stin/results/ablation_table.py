@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stin_pipe.stin.network.streams import StreamName
+from stin_pipe.stin.network.config import StreamName
 
 Judge = Literal["held-out", "test"]
 

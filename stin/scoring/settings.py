@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from stin_pipe.stin.device import Amp, choose_device, resolve_amp
+from stin_pipe.stin.network.config import StreamName
 from stin_pipe.stin.network.model_file import ModelInfo
-from stin_pipe.stin.network.streams import StreamName
 from stin_pipe.stin.scoring.fusion import TSN_WEIGHTS, FusionPoint
 from stin_pipe.stin.scoring.scorer import TestProtocol
 from stin_pipe.stin.scoring.scores import Scores

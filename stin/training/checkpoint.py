@@ -1,7 +1,8 @@
-"""Checkpoints of a training: published whole, marked, checked, and the last two kept.
+"""Checkpoints of a training: written whole, verified when read, and the last two kept.
 
 ``step-00001200.pt`` is the state; ``step-00001200.json`` beside it is its mark, written last, with the sha256
-of the state. A state without a mark does not exist; one that differs from its mark is passed over, aloud.
+of the state. A state without a mark counts as unwritten; one that differs from its mark is skipped with a
+notice.
 """
 
 import hashlib
@@ -24,26 +25,27 @@ NUM_KEPT = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A state that was found whole, and what was found on the way to it."""
+    """An undamaged state, and notices of the damaged ones that are newer."""
 
     state: dict[str, Any]
     step: int
     path: Path
     notices: tuple[str, ...]
-    """One line for every newer checkpoint that was damaged."""
+    """One line for each newer checkpoint that is damaged."""
 
 
 def save_checkpoint(folder: Path, *, step: int, state: Mapping[str, Any]) -> Path:
-    """Publish the state after ``step`` steps, then its mark, then drop all but the last two.
+    """Write the state after ``step`` steps, then its mark, then delete all but the last two.
 
-    The state may hold tensors, numbers, text, lists and dicts alone: it is read back with
+    The state may hold only tensors, numbers, text, lists and dicts: it is read back with
     ``weights_only=True``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}.pt"
     mark = path.with_suffix(".json")
-    # A mark of an earlier life of this step must not vouch for the bytes that are about to replace its own.
+    # An earlier attempt at this step may have left a mark, which must not vouch for other bytes than its own.
     mark.unlink(missing_ok=True)
+
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     content = buffer.getvalue()
@@ -57,22 +59,23 @@ def save_checkpoint(folder: Path, *, step: int, state: Mapping[str, Any]) -> Pat
             "sha256": hashlib.sha256(content).hexdigest(),
         },
     )
+
     for old in _marks(folder)[:-NUM_KEPT]:
         old.unlink(missing_ok=True)
         old.with_suffix(".pt").unlink(missing_ok=True)
-    marked = {found.with_suffix(".pt") for found in _marks(folder)}
-    for leftover in folder.iterdir():  # what a killed process left: states without marks, temporary files
+    marked = {mark.with_suffix(".pt") for mark in _marks(folder)}
+    # A killed process leaves states without marks, and temporary files.
+    for leftover in folder.iterdir():
         if is_temporary(leftover) or (leftover.suffix == ".pt" and leftover not in marked):
             leftover.unlink(missing_ok=True)
     return path
 
 
 def load_latest(folder: Path) -> Checkpoint | None:
-    """Return the newest checkpoint that agrees with its mark; None where the folder holds no checkpoint at
-    all.
+    """Return the newest checkpoint that agrees with its mark, or None if the folder holds no checkpoint.
 
     Raises:
-        StinPipeError: if there are checkpoints, but each is damaged.
+        StinPipeError: if the folder holds checkpoints and all of them are damaged.
     """
     notices: list[str] = []
     marks = _marks(folder)
@@ -86,7 +89,7 @@ def load_latest(folder: Path) -> Checkpoint | None:
         return Checkpoint(state=state, step=int(path.stem[5:]), path=path, notices=tuple(notices))
     if marks:
         raise StinPipeError(
-            f"{folder}: no checkpoint is whole: {notices[0]}; delete this folder to train from the start"
+            f"{folder}: every checkpoint is damaged: {notices[0]}; delete this folder to train from the start"
         )
     return None
 

@@ -1,4 +1,4 @@
-"""What a training hands on: its best weights on the way, its model and its result at the end."""
+"""What a training leaves behind: its best weights so far, and at the end its model and its result."""
 
 import hashlib
 from dataclasses import replace
@@ -14,18 +14,18 @@ from stin_pipe.stin.training.state import BEST_FILE, LoopState
 
 
 def export_weights(job: TrainingPlan, learner: Learner, path: Path, *, step: int, top1: float | None) -> None:
-    """Publish the weights as they are now as a model file."""
+    """Write the current weights as a model file."""
     training = {**job.info.training, "step": step, "val_top1": top1}
     save_model(path, weights=learner.final_weights(), info=replace(job.info, training=training))
 
 
 def finish_training(
-    job: TrainingPlan, learner: Learner, state: LoopState, *, flops: int, notices: list[str]
+    job: TrainingPlan, learner: Learner, state: LoopState, *, notices: list[str]
 ) -> TrainResult:
-    """Publish the model that the training hands on, and last of all its result.
+    """Write the model and, last of all, the result that marks the training as finished.
 
     Raises:
-        StinPipeError: if the best weights are to be handed on and their file is gone.
+        StinPipeError: if the best weights shall be the model and their file is missing.
     """
     validated = state.best_top1 >= 0
     path = job.out_dir / MODEL_FILE
@@ -33,12 +33,13 @@ def finish_training(
         best = job.out_dir / BEST_FILE
         if not best.exists():
             raise StinPipeError(
-                f"{best} is gone; delete {job.out_dir} to train anew, or select the last weights"
+                f"{best} is missing; delete {job.out_dir} to train again, or select the last weights"
             )
         publish_bytes(path, best.read_bytes())
     else:
         export_weights(job, learner, path, step=state.step, top1=state.last_top1 if validated else None)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
+
     result = TrainResult(
         stream=job.config.stream_name,
         recipe=job.config.recipe,
@@ -53,7 +54,7 @@ def finish_training(
         num_train=len(job.lists.train),
         num_held_out=len(job.lists.held_out),
         num_parameters=learner.num_parameters,
-        flops_per_sample=flops,
+        flops_per_sample=learner.flops_per_sample,
         num_repeated_fields=state.num_repeated,
         notices=tuple(notices),
         model_sha256=digest,

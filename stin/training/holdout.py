@@ -1,7 +1,7 @@
-"""Which videos of a split train, which validate, and what the test list holds that training never sees.
+"""Which videos of a training list are trained on, and which are held out for validation.
 
-The held-out part comes from the training list alone. Videos cut from one recording share a background and
-often a person; where the manifest knows such groups, a group is held out as a whole.
+Videos cut from one recording share a background and often a person. Where the manifest names such groups, a
+group is held out as a whole: otherwise the network would be validated on what it has seen.
 """
 
 import hashlib
@@ -19,15 +19,15 @@ class TrainingLists:
     train: tuple[ManifestVideo, ...]
     held_out: tuple[ManifestVideo, ...]
     unseen_classes: tuple[str, ...]
-    """Classes of the test list without a single training video: the streams can never be right there."""
+    """Classes of the test list without any training video: all their test videos will be scored wrong."""
 
 
 def divide_training_list(manifest: Manifest, *, split: str, share: float) -> TrainingLists:
     """Hold out about ``share`` of each class's recordings, by a stable hash of (class, recording).
 
-    The seed of the training has no part in it, so that trainings with several seeds are validated alike.
-    A class with one recording keeps it for training. With a share above 0, at least one recording is held out
-    wherever any class has two, so that small lists still have something to validate on.
+    The result does not depend on the training's seed, so that trainings with several seeds are validated on
+    the same videos. A class with one recording keeps it for training. If the share is above 0 and any class
+    has two recordings, at least one is held out, so that small lists have something to validate on.
 
     Raises:
         StinPipeError: if the split has no training video, or fewer than two classes.
@@ -41,12 +41,13 @@ def divide_training_list(manifest: Manifest, *, split: str, share: float) -> Tra
     recordings: dict[int, dict[str, list[ManifestVideo]]] = defaultdict(lambda: defaultdict(list))
     for video in listed:
         recordings[video.label][video.group_key or video.id].append(video)
-    held: set[str] = set()
+
+    held_out: set[str] = set()
     for label, groups in recordings.items():
-        wanted = min(round(share * len(groups)), len(groups) - 1)
-        for key in sorted(groups, key=lambda key: _rank(label, key))[:wanted]:
-            held |= {video.id for video in groups[key]}
-    if share > 0 and not held:
+        count = min(round(share * len(groups)), len(groups) - 1)
+        for key in sorted(groups, key=lambda key: _rank(label, key))[:count]:
+            held_out |= {video.id for video in groups[key]}
+    if share > 0 and not held_out:
         candidates = [
             (_rank(label, key), label, key)
             for label, groups in recordings.items()
@@ -54,28 +55,29 @@ def divide_training_list(manifest: Manifest, *, split: str, share: float) -> Tra
             for key in groups
         ]
         for _, label, key in sorted(candidates)[:1]:
-            held |= {video.id for video in recordings[label][key]}
-    seen = {video.label for video in listed}
+            held_out |= {video.id for video in recordings[label][key]}
+
+    trained = {video.label for video in listed}
     tested = {video.label for video in manifest.subset(split, "test")}
     return TrainingLists(
-        train=tuple(video for video in listed if video.id not in held),
-        held_out=tuple(video for video in listed if video.id in held),
-        unseen_classes=tuple(manifest.classes[label] for label in sorted(tested - seen)),
+        train=tuple(video for video in listed if video.id not in held_out),
+        held_out=tuple(video for video in listed if video.id in held_out),
+        unseen_classes=tuple(manifest.classes[label] for label in sorted(tested - trained)),
     )
 
 
 def list_digest(videos: tuple[ManifestVideo, ...]) -> str:
-    """Return a digest of what a list of videos contains: ids, labels and content."""
+    """Return a digest of the videos of a list: of their ids, labels and contents."""
     text = "\n".join(f"{video.id}\t{video.label}\t{video.digest}" for video in videos)
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def tell_list_change(then: object, now: int) -> str:
-    """Say how a training's list and that of the run now differ: counts of videos, where both are known."""
+def describe_list_change(then: object, now: int) -> str:
+    """Describe how a run's training list has changed, with the counts of videos that are known."""
     if not isinstance(then, int):
-        return f"{now} videos now; some were added, lost or extracted anew since"
+        return f"{now} videos now; some were added, lost or extracted again since"
     if then == now:
-        return f"{now} videos then and now, some of them others or extracted anew"
+        return f"{now} videos then and now, but not the same ones, or extracted again"
     return f"{then} videos then, {now} now"
 
 

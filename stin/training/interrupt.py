@@ -1,4 +1,4 @@
-"""Ending a training on a signal without losing a step."""
+"""Stop a training on a signal without losing a step."""
 
 import signal
 import threading
@@ -10,7 +10,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(Exception):
-    """A signal ended the training after a checkpoint; the same command resumes it."""
+    """A signal stopped the training after a checkpoint; the same call resumes it."""
 
     def __init__(self, signum: int, *, step: int) -> None:
         super().__init__(
@@ -21,12 +21,12 @@ class Interrupted(Exception):
 
 
 class StopSignal:
-    """Remembers SIGTERM and SIGINT while a block runs; the loop asks ``received`` between two steps.
+    """Remembers SIGTERM and SIGINT while a block runs; the loop looks at ``received`` between two steps.
 
-    A second SIGINT acts as it did outside the block, for a person who does not want to wait; more of SIGTERM
-    change nothing, since a batch system may send it to the process and to its parent. Outside the main
-    thread Python allows no handlers; there ``file`` alone asks to stop: whoever wants it writes the signal's
-    number there.
+    A second SIGINT acts as it did outside the block, for a person who does not want to wait. Further SIGTERMs
+    change nothing, since a batch system may send one to the process and one to its parent. Python allows
+    handlers only in the main thread; elsewhere, ``file`` is the way to stop: another process writes the
+    signal's number into it.
     """
 
     def __init__(self, file: Path | None = None, *, handle_signals: bool = True) -> None:
@@ -37,7 +37,7 @@ class StopSignal:
 
     @property
     def received(self) -> int:
-        """The signal that asks to stop, 0 for none."""
+        """Number of the signal that was received; 0 if none was."""
         if self._file is not None and not self._received and self._file.exists():
             self._received = int(self._file.read_text())
         return self._received

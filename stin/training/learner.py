@@ -6,15 +6,17 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.flop_counter import FlopCounterMode
 
 from stin_pipe.stin.device import Runtime, resolve_amp
-from stin_pipe.stin.network.flops import sample_like
+from stin_pipe.stin.network.config import SpatialConfig
 from stin_pipe.stin.network.streams import Stream, StreamOutput, build_stream
+from stin_pipe.stin.network.weights import start_from
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.training.config import TrainConfig
-from stin_pipe.stin.training.losses import stream_loss
-from stin_pipe.stin.training.optim import AveragedWeights, build_optimizer
+from stin_pipe.stin.training.optim import AveragedWeights, build_optimizer, stream_loss
 from stin_pipe.stin.training.ranks import Ranks
 
 
@@ -35,6 +37,7 @@ class Learner:
     runtime: Runtime
     bound_px: float
     ranks: Ranks
+    flops_per_sample: int
 
     @property
     def num_parameters(self) -> int:
@@ -79,7 +82,7 @@ def build_learner(
         bound_px: see ``transforms.normalise_flow``.
         runtime: for mixed precision, memory layout and compilation.
         device: resolved device.
-        notify: told what of the ``init`` file was left out.
+        notify: called with what of the ``init`` file was left out.
         load_init: whether to read ``config.init``; a resumed training has its weights from the checkpoint.
         ranks: the processes that train together.
 
@@ -89,62 +92,40 @@ def build_learner(
     torch.manual_seed(config.seed)
     network = build_stream(config.stream, num_classes=num_classes)
     if config.init and load_init:
-        from stin_pipe.stin.network.weights import (
-            start_from,  # needs safetensors, which training from scratch does not
-        )
-
         for message in start_from(network, Path(config.init)):
             notify(message)
     if _freezes_norms(config):
         for norm in _frozen_norms(network):
             norm.requires_grad_(False)
+
+    flops = flops_per_sample(network, config)
     network = network.to(device)
     if runtime.channels_last:
         network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    amp = resolve_amp(runtime.amp, device)
-    decay = config.optim.ema_decay
     optimizer = build_optimizer(network, config.optim)
-    joined = None
-    if ranks.count > 1:
-        # What joins the gradients waits for one of every parameter that could have one.
-        for name in parameters_without_gradient(config, num_classes=num_classes):
-            network.get_parameter(name).requires_grad_(False)
-        joined = DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
+    joined = _join_gradients(network, config, device) if ranks.count > 1 else None
+    decay = config.optim.ema_decay
     return Learner(
         config=config,
         network=network,
         forward=torch.compile(joined or network) if runtime.compile else joined or network,
         joined=joined,
         optimizer=optimizer,
-        scaler=torch.amp.GradScaler(device.type, enabled=amp == "fp16"),
+        scaler=torch.amp.GradScaler(device.type, enabled=resolve_amp(runtime.amp, device) == "fp16"),
         average=AveragedWeights(network, decay=decay) if decay else None,
         device=device,
         runtime=runtime,
         bound_px=bound_px,
         ranks=ranks,
+        flops_per_sample=flops,
     )
 
 
-def parameters_without_gradient(config: TrainConfig, *, num_classes: int) -> tuple[str, ...]:
-    """Return the names of the parameters that the loss does not depend on, such as an auxiliary head's at
-    weight zero; found by descending once from a network without memory for its weights."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        network = build_stream(config.stream, num_classes=num_classes)
-        loss = stream_loss(
-            network(sample_like(config)),
-            torch.zeros(1, dtype=torch.int64),
-            aux_weight=config.stream.aux_weight,
-        )
-        loss.total.backward()
-    return tuple(name for name, parameter in network.named_parameters() if parameter.grad is None)
-
-
-def require_enough_values(config: TrainConfig, *, num_classes: int, num_samples: int) -> None:
+def require_enough_values(learner: Learner, *, num_samples: int) -> None:
     """Refuse parts of a batch in which a batch norm would see one value a channel.
 
     Args:
-        config: complete configuration.
-        num_classes: classes of the run.
+        learner: what is going to learn.
         num_samples: samples of the smallest part that the network runs at once.
 
     Raises:
@@ -152,18 +133,61 @@ def require_enough_values(config: TrainConfig, *, num_classes: int, num_samples:
     """
     if num_samples > 1:
         return
-    with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
-        network = build_stream(config.stream, num_classes=num_classes).train()
-        for norm in _frozen_norms(network) if _freezes_norms(config) else []:
-            norm.eval()
-        try:
-            network(sample_like(config))
-        except ValueError as error:
-            raise StinPipeError(
-                f"{config.num_segments} segments of {config.augment.crop_px} px of a single video are too "
-                "little for a batch norm; raise --batch-size or --segments, or lower --accumulate or "
-                "--train-workers"
-            ) from error
+    config = learner.config
+    training_mode(learner)
+    try:
+        with torch.no_grad():
+            _dry_forward(learner.network, _weightless(learner.network), config)
+    except ValueError as error:
+        raise StinPipeError(
+            f"{config.num_segments} segments of {config.augment.crop_px} px of a single video are too "
+            "little for a batch norm; raise --batch-size or --segments, or lower --accumulate or "
+            "--train-workers"
+        ) from error
+
+
+def flops_per_sample(network: Stream, config: TrainConfig) -> int:
+    """Return the floating point operations of one forward pass of one sample, K clips at training size.
+
+    A multiplication and an addition count as two; convolutions and matrix products are counted, the rest is
+    small beside them. Nothing is computed.
+    """
+    network.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        _dry_forward(network, _weightless(network), config)
+    return int(counter.get_total_flops())
+
+
+def _join_gradients(network: Stream, config: TrainConfig, device: torch.device) -> DistributedDataParallel:
+    # DistributedDataParallel waits for a gradient of every parameter that could have one, and an auxiliary
+    # head of weight zero never gets any. A backward pass without values tells which.
+    network.train()
+    weights = _weightless(network)
+    output = _dry_forward(network, weights, config)
+    label = torch.zeros(1, dtype=torch.int64, device="meta")
+    stream_loss(output, label, aux_weight=config.stream.aux_weight).total.backward()
+    for name, parameter in network.named_parameters():
+        if weights[name].grad is None:
+            parameter.requires_grad_(False)
+    return DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
+
+
+def _weightless(network: Stream) -> dict[str, torch.Tensor]:
+    """Return the network's weights without their values, so that a pass takes neither time nor memory."""
+    return {
+        name: value.detach().to("meta").requires_grad_(value.requires_grad)
+        for name, value in network.state_dict(keep_vars=True).items()
+    }
+
+
+def _dry_forward(network: Stream, weights: dict[str, torch.Tensor], config: TrainConfig) -> StreamOutput:
+    """Pass one sample of undecided values through the network with these weights."""
+    stream = config.stream
+    channels = 3 if isinstance(stream, SpatialConfig) else 2 * stream.stack_len
+    size_px = config.augment.crop_px
+    sample_BKCHW = torch.empty(1, config.num_segments, channels, size_px, size_px, device="meta")
+    with torch.random.fork_rng(devices=[]):  # dropout must not move the generator of the training
+        return functional_call(network, weights, (sample_BKCHW,))
 
 
 def training_mode(learner: Learner) -> None:

@@ -1,26 +1,26 @@
 """The steps of a training, from where it stands to its end, with what is logged and saved on the way."""
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 
 import torch
 
 from stin_pipe.stin.clips.dataset import Batch, TrainingClips
-from stin_pipe.stin.clips.loader import StepSampler, batches_of, training_loader
+from stin_pipe.stin.clips.loader import batches_of
 from stin_pipe.stin.clips.read_clips import ClipShape
 from stin_pipe.stin.device import loader_worker_count, peak_memory_bytes
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.reader import ShardReader
+from stin_pipe.stin.training.batches import StepSampler, training_loader
 from stin_pipe.stin.training.end import export_weights
 from stin_pipe.stin.training.interrupt import Interrupted, StopSignal
 from stin_pipe.stin.training.learner import Learner
 from stin_pipe.stin.training.metrics_log import MetricsLog
-from stin_pipe.stin.training.pace import Pace
 from stin_pipe.stin.training.pictures import training_pictures
 from stin_pipe.stin.training.plan import TrainingPlan
-from stin_pipe.stin.training.report import OnProgress, TrainProgress
+from stin_pipe.stin.training.report import Notices, Pace, TrainProgress
 from stin_pipe.stin.training.state import BEST_FILE, LoopState, snapshot
 from stin_pipe.stin.training.step import StepReport, train_step
 from stin_pipe.stin.training.validation import validate
@@ -45,8 +45,7 @@ class TrainingLoop:
     """None in all processes but the first."""
     stop: StopSignal
     pace: Pace
-    notify: Callable[[str], None]
-    on_progress: OnProgress
+    notices: Notices
 
     def run(self) -> None:
         """Take the steps that are left."""
@@ -93,7 +92,7 @@ class TrainingLoop:
                 ):
                     self._validate()
                 self.pace.stepped(job.batch_size)
-                self.on_progress(_progress(job, state, report, self.pace, self.learner.device))
+                self.notices.on_event(_progress(job, state, report, self.pace, self.learner.device))
                 self._warn_of_loader()
                 stopped = ranks.largest(self.stop.received)
                 due = self.pace.since_saved >= self.learner.runtime.checkpoint_every_s
@@ -181,7 +180,7 @@ class TrainingLoop:
         # On a CPU reading and computing share the cores, so more reading would not help.
         on_gpu = self.learner.device.type != "cpu"
         if on_gpu and self.pace.num_steps == LOADER_WAIT_STEPS and self.pace.wait_share > LOADER_WAIT_WARNING:
-            self.notify(
+            self.notices.add(
                 f"the loader is the bottleneck: {self.pace.wait_share:.0%} of the time is spent waiting for "
                 f"it at {self.pace.rate:.1f} samples/s with {self.num_workers} loader workers; "
                 "raise --loader-workers"

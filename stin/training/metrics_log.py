@@ -1,7 +1,7 @@
-"""What a training writes down as it goes: metrics.jsonl and TensorBoard's event files.
+"""The logs of a training: metrics.jsonl and TensorBoard's event files.
 
-Both are append-only. A resumed training first cuts them back to what its checkpoint had seen, so that the end
-result is that of an undisturbed one. metrics.jsonl holds no times, hence can be compared byte for byte.
+Both are append-only. A resumed training first cuts them back to the state of its checkpoint, so that they end
+like those of an undisturbed one. metrics.jsonl holds no times, so it can be compared byte for byte.
 """
 
 import json
@@ -18,42 +18,43 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class MetricsLog:
-    """The two logs of one training; a context manager that closes them."""
+    """Both logs of one training; a context manager that closes them."""
 
     def __init__(self, folder: Path, *, num_bytes: int, step: int, tensorboard: bool) -> None:
-        """Open the logs, cut back to the first ``num_bytes`` of metrics and to ``step`` of the events."""
+        """Open the logs, and cut them back to ``num_bytes`` of metrics and to the events of ``step``."""
         folder.mkdir(parents=True, exist_ok=True)
         self._file = (folder / METRICS_FILE).open("ab")
         self.notices: tuple[str, ...] = ()
-        found = self._file.seek(0, os.SEEK_END)
-        if found < num_bytes:
+        length = self._file.seek(0, os.SEEK_END)
+        if length < num_bytes:
             lost = (
-                f"{folder / METRICS_FILE} has {found} bytes where the checkpoint had seen {num_bytes}: "
-                "earlier lines are lost, the training is not"
+                f"{folder / METRICS_FILE} has {length} bytes, but had {num_bytes} at the checkpoint: "
+                "lines of the log are lost, the training itself is not affected"
             )
             self.notices = (lost,)
-        self._file.truncate(min(found, num_bytes))
+        self._file.truncate(min(length, num_bytes))
+
         self._writer: Any = None
         if tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter  # a second to import, so only here
             except ImportError:
-                lacking = (
+                missing = (
                     'no TensorBoard events are written: tensorboard is not installed ("stin-pipe[report]"); '
                     f"{METRICS_FILE} has the numbers"
                 )
-                self.notices = (*self.notices, lacking)
+                self.notices = (*self.notices, missing)
             else:
                 self._writer = SummaryWriter(str(folder), purge_step=step + 1)
 
     @property
     def num_bytes(self) -> int:
-        """Length of metrics.jsonl, for the checkpoint."""
+        """Length of metrics.jsonl, which the checkpoint keeps."""
         return self._file.seek(0, os.SEEK_END)
 
     def write(self, kind: str, *, step: int, values: Mapping[str, float | int | None]) -> None:
-        """Append one line, and the numbers in it as curves ``kind/name``; what is not finite becomes null."""
-        # Gradients that overflow in fp16 are not finite, and JSON knows finite numbers alone.
+        """Append one line, and its numbers as curves ``kind/name``; those that are not finite become null."""
+        # Gradients that overflow in fp16 are not finite, and JSON has no text for that.
         finite = {
             name: None if value is None or not math.isfinite(value) else value
             for name, value in values.items()
@@ -63,7 +64,7 @@ class MetricsLog:
         self.curve(kind, step=step, values=values)
 
     def curve(self, kind: str, *, step: int, values: Mapping[str, float | int | None]) -> None:
-        """Append numbers to TensorBoard alone: rates and times, which differ from run to run."""
+        """Append numbers only to TensorBoard: rates and times, which differ from run to run."""
         if self._writer is not None:
             for name, value in values.items():
                 if value is not None:
@@ -71,16 +72,16 @@ class MetricsLog:
 
     @property
     def has_pictures(self) -> bool:
-        """Whether ``picture`` writes anything."""
+        """Whether ``picture`` writes anything; without TensorBoard, drawing would be wasted."""
         return self._writer is not None
 
     def picture(self, name: str, *, step: int, image_HWC: np.ndarray) -> None:
-        """Append a picture, uint8 RGB, to TensorBoard."""
+        """Append a picture, uint8 (H, W, 3) RGB, to TensorBoard."""
         if self._writer is not None:
             self._writer.add_image(name, image_HWC, step, dataformats="HWC")
 
     def flush(self) -> None:
-        """Bring what was written to the disk, before a checkpoint refers to it."""
+        """Write everything to the disk; a checkpoint may refer only to what is there."""
         self._file.flush()
         os.fsync(self._file.fileno())
         if self._writer is not None:

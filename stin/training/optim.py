@@ -1,20 +1,49 @@
-"""The optimiser, the learning rate of each step, and averaged weights.
+"""The loss, the optimiser, the learning rate of each step, and averaged weights.
 
 The rate is a pure function of the step, so a resumed training needs no scheduler state.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn import functional
 
+from stin_pipe.stin.network.streams import StreamOutput
 from stin_pipe.stin.training.config import OptimConfig
 
 RATE_DROP = 0.1
 
 
+@dataclass(frozen=True, kw_only=True)
+class StreamLoss:
+    """A stream's loss and its parts; ``total`` is minimised."""
+
+    total: torch.Tensor
+    main: torch.Tensor
+    aux: torch.Tensor | None
+
+
+def stream_loss(
+    output: StreamOutput, labels_B: torch.Tensor, *, aux_weight: float, label_smoothing: float = 0.0
+) -> StreamLoss:
+    """Return L = CE(main, y) + aux_weight * CE(aux, y), each the mean over the samples.
+
+    Source: our reconstruction of STIN's "auxiliary losses"; weight 0.5 lies between OFF (1) and GoogLeNet
+    (0.3).
+    """
+    main = functional.cross_entropy(output.logits.float(), labels_B, label_smoothing=label_smoothing)
+    if output.aux_logits is None:
+        return StreamLoss(total=main, main=main, aux=None)
+    aux = functional.cross_entropy(output.aux_logits.float(), labels_B, label_smoothing=label_smoothing)
+    # At weight zero the auxiliary loss is left out, not multiplied: a NaN there must not reach the main head.
+    total = main if aux_weight == 0 else main + aux_weight * aux
+    return StreamLoss(total=total, main=main, aux=aux)
+
+
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Build the optimiser of the trainable parameters; biases, norms and gamma get no weight decay."""
+    """Build the optimiser of the trainable parameters; biases, norms and gamma have no weight decay."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
@@ -26,10 +55,10 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
 
 
 def learning_rate(config: OptimConfig, *, step: int, total_steps: int) -> float:
-    """Return the rate of step ``step`` (0-based) of ``total_steps``.
+    """Return the learning rate of step ``step`` (0-based) of ``total_steps``.
 
-    Warm-up rises linearly to the full rate; after it, ``step`` divides by 10 at each milestone (a share of
-    the whole length) and ``cosine`` falls from the full rate to zero at the end.
+    It rises linearly during the warm-up. After that, the schedule ``step`` divides it by 10 at each milestone
+    (a share of the whole length), and ``cosine`` lets it fall to zero at the end.
     """
     warmup_steps = round(config.warmup * total_steps)
     if step < warmup_steps:
@@ -50,8 +79,8 @@ class AveragedWeights:
 
     @torch.no_grad()
     def update(self, model: nn.Module, *, step: int) -> None:
-        """Take in the weights after step ``step`` (0-based); early steps weigh more, so the start is
-        forgotten."""
+        """Add the weights after step ``step`` (0-based)."""
+        # A lower decay at first lets the random start be forgotten.
         decay = min(self.decay, (step + 1) / (step + 10))
         for name, value in model.state_dict().items():
             average = self.values[name]

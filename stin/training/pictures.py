@@ -1,4 +1,4 @@
-"""Pictures of a training for TensorBoard: clips as the network sees them, and where it looks.
+"""Pictures of a training for TensorBoard: the clips that the network sees, and where it looks.
 
 Shapes: B samples, K segments, h x w the crop.
 """
@@ -12,7 +12,8 @@ from torch.func import functional_call
 
 from stin_pipe.stin.clips.dataset import Batch, network_input
 from stin_pipe.stin.device import autocast, resolve_amp
-from stin_pipe.stin.network.streams import SpatialConfig, StreamOutput
+from stin_pipe.stin.network.config import SpatialConfig
+from stin_pipe.stin.network.streams import StreamOutput
 from stin_pipe.stin.training.learner import Learner
 
 MAX_SAMPLES = 4
@@ -22,10 +23,10 @@ MAX_SAMPLES = 4
 def training_pictures(learner: Learner, batch: Batch) -> Mapping[str, np.ndarray]:
     """Draw the first samples of a batch: ``clips``, and over them ``differences`` or ``attention``.
 
-    Each picture is uint8 (H, W, 3) RGB, a row for each sample and a column for each segment. Frames are as
-    they were cut; of a flow stack the first field is shown, its direction as hue, its length as strength. A
-    map goes from dark (least) to bright (most) within its sample. The network only looks: nothing of it
-    changes.
+    Each picture is uint8 (H, W, 3) RGB, with a row for each sample and a column for each segment. Frames are
+    shown as they were cut; of a flow stack the first field is shown, with its direction as hue and its length
+    as saturation. A map goes from dark (least) to bright (most) within its sample. The network does not
+    change.
     """
     num_shown = min(MAX_SAMPLES, len(batch.ids))
     clips = batch.clips[:num_shown]
@@ -38,6 +39,7 @@ def training_pictures(learner: Learner, batch: Batch) -> Mapping[str, np.ndarray
     pictures = {"clips": _grid(shown_BKHWC)}
     if stream.is_plain:
         return pictures
+
     part = Batch(
         clips=clips,
         labels=batch.labels[:num_shown],

@@ -1,20 +1,20 @@
-"""What a training will do, settled before it starts."""
+"""The plan of a training: its lists, its length and its model's description, fixed before the first step."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stin_pipe.stin.clips.loader import steps_per_epoch
 from stin_pipe.stin.network.model_file import ModelInfo
 from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.stin.training.batches import steps_per_epoch
 from stin_pipe.stin.training.config import TrainConfig, fit_to_manifest
 from stin_pipe.stin.training.holdout import TrainingLists, divide_training_list
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
-    """What one training works on, from start to end."""
+    """What one training works on and for how long."""
 
     config: TrainConfig
     lists: TrainingLists
@@ -29,16 +29,17 @@ class TrainingPlan:
 def plan_training(
     config: TrainConfig, *, manifest: Manifest, out_dir: Path, split: str, extraction: Mapping[str, Any]
 ) -> TrainingPlan:
-    """Resolve a configuration against the videos there are.
+    """Fit a configuration to the videos of a run.
 
     Raises:
-        StinPipeError: if the split is unknown, or has too little to train on.
+        StinPipeError: if the split is unknown, or has too few videos or classes to train on.
     """
     config = fit_to_manifest(config, manifest)
     lists = divide_training_list(manifest, split=split, share=config.val_share)
     batch_size = min(config.optim.batch_size, len(lists.train))
     per_epoch = steps_per_epoch(num_samples=len(lists.train), batch_size=batch_size)
     length = config.optim.length
+
     info = ModelInfo(
         stream=config.stream,
         classes=manifest.classes,
@@ -62,12 +63,12 @@ def plan_training(
 
 
 def notify_of_lists(job: TrainingPlan, notify: Callable[[str], None]) -> None:
-    """Say what of the split's lists a person should know before the training."""
+    """Pass on what a person should know of the split's lists before the training."""
     if job.lists.unseen_classes:
         names = ", ".join(job.lists.unseen_classes[:5])
         notify(
             f"split {job.split}: {len(job.lists.unseen_classes)} classes of the test list have no training "
-            f"video and will all be scored wrong: {names}"
+            f"video, so all their test videos will be scored wrong: {names}"
         )
     if job.config.val_share > 0 and not job.lists.held_out:
         notify("no class has two recordings, so nothing is held out and nothing is validated")

@@ -8,9 +8,10 @@ split 1: RGB 49-52 %, flow 81 %). ``small`` trains on a CPU in minutes.
 
 from collections.abc import Callable
 
-from stin_pipe.stin.network.streams import SpatialConfig, StreamConfig, StreamName, TemporalConfig
+from stin_pipe.stin.clips.transforms import AugmentConfig
+from stin_pipe.stin.network.config import SpatialConfig, StreamConfig, StreamName, TemporalConfig
 from stin_pipe.stin.shards.errors import ArgumentError
-from stin_pipe.stin.training.config import AugmentConfig, OptimConfig, TrainConfig
+from stin_pipe.stin.training.config import OptimConfig, TrainConfig
 
 
 def tsn_ucf101(stream: StreamName) -> TrainConfig:
@@ -28,13 +29,13 @@ def tsn_hmdb51(stream: StreamName) -> TrainConfig:
 
 
 def small(stream: StreamName) -> TrainConfig:
-    """Return a recipe for a hundred small videos on two CPU cores, from scratch.
+    """Return a recipe for about a hundred small videos on two CPU cores, from scratch.
 
-    A ResNet-18 of half the width. What makes the spatial stream learn the order of motion from so few videos
-    was chosen on held-out training clips: eight segments, for differences over finer steps of time; the third
-    stage as tap, where places still are apart; small crops, because time went further in steps than in
-    pixels; mild contrast changes and dropout, and twice the epochs of the temporal stream, because order is
-    learnt slowly: after half of them the loss still fell as fast as ever.
+    The backbone is a ResNet-18 of half the width. The settings with which the spatial stream learns the order
+    of motion from so few videos were chosen on held-out training clips: eight segments, so that differences
+    span less time; the third stage as tap, where the map still resolves positions; small crops, because more
+    steps helped more than more pixels; mild contrast changes and dropout; and twice the epochs of the
+    temporal stream, because order is learned slowly: halfway through, the loss still fell as fast as before.
     """
     spatial = stream == "spatial"
     config: StreamConfig = (

@@ -1,4 +1,4 @@
-"""The folder of a training between its lives: configuration, checkpoints, result."""
+"""The folder of a training: its configuration, checkpoints and result, from which it resumes."""
 
 import hashlib
 import json
@@ -15,15 +15,17 @@ from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import publish_json
 from stin_pipe.stin.training.checkpoint import Checkpoint, load_latest, save_checkpoint
 from stin_pipe.stin.training.config import json_differences
-from stin_pipe.stin.training.holdout import tell_list_change
+from stin_pipe.stin.training.holdout import describe_list_change
 from stin_pipe.stin.training.optim import AveragedWeights
 
 CONFIG_FILE = "config.json"
 CHECKPOINT_FOLDER = "checkpoints"
+TRAINING_LIST = "training_list"
+"""Key of the digest of the training list."""
 INIT_DIGEST = "init_sha256"
-"""Key of the digest of the weights that a training starts from."""
+"""Key of the digest of the weights file that a training starts from."""
 NUM_TRAIN = "num_train"
-"""Key of the number of videos on the training list; told, and no part of what a training is known by."""
+"""Key of the number of videos on the training list; it is for messages, and does not identify a training."""
 BEST_FILE = "best.safetensors"
 
 _FLAGS = {
@@ -45,12 +47,12 @@ _FLAGS = {
     INIT_DIGEST: "--init, sha256",
     "split": "--split",
 }
-"""What a person gave, by its place in a training's identity."""
+"""The flags that decide values of a training's identity."""
 
 
 @dataclass(kw_only=True)
 class LoopState:
-    """Where the loop stands; what a checkpoint holds beside weights, optimiser and generator."""
+    """How far the loop is; a checkpoint holds it beside weights, optimiser and generator."""
 
     step: int = 0
     best_top1: float = -1.0
@@ -58,58 +60,57 @@ class LoopState:
     best_step: int = 0
     last_top1: float = -1.0
     to_validate: bool = False
-    """Whether the validation after this step failed, so that it comes before the next."""
+    """Whether the validation after this step failed, and so must be repeated before the next step."""
     num_repeated: int = 0
-    """Flow fields repeated so far because videos are shorter than a stack."""
+    """Flow fields that were repeated so far, because videos are shorter than a stack."""
     seconds: float = 0.0
-    """Time spent in all lives; the one number here that a resumed training may end with differently."""
+    """Training time, with that before interruptions; the only number here that resuming may change."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingFolder:
-    """What was found in a training's folder."""
+    """What a training's folder holds."""
 
     checkpoint: Checkpoint | None
     result: Mapping[str, Any] | None
-    """The result of a training that was finished already."""
+    """The result, if the training is finished."""
     list_change: str = ""
-    """How the run's training list differs from the one of this finished training; empty where it does not."""
+    """How the run's training list has changed since this finished training; empty if it has not."""
 
 
 def open_training(
     folder: Path, *, identity: Mapping[str, Any], num_train: int, claim: bool = True
 ) -> TrainingFolder:
-    """Claim the folder for this training, or find what an earlier life of it left.
+    """Claim the folder for this training, or return what it holds of the training so far.
 
-    A finished training whose settings are these is found also where the run has got another list since.
+    A finished training with these settings is returned even if the run's training list has changed since.
 
     Args:
-        folder: made if absent.
+        folder: created if it does not exist.
         identity: everything that decides the result, as JSON values.
         num_train: videos on the training list.
         claim: whether this process writes the configuration; of several that train together, one does.
 
     Raises:
-        StinPipeError: if the folder holds a training of another identity, with the differences; if it cannot
-            be written; if its result, its configuration or every checkpoint in it is damaged.
+        StinPipeError: if the folder holds a training with another identity, or cannot be written; if its
+            result, its configuration or each of its checkpoints is damaged.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StinPipeError(f"{folder}: cannot be made ({error.strerror}); give another --run") from error
-    wanted = json.loads(json.dumps(identity))
-    path = folder / CONFIG_FILE
-    begun = (folder / RESULT_FILE).exists() or any((folder / CHECKPOINT_FOLDER).glob("step-*"))
+        raise StinPipeError(f"{folder}: cannot be created ({error.strerror}); give another --run") from error
+    identity = json.loads(json.dumps(identity))
     result_path, model_path = folder / RESULT_FILE, folder / MODEL_FILE
+    is_begun = result_path.exists() or any((folder / CHECKPOINT_FOLDER).glob("step-*"))
     is_finished = result_path.exists() and model_path.exists()
     list_change = ""
-    if not begun:  # nothing to lose, so a first try with other settings does not stand in the way
-        if claim:
-            publish_json(path, {**wanted, NUM_TRAIN: num_train})
-    else:
-        list_change = _require_same(folder, wanted, num_train, is_finished=is_finished)
+    if is_begun:
+        list_change = _require_same(folder, identity, num_train, is_finished=is_finished)
+    elif claim:  # a first try with other settings that took no step is replaced: nothing is lost
+        publish_json(folder / CONFIG_FILE, {**identity, NUM_TRAIN: num_train})
     if not is_finished:
         return TrainingFolder(checkpoint=load_latest(folder / CHECKPOINT_FOLDER), result=None)
+
     try:
         result = json.loads(result_path.read_text())
     except ValueError as error:
@@ -118,51 +119,56 @@ def open_training(
         ) from error
     if is_as_trained(model_path, hashlib.sha256(model_path.read_bytes()).hexdigest()):
         return TrainingFolder(checkpoint=None, result=result, list_change=list_change)
-    told = f"{model_path}: damaged (its sha256 is not that of {RESULT_FILE})"
+
+    # The model can be written again from the last checkpoint, as long as the training list is the same.
+    problem = f"{model_path}: damaged (its sha256 is not that of {RESULT_FILE})"
     if list_change:
         raise StinPipeError(
-            f"{told}, and the run has another training list since ({list_change}); "
-            f"delete {folder} to train anew"
+            f"{problem}, and the run's training list has changed since ({list_change}); "
+            f"delete {folder} to train again"
         )
     checkpoint = load_latest(folder / CHECKPOINT_FOLDER)
     if checkpoint is None:
-        raise StinPipeError(f"{told}, and no checkpoint is left; delete {folder} to train anew")
-    notices = (f"{told}; it is written again from the last checkpoint", *checkpoint.notices)
+        raise StinPipeError(f"{problem}, and no checkpoint is left; delete {folder} to train again")
+    notices = (f"{problem}; it is written again from the last checkpoint", *checkpoint.notices)
     return TrainingFolder(checkpoint=replace(checkpoint, notices=notices), result=None)
 
 
-def _require_same(folder: Path, wanted: dict[str, Any], num_train: int, *, is_finished: bool) -> str:
+def _require_same(folder: Path, identity: Mapping[str, Any], num_train: int, *, is_finished: bool) -> str:
     """Refuse a folder whose training has another identity; a finished one may have another list.
 
     Returns:
-        How the list has changed since; empty where it has not.
+        How the list has changed since; empty if it has not.
 
     Raises:
         StinPipeError: with the differences; or if the folder's configuration is damaged.
     """
     path = folder / CONFIG_FILE
     try:
-        found = json.loads(path.read_text())
-        num_before = found.pop(NUM_TRAIN, None)
-        differences = json_differences(*(_by_content(item, found, wanted) for item in (found, wanted)))
+        stored = json.loads(path.read_text())
+        num_before = stored.pop(NUM_TRAIN, None)
+        same_list = stored.pop(TRAINING_LIST) == identity[TRAINING_LIST]
+        settings = {name: value for name, value in identity.items() if name != TRAINING_LIST}
+        differences = json_differences(*(_by_content(item, stored, settings) for item in (stored, settings)))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StinPipeError(f"{path}: damaged ({error}); delete {folder} to train anew") from error
-    settings = [line for line in differences if not line.startswith("training_list: ")]
-    if settings:  # another share of held-out videos also makes another list
+        raise StinPipeError(f"{path}: damaged ({error}); delete {folder} to train again") from error
+
+    # Settings first: another share of held-out videos also makes another list.
+    if differences:
         raise StinPipeError(
             f"{folder} holds a training with another configuration "
-            f"({'; '.join(_in_flags(line) for line in settings)}); give the same settings to resume "
-            f"it (the earlier ones are in {path}), or delete that folder to train anew"
+            f"({'; '.join(_in_flags(line) for line in differences)}); give the same settings to resume "
+            f"it (the earlier ones are in {path}), or delete that folder to train again"
         )
-    if not differences:
+    if same_list:
         return ""
-    if num_before is None and is_finished:  # earlier versions kept it in the result alone
+    if num_before is None and is_finished:  # earlier versions stored it only in the result
         num_before = _stored_count(folder / RESULT_FILE)
-    change = tell_list_change(num_before, num_train)
+    change = describe_list_change(num_before, num_train)
     if not is_finished:
         raise StinPipeError(
-            f"{folder} holds an unfinished training on another list of videos ({change}), and one training "
-            "has one list from its begin to its end; delete that folder to train anew"
+            f"{folder} holds an unfinished training on another list of videos ({change}); a training keeps "
+            "the list it started with, so delete that folder to train again"
         )
     return change
 
@@ -175,13 +181,14 @@ def _stored_count(path: Path) -> object:
 
 
 def _by_content(item: Mapping[str, Any], *both: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the identity with the weights to start from told by their content, or else by their whole path:
-    versions that did not keep the digest kept the path as it was typed."""
+    """Return the identity so that its ``init`` file can be compared: by content if both know its digest, else
+    by its whole path."""
     init = item["config"].get("init", "")
     if all(other.get(INIT_DIGEST) for other in both):
         return {**item, "config": {**item["config"], "init": ""}}
-    place = str(Path(init).resolve()) if init else ""
-    return {**item, "config": {**item["config"], "init": place}, INIT_DIGEST: ""}
+    # Versions without the digest stored the path as it was typed.
+    path = str(Path(init).resolve()) if init else ""
+    return {**item, "config": {**item["config"], "init": path}, INIT_DIGEST: ""}
 
 
 def snapshot(
@@ -194,7 +201,7 @@ def snapshot(
     scaler: torch.amp.GradScaler,
     metrics_bytes: int,
 ) -> Path:
-    """Write a checkpoint of everything the next step depends on."""
+    """Write a checkpoint of everything that the next step depends on."""
     content = {
         "loop": asdict(state),
         "model": model.state_dict(),
@@ -216,7 +223,7 @@ def restore(
     average: AveragedWeights | None,
     scaler: torch.amp.GradScaler,
 ) -> LoopState:
-    """Put a checkpoint's content back where it came from; return where the loop stood."""
+    """Load a checkpoint into these objects, and return how far the loop was."""
     content = checkpoint.state
     model.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
@@ -232,6 +239,6 @@ def restore(
 
 
 def _in_flags(difference: str) -> str:
-    """Name the flag of a difference where one decides it."""
-    place, _, change = difference.partition(": ")
-    return f"{_FLAGS.get(place, place)}: {change}"
+    """Name the flag that decides the differing value, if there is one."""
+    key, _, change = difference.partition(": ")
+    return f"{_FLAGS.get(key, key)}: {change}"

@@ -1,4 +1,4 @@
-"""How a stream does on the held-out part of its training list, while it trains."""
+"""Accuracy on the held-out part of the training list, measured while a stream trains."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from stin_pipe.stin.training.learner import Learner
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationResult:
-    """How the stream does on held-out videos, one centre crop of K segments each."""
+    """Accuracy on held-out videos, each seen in one centre crop of K segments."""
 
     top1: float
-    """Of the stream's score, as it is fused later."""
+    """Accuracy of the stream's score, which is fused later."""
     main_top1: float
     aux_top1: float | None
     loss: float
@@ -38,10 +38,10 @@ class ValidationResult:
 def validate(
     learner: Learner, videos: Sequence[ClipShape], source: ClipSource, *, batch_size: int, num_workers: int
 ) -> ValidationResult:
-    """Score held-out videos with the weights that would be exported now; each process takes its part.
+    """Score held-out videos with the weights that would be exported now; each process scores its part.
 
     Raises:
-        StinPipeError: if a video cannot be read, the same in all processes.
+        StinPipeError: if a video cannot be read; the same error in all processes.
     """
     config = learner.config
     clips = ScoringClips(
@@ -67,8 +67,8 @@ def validate(
 
 @torch.inference_mode()
 def _count(learner: Learner, clips: ScoringClips, *, batch_size: int, num_workers: int) -> list[float]:
-    """Return right answers of the stream, of its main and its auxiliary head, answers of the latter, and the
-    sum of the losses."""
+    """Return sums over the clips: correct answers of the stream, of its main and its auxiliary head, answers
+    of the auxiliary head, and losses."""
     config = learner.config
     learner.network.eval()
     weights = dict(learner.final_weights())

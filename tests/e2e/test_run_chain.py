@@ -199,7 +199,12 @@ def test_training_values_are_checked_before_the_extraction(made_videos, tmp_path
         (("run", "--dry-run"), "train", 'recipe = "tnt"', "unknown recipe 'tnt'; known: tsn-ucf101"),
         (("run",), "train-temporal", 'backbone = "resnet7"', "unknown backbone 'resnet7'"),
         (("run",), "train", 'set = ["ema_decay=2"]', "ema_decay must be in [0, 1), got 2"),
-        (("job", "slurm"), "train", 'set = ["ema_deacy=0.9"]', "no setting 'ema_deacy'; near it: ema_decay"),
+        (
+            ("job", "slurm"),
+            "train",
+            'set = ["ema_deacy=0.9"]',
+            "no setting 'ema_deacy'; did you mean ema_decay",
+        ),
     ):
         (tmp_path / "c.toml").write_text(
             f'run = "r"\n[extract]\nvideos = "{made_videos.videos}"\n[{table}]\n{line}\n'

@@ -21,8 +21,8 @@ from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.schema import Manifest
 from stin_pipe.stin.train import Interrupted, Runtime, TrainNotice, TrainProgress, train_stream
 from stin_pipe.stin.training.config import override
-from stin_pipe.stin.training.losses import StreamLoss
 from stin_pipe.stin.training.metrics_log import MetricsLog
+from stin_pipe.stin.training.optim import StreamLoss
 from stin_pipe.stin.training.recipes import resolve_recipe
 
 ROOT = Path(__file__).resolve().parents[2]

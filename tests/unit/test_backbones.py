@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from stin_pipe.stin.network.backbones import TAPS, ResNet, build_backbone
+from stin_pipe.stin.network.backbones import ResNet, build_backbone
+from stin_pipe.stin.network.config import TAPS
 
 # From the papers' tables and torchvision's documentation of its pretrained weights (1000 classes, 3
 # channels).

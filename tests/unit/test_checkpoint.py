@@ -61,7 +61,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(tmp_path,
 def test_if_every_checkpoint_is_damaged_the_person_decides(tmp_path):
     for path in save(tmp_path, 5, 6):
         path.write_bytes(b"x")
-    with pytest.raises(StinPipeError, match=r"no checkpoint is whole.*delete this folder"):
+    with pytest.raises(StinPipeError, match=r"every checkpoint is damaged.*delete this folder"):
         load_latest(tmp_path)
 
 
@@ -80,6 +80,6 @@ def test_a_state_without_its_mark_does_not_exist_and_is_cleared(tmp_path):
 def test_nothing_is_unpickled(tmp_path):
     """A state that holds code is refused on the way back, whatever its mark says."""
     path = save_checkpoint(tmp_path, step=1, state={"model": print})
-    with pytest.raises(StinPipeError, match=r"(?s)no checkpoint is whole.*Weights only load failed"):
+    with pytest.raises(StinPipeError, match=r"(?s)every checkpoint is damaged.*Weights only load failed"):
         load_latest(tmp_path)
     assert path.exists()

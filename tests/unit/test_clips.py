@@ -7,7 +7,7 @@ import pytest
 
 from stin_pipe.stin.clips.read_clips import ClipShape, ShapeTable, read_clips
 from stin_pipe.stin.clips.transforms import Crop, crop_fields, crop_frames
-from stin_pipe.stin.network.streams import SpatialConfig, TemporalConfig
+from stin_pipe.stin.network.config import SpatialConfig, TemporalConfig
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.reader import ShardFile, ShardReader
 from stin_pipe.stin.shards.schema import Manifest

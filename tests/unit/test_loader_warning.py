@@ -7,8 +7,8 @@ import torch
 
 from stin_pipe.stin.device import Runtime
 from stin_pipe.stin.training.loop import LOADER_WAIT_STEPS, TrainingLoop
-from stin_pipe.stin.training.pace import Pace
 from stin_pipe.stin.training.ranks import Ranks
+from stin_pipe.stin.training.report import Notices, Pace
 
 
 def told(*, device, wait_share, num_steps=LOADER_WAIT_STEPS):
@@ -18,7 +18,7 @@ def told(*, device, wait_share, num_steps=LOADER_WAIT_STEPS):
     pace._begun -= 100.0
     pace._waited = 100.0 * wait_share
     pace._num_samples = 5000
-    messages = []
+    notices = Notices(lambda _event: None)
     learner = SimpleNamespace(device=torch.device(device), runtime=Runtime(loader_workers=3), ranks=Ranks())
     TrainingLoop(
         job=None,
@@ -28,10 +28,9 @@ def told(*, device, wait_share, num_steps=LOADER_WAIT_STEPS):
         log=None,
         stop=None,
         pace=pace,
-        notify=messages.append,
-        on_progress=messages.append,
+        notices=notices,
     )._warn_of_loader()
-    return messages
+    return notices.messages
 
 
 def test_the_warning_has_the_numbers():

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from stin_pipe.stin.clips.read_clips import ClipShape, MemoryClip
+from stin_pipe.stin.network.config import SpatialConfig, StreamConfig, TemporalConfig
 from stin_pipe.stin.network.model_file import ModelInfo, TrainedModel
-from stin_pipe.stin.network.streams import SpatialConfig, StreamConfig, TemporalConfig, build_stream
+from stin_pipe.stin.network.streams import build_stream
 from stin_pipe.stin.scoring.maps import stream_maps
 from stin_pipe.stin.shards.schema import FlowCoding
 

@@ -11,8 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import stin_pipe.stin.network.model_file
+from stin_pipe.stin.network.config import SpatialConfig
 from stin_pipe.stin.network.model_file import ModelInfo, TrainedModel, load_model, save_model
-from stin_pipe.stin.network.streams import SpatialConfig, build_stream
+from stin_pipe.stin.network.streams import build_stream
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.workflows.prediction.stream_models import common_params
 
@@ -49,8 +50,9 @@ EXTRACTION = {"size": [48, 32], "short_side": None, "bound_px": 4.0, "flow_backe
         ({"extraction": [1]}, "extraction must be an object"),
         ({"stream": {"name": "spatial", "backbone": 5}}, "backbone must be text, got 5"),
         ({"stream": {"name": "spatial", "backbone": "nope"}}, "unknown backbone 'nope'"),
-        ({"stream": {"name": "sound"}}, "it has no 'sound'"),
-        ({"surprise": 1}, "surprise"),
+        ({"stream": {"name": "sound"}}, "stream must have the name 'spatial' or 'temporal', got 'sound'"),
+        ({"surprise": 1}, "it has an unknown key 'surprise'"),
+        ({"bound_px": 10**400}, "bound_px must be finite"),
         (None, "it must be an object, got NoneType"),
     ],
 )

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from stin_pipe.stin.clips.read_clips import ClipShape, MemoryClip
+from stin_pipe.stin.network.config import SpatialConfig, StreamConfig, TemporalConfig
 from stin_pipe.stin.network.model_file import ModelInfo, TrainedModel
-from stin_pipe.stin.network.streams import SpatialConfig, StreamConfig, TemporalConfig, build_stream
+from stin_pipe.stin.network.streams import build_stream
 from stin_pipe.stin.scoring.score_split import score_clip
 from stin_pipe.stin.scoring.scorer import TestProtocol
 from stin_pipe.stin.scoring.windows import running_scores, window_ends

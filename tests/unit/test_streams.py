@@ -3,14 +3,9 @@
 import pytest
 import torch
 
-from stin_pipe.stin.network.streams import (
-    SpatialConfig,
-    StreamOutput,
-    TemporalConfig,
-    build_stream,
-    stream_scores,
-)
-from stin_pipe.stin.training.losses import stream_loss
+from stin_pipe.stin.network.config import SpatialConfig, TemporalConfig
+from stin_pipe.stin.network.streams import StreamOutput, build_stream, stream_scores
+from stin_pipe.stin.training.optim import stream_loss
 
 BACKBONE = "resnet18-w8"
 SPATIAL = {"backbone": BACKBONE, "difference_channels": 8, "dropout": 0.0}

@@ -114,7 +114,7 @@ def test_override_refuses_settings_that_the_stream_lacks():
         ValueError, match="attention must be one of 'sagan', 'nonlocal', 'cbam', 'none', got 'x'"
     ):
         override(resolve_recipe("small", "temporal"), attention="x")
-    with pytest.raises(ValueError, match="no setting 'ema_deacy'; near it: ema_decay"):
+    with pytest.raises(ValueError, match="no setting 'ema_deacy'; did you mean ema_decay"):
         override(resolve_recipe("small", "spatial"), ema_deacy=0.9)
     with pytest.raises(ValueError, match=r"no setting 'zz'; known: accumulate, .*weight_decay"):
         override(resolve_recipe("small", "spatial"), zz=1)
@@ -206,7 +206,9 @@ def test_optimiser_settings_outside_their_range_are_refused(changes, message):
 
 def test_override_refuses_what_stands_for_many_settings():
     for name in ("recipe", "stream", "augment", "optim"):
-        with pytest.raises(ValueError, match=f"'{name}' is no single setting; choose a recipe with --recipe"):
+        with pytest.raises(
+            ValueError, match=f"'{name}' cannot be set by itself; choose a recipe with --recipe"
+        ):
             override(resolve_recipe("small", "spatial"), **{name: "temporal"})
 
 

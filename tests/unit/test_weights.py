@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import save_file
 
 from stin_pipe.stin.network.backbones import ResNet
+from stin_pipe.stin.network.config import SpatialConfig, TemporalConfig
 from stin_pipe.stin.network.model_file import ModelInfo, load_model, read_model_info, save_model
-from stin_pipe.stin.network.streams import SpatialConfig, TemporalConfig, build_stream
+from stin_pipe.stin.network.streams import build_stream
 from stin_pipe.stin.network.weights import cross_modality, start_from
 from stin_pipe.stin.shards.errors import StinPipeError
 

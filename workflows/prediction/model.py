@@ -17,8 +17,8 @@ import torch
 from stin_pipe.pipeline.planning.plan import ExtractParams
 from stin_pipe.stin.clips.read_clips import ClipShape
 from stin_pipe.stin.device import choose_device
+from stin_pipe.stin.network.config import TemporalConfig
 from stin_pipe.stin.network.model_file import TrainedModel
-from stin_pipe.stin.network.streams import TemporalConfig
 from stin_pipe.stin.results.analysis import Answers, answers_of
 from stin_pipe.stin.scoring.fusion import FUSED, fuse
 from stin_pipe.stin.scoring.motion import Motion, measure_motion

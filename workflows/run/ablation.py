@@ -15,7 +15,7 @@ from stin_pipe.stin.ablation import (
     run_ablation,
 )
 from stin_pipe.stin.device import Amp, Runtime
-from stin_pipe.stin.network.streams import StreamName
+from stin_pipe.stin.network.config import StreamName
 from stin_pipe.stin.results.ablation_table import AblationTable, Judge
 from stin_pipe.stin.shards.publish import publish_json
 from stin_pipe.stin.shards.schema import Manifest

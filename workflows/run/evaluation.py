@@ -7,8 +7,8 @@ from typing import Any
 
 from stin_pipe.stin.device import choose_device, resolve_amp
 from stin_pipe.stin.evaluation import EvalNotice, OnEvent, evaluate_split, load_streams, model_path
+from stin_pipe.stin.network.config import StreamConfig
 from stin_pipe.stin.network.model_file import TrainedModel, read_model_info
-from stin_pipe.stin.network.streams import StreamConfig
 from stin_pipe.stin.results.how_made import missing_videos
 from stin_pipe.stin.results.score_files import require_score_file
 from stin_pipe.stin.results.split_mean import mean_of_splits

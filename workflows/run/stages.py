@@ -14,7 +14,7 @@ from stin_pipe.stin.results.stored import is_number, json_object, read_lines, re
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.run_dir import RunDir
 from stin_pipe.stin.shards.schema import Manifest
-from stin_pipe.stin.training.holdout import divide_training_list, list_digest, tell_list_change
+from stin_pipe.stin.training.holdout import describe_list_change, divide_training_list, list_digest
 from stin_pipe.workflows.run.lock import Holder, is_alive, read_holder
 from stin_pipe.workflows.run.run_dir import open_run, read_run_json
 
@@ -319,7 +319,11 @@ def _list_change(path: Path, result: Mapping[str, Any], manifest: Manifest) -> s
         videos = divide_training_list(manifest, split=stored["split"], share=share).train
     except (OSError, ValueError, KeyError, TypeError, StinPipeError):
         return ""  # unknown: a damaged or older config.json must not keep status from answering
-    return "" if list_digest(videos) == trained_on else tell_list_change(result.get("num_train"), len(videos))
+    return (
+        ""
+        if list_digest(videos) == trained_on
+        else describe_list_change(result.get("num_train"), len(videos))
+    )
 
 
 def evaluation_state(run: RunDir, split: str) -> EvaluationState:

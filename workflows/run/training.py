@@ -10,7 +10,7 @@ from stin_pipe.pipeline.planning.ledger import plan_paths
 from stin_pipe.pipeline.planning.plan import Plan
 from stin_pipe.stin.device import Amp, Runtime
 from stin_pipe.stin.network.backbones import check_backbone_name
-from stin_pipe.stin.network.streams import StreamName
+from stin_pipe.stin.network.config import StreamName
 from stin_pipe.stin.shards.errors import ArgumentError
 from stin_pipe.stin.shards.run_dir import RunDir
 from stin_pipe.stin.shards.schema import Manifest
