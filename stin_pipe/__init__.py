@@ -19,12 +19,14 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stin_pipe.pipeline.flow import flow_to_colour, tvl1
+    from stin_pipe.pipeline.flow import tvl1
+    from stin_pipe.pipeline.flow.colour import flow_to_colour
     from stin_pipe.runs import Run, open_run
     from stin_pipe.stages import evaluate, extract, train
     from stin_pipe.stin.clips.shard_dataset import ShardDataset
     from stin_pipe.stin.shards.errors import StinPipeError
-    from stin_pipe.workflows.prediction.model import Model, Prediction, load
+    from stin_pipe.workflows.prediction.model import Model, load_model as load
+    from stin_pipe.workflows.prediction.prediction import Prediction
 
 __all__ = [
     "Model",
@@ -42,13 +44,16 @@ __all__ = [
 ]
 
 _MODULES = {
-    "stin_pipe.pipeline.flow": ("flow_to_colour", "tvl1"),
+    "stin_pipe.pipeline.flow": ("tvl1",),
+    "stin_pipe.pipeline.flow.colour": ("flow_to_colour",),
     "stin_pipe.runs": ("Run", "open_run"),
     "stin_pipe.stages": ("evaluate", "extract", "train"),
     "stin_pipe.stin.clips.shard_dataset": ("ShardDataset",),
     "stin_pipe.stin.shards.errors": ("StinPipeError",),
-    "stin_pipe.workflows.prediction.model": ("Model", "Prediction", "load"),
+    "stin_pipe.workflows.prediction.model": ("Model", "load_model"),
+    "stin_pipe.workflows.prediction.prediction": ("Prediction",),
 }
+_RENAMED = {"load": "load_model"}
 
 
 def __getattr__(name: str) -> Any:
@@ -56,9 +61,10 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         return metadata.version("stin-pipe")
 
+    home_name = _RENAMED.get(name, name)
     for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(module), name)
+        if home_name in names and name in __all__:
+            return getattr(import_module(module), home_name)
     raise AttributeError(f"module 'stin_pipe' has no attribute {name!r}")
 
 
