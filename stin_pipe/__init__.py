@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from stin_pipe.stages import evaluate, extract, train
     from stin_pipe.stin.clips.shard_dataset import ShardDataset
     from stin_pipe.stin.shards.errors import StinPipeError
-    from stin_pipe.workflows.prediction.model import Model, load_model as load
+    from stin_pipe.workflows.prediction.model import Model
+    from stin_pipe.workflows.prediction.model import load_model as load
     from stin_pipe.workflows.prediction.prediction import Prediction
 
 __all__ = [
