@@ -2,8 +2,8 @@
 
     python docs/make_notebook.py
 
-The page is what people edit; a test holds the two together. Outputs are not stored: they would be those of one
-machine.
+The page is what people edit; a test holds the two together. Outputs are not stored: they would be those of
+one machine.
 """
 
 import json

@@ -1,8 +1,8 @@
 """The stages of the command line as functions: `extract`, `train` and `evaluate`.
 
 Each takes the options of its command, by the names and with the defaults of the flags. Values are checked as
-on the command line; a wrong one is a ``ValueError``. ``progress`` is called with small frozen dataclasses that
-describe the work as it goes on. Nothing is printed, and signals are left alone. The same call again resumes.
+on the command line; a wrong one is a ``ValueError``. ``progress`` is called with small frozen dataclasses
+that describe the work as it goes on. Nothing is printed, and signals are left alone. The same call again resumes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
