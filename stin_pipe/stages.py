@@ -2,7 +2,7 @@
 
 Each takes the options of its command, by the names and with the defaults of the flags. Values are checked as
 on the command line; a wrong one is a ``ValueError``. ``progress`` is called with small frozen dataclasses
-that describe the work as it goes on. Nothing is printed, and signals are left alone. The same call again resumes.
+that describe the work as it goes on. Nothing is printed, signals are left alone, and the same call resumes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
