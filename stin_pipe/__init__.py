@@ -44,29 +44,32 @@ __all__ = [
     "tvl1",
 ]
 
-_MODULES = {
-    "stin_pipe.pipeline.flow": ("tvl1",),
-    "stin_pipe.pipeline.flow.colour": ("flow_to_colour",),
-    "stin_pipe.runs": ("Run", "open_run"),
-    "stin_pipe.stages": ("evaluate", "extract", "train"),
-    "stin_pipe.stin.clips.shard_dataset": ("ShardDataset",),
-    "stin_pipe.stin.shards.errors": ("StinPipeError",),
-    "stin_pipe.workflows.prediction.model": ("Model", "load_model"),
-    "stin_pipe.workflows.prediction.prediction": ("Prediction",),
+# public name -> the module that has it, and its name there
+_HOMES = {
+    "Model": ("workflows.prediction.model", "Model"),
+    "Prediction": ("workflows.prediction.prediction", "Prediction"),
+    "Run": ("runs", "Run"),
+    "ShardDataset": ("stin.clips.shard_dataset", "ShardDataset"),
+    "StinPipeError": ("stin.shards.errors", "StinPipeError"),
+    "evaluate": ("stages", "evaluate"),
+    "extract": ("stages", "extract"),
+    "flow_to_colour": ("pipeline.flow.colour", "flow_to_colour"),
+    "load": ("workflows.prediction.model", "load_model"),
+    "open_run": ("runs", "open_run"),
+    "train": ("stages", "train"),
+    "tvl1": ("pipeline.flow.api", "tvl1"),
 }
-_RENAMED = {"load": "load_model"}
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name, or the version, when it is first used."""
     if name == "__version__":
         return metadata.version("stin-pipe")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'stin_pipe' has no attribute {name!r}")
 
-    home_name = _RENAMED.get(name, name)
-    for module, names in _MODULES.items():
-        if home_name in names and name in __all__:
-            return getattr(import_module(module), home_name)
-    raise AttributeError(f"module 'stin_pipe' has no attribute {name!r}")
+    module, home_name = _HOMES[name]
+    return getattr(import_module(f"stin_pipe.{module}"), home_name)
 
 
 def __dir__() -> list[str]:
