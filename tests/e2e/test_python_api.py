@@ -65,24 +65,23 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
         ("evaluate", "fuse-eval"),
     ],
 )
-def test_stages_have_the_options_and_defaults_of_their_commands(function: str, command: str) -> None:
+def test_stages_have_the_options_and_defaults_of_their_commands(
+    function: str, command: str, tmp_path: Path
+) -> None:
+    from stin_pipe.stages import _checked
     from stin_pipe.workflows.cli import cli
 
-    found = cli.get_command(click.Context(cli), command)
-    assert found is not None
+    known = cli.get_command(click.Context(cli), command)
+    assert known is not None
     parameters = inspect.signature(getattr(stin_pipe, function)).parameters
-    flags = {max(param.opts, key=len).lstrip("-").replace("-", "_"): param for param in found.params}
+    flags = {max(param.opts, key=len).lstrip("-").replace("-", "_"): param for param in known.params}
     named = {name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
     assert named - {"progress"} == set(flags) - NOT_IN_PYTHON
 
-    context = click.Context(found)
-    for name in named - {"progress"}:
-        default, flag = parameters[name].default, flags[name]
-        asked = flag.get_default(context)
-        if default in (None, ()):
-            assert asked in (None, (), False) or asked is None or not asked, name
-        else:
-            assert str(default) == str(asked), name
+    words = ["--run", str(tmp_path), *(["--videos", str(tmp_path)] if command == "extract" else [])]
+    of_the_command = known.make_context(command, words).params
+    of_the_function = _checked(known, {name: parameters[name].default for name in named})
+    assert of_the_function == {name: of_the_command[name] for name in of_the_function}
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
