@@ -19,12 +19,15 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stin_pipe.pipeline.flow import flow_to_colour, tvl1
+    from stin_pipe.pipeline.flow import tvl1
+    from stin_pipe.pipeline.flow.colour import flow_to_colour
     from stin_pipe.runs import Run, open_run
     from stin_pipe.stages import evaluate, extract, train
     from stin_pipe.stin.clips.shard_dataset import ShardDataset
     from stin_pipe.stin.shards.errors import StinPipeError
-    from stin_pipe.workflows.prediction.model import Model, Prediction, load
+    from stin_pipe.workflows.prediction.model import Model
+    from stin_pipe.workflows.prediction.model import load_model as load
+    from stin_pipe.workflows.prediction.prediction import Prediction
 
 __all__ = [
     "Model",
@@ -41,13 +44,20 @@ __all__ = [
     "tvl1",
 ]
 
-_MODULES = {
-    "stin_pipe.pipeline.flow": ("flow_to_colour", "tvl1"),
-    "stin_pipe.runs": ("Run", "open_run"),
-    "stin_pipe.stages": ("evaluate", "extract", "train"),
-    "stin_pipe.stin.clips.shard_dataset": ("ShardDataset",),
-    "stin_pipe.stin.shards.errors": ("StinPipeError",),
-    "stin_pipe.workflows.prediction.model": ("Model", "Prediction", "load"),
+# public name -> the module that has it, and its name there
+_HOMES = {
+    "Model": ("workflows.prediction.model", "Model"),
+    "Prediction": ("workflows.prediction.prediction", "Prediction"),
+    "Run": ("runs", "Run"),
+    "ShardDataset": ("stin.clips.shard_dataset", "ShardDataset"),
+    "StinPipeError": ("stin.shards.errors", "StinPipeError"),
+    "evaluate": ("stages", "evaluate"),
+    "extract": ("stages", "extract"),
+    "flow_to_colour": ("pipeline.flow.colour", "flow_to_colour"),
+    "load": ("workflows.prediction.model", "load_model"),
+    "open_run": ("runs", "open_run"),
+    "train": ("stages", "train"),
+    "tvl1": ("pipeline.flow.api", "tvl1"),
 }
 
 
@@ -55,11 +65,11 @@ def __getattr__(name: str) -> Any:
     """Load a public name, or the version, when it is first used."""
     if name == "__version__":
         return metadata.version("stin-pipe")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'stin_pipe' has no attribute {name!r}")
 
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(module), name)
-    raise AttributeError(f"module 'stin_pipe' has no attribute {name!r}")
+    module, home_name = _HOMES[name]
+    return getattr(import_module(f"stin_pipe.{module}"), home_name)
 
 
 def __dir__() -> list[str]:

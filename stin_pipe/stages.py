@@ -1,0 +1,216 @@
+"""The stages of the command line as functions: `extract`, `train` and `evaluate`.
+
+Each takes the options of its command, by the names and with the defaults of the flags. Values are checked as
+on the command line; a wrong one is a ``ValueError``. ``progress`` is called with small frozen dataclasses
+that describe the work as it goes on. Nothing is printed, signals are left alone, and the same call resumes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from stin_pipe.pipeline.extraction import ExtractEvent, ExtractResult
+from stin_pipe.stin.evaluation import EvalEvent
+from stin_pipe.stin.training.report import TrainEvent, TrainResult
+from stin_pipe.workflows.commands import extract as extract_command
+from stin_pipe.workflows.commands import fuse_eval as fuse_eval_command
+from stin_pipe.workflows.commands import train as train_command
+from stin_pipe.workflows.report.render import evaluation_pages
+from stin_pipe.workflows.run.evaluation import EvalOptions, Evaluation, evaluate_run
+from stin_pipe.workflows.run.extraction import ExtractOptions, extract_run
+from stin_pipe.workflows.run.training import TrainOptions, train_run
+
+PathName = str | PathLike[str]
+
+
+def extract(
+    run: PathName,
+    videos: PathName,
+    *,
+    dataset: Literal["auto", "ucf101", "hmdb51", "folder"] = "auto",
+    splits: PathName | None = None,
+    list: PathName | None = None,
+    classes: Sequence[str] | None = None,
+    match: Sequence[str] = (),
+    limit: int | None = None,
+    flow: Literal["auto", "cuda", "cpu", "opencv", "reference"] = "auto",
+    flow_set: Mapping[str, Any] | None = None,
+    size: str | tuple[int, int] | None = None,
+    short_side: int | None = None,
+    bound: float | None = None,
+    fps: float | None = None,
+    stride: int = 1,
+    codec: Literal["jpeg", "png"] = "jpeg",
+    partial: Literal["keep", "refuse"] = "keep",
+    timeout: float = 3600.0,
+    retry_failed: bool = False,
+    max_failure_rate: float = 0.05,
+    runner: Literal["auto", "ray", "local"] = "auto",
+    address: str | None = None,
+    workers: int | None = None,
+    gpus_per_worker: float = 0.25,
+    cpus_per_worker: int = 4,
+    allow_mixed_flow: bool = False,
+    break_lock: bool = False,
+    progress: Callable[[ExtractEvent], None] | None = None,
+) -> ExtractResult:
+    """Extract frames and TV-L1 flow of a folder of videos into a run, as `stin-pipe extract` does.
+
+    Args:
+        run: run directory; made where it is missing.
+        videos: folder of videos, ``videos/<class>/<video>``.
+        dataset, splits, list, classes, match, limit: which videos, and where labels and splits come from.
+        flow, flow_set, bound: flow back end, its parameters by name, largest motion stored (pixels a frame).
+        size, short_side, fps, stride, codec, partial: what is stored of a video.
+        timeout, retry_failed, max_failure_rate: when a video has failed, and how many may.
+        runner, address, workers, gpus_per_worker, cpus_per_worker, allow_mixed_flow: who does the work.
+        break_lock: take over from an extract on another host that is gone.
+        progress: called with the listing, at the start, and as videos are done.
+
+    Returns:
+        What was done: counts of videos, frames and fields, failures by reason.
+
+    Raises:
+        ValueError: an option that does not exist, or does not fit the others.
+        StinPipeError: nothing to extract, or a run that was made otherwise or is in use.
+    """
+    values = dict(locals())
+    options = ExtractOptions(**_checked(extract_command.extract, values))
+    return extract_run(Path(run), Path(videos), options, progress or _ignore)
+
+
+def train(
+    run: PathName,
+    stream: Literal["spatial", "temporal"],
+    *,
+    split: str = "1",
+    recipe: str | None = None,
+    backbone: str | None = None,
+    init: PathName | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    segments: int | None = None,
+    aux_weight: float | None = None,
+    plain: bool = False,
+    no_flip: bool = False,
+    val_share: float | None = None,
+    accumulate: int | None = None,
+    set: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto",
+    loader_workers: int | None = None,
+    compile: bool = False,
+    train_workers: int | str | tuple[int, int] | None = None,
+    address: str | None = None,
+    progress: Callable[[TrainEvent], None] | None = None,
+) -> TrainResult:
+    """Train one stream of a run, or resume its training, as `stin-pipe train-spatial` and its twin do.
+
+    Args:
+        run: run directory with extracted videos.
+        stream: ``spatial`` (RGB frames) or ``temporal`` (optical flow).
+        split: the split whose training list is used.
+        recipe, backbone, init: where the configuration and the weights start from; None leaves each to the
+            recipe, and the recipe to the data set.
+        epochs, batch_size, lr, segments, aux_weight, plain, no_flip, val_share, accumulate, seed: what the
+            recipe's values are replaced by; None keeps them.
+        set: further settings of the recipe by name, such as ``{"ema_decay": 0.99}``.
+        device, amp, loader_workers, compile, train_workers, address: where and how fast it runs.
+        progress: called at the start, after every step, and with every notice.
+
+    Returns:
+        Accuracy on the held-out part, steps, and the path of the model (``checkpoint``).
+
+    Raises:
+        ValueError: an option, setting or split that does not exist, or does not fit the others.
+        StinPipeError: the run or its data do not allow the training, or it fails.
+    """
+    values = dict(locals())
+    if stream not in ("spatial", "temporal"):
+        raise ValueError(f"stream must be 'spatial' or 'temporal', got {stream!r}")
+    options = TrainOptions(**_checked(train_command.train_spatial, values))
+    return train_run(Path(run), stream, options, progress or _ignore)
+
+
+def evaluate(
+    run: PathName,
+    *,
+    split: str = "1",
+    segments: int = 25,
+    crops: Literal[1, 5, 10] = 10,
+    fusion_weights: Sequence[float] | None = None,
+    tune_fusion: bool = False,
+    fuse: Literal["before-softmax", "after-softmax"] = "before-softmax",
+    aux: float | Literal["auto", "exclude"] = "auto",
+    scores: Mapping[str, PathName] | None = None,
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto",
+    device: str = "auto",
+    loader_workers: int | None = None,
+    progress: Callable[[EvalEvent], None] | None = None,
+) -> Evaluation:
+    """Score the test videos with both streams and fuse the scores, as `stin-pipe fuse-eval` does.
+
+    Args:
+        run: run directory with both streams trained.
+        split: the split to evaluate, or ``all`` for every split that is trained.
+        segments, crops: clips of a video, views of a clip.
+        fusion_weights: of the spatial, the temporal and further streams; None is (1, 1.5).
+        tune_fusion: choose the weights on the held-out part of the training list.
+        fuse: where the weighted mean is taken.
+        aux: share of the auxiliary scores.
+        scores: stream -> score file of another program.
+        amp, device, loader_workers: where and how the networks run.
+        progress: called as the scoring goes on, and with every notice.
+
+    Returns:
+        The metrics of each split; ``to_json()`` is the content of metrics.json.
+
+    Raises:
+        ValueError: an option that does not exist, or does not fit the others.
+        StinPipeError: a stream is not trained, the split has no test video, or a score file does not fit.
+    """
+    values = dict(locals())
+    options = EvalOptions(**_checked(fuse_eval_command.fuse_eval, values))
+    return evaluate_run(Path(run), options, progress or _ignore, pages=evaluation_pages())
+
+
+def _checked(command: click.Command, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the command's options with these values, converted and checked as those of its flags.
+
+    Raises:
+        ValueError: names the option and what it takes.
+    """
+    context = click.Context(command, info_name=command.name)
+    checked = {}
+    for param in command.params:
+        name = max(param.opts, key=len).lstrip("-").replace("-", "_")
+        if name not in values or name in ("run", "videos"):
+            continue
+        try:
+            checked[param.name] = param.process_value(context, _as_given_to_click(param, values[name]))
+        except click.UsageError as error:
+            raise ValueError(f"{name}: {error.message}") from error
+    return checked
+
+
+def _as_given_to_click(param: click.Parameter, value: Any) -> Any:
+    """Return a value of Python as the option takes it from a configuration file."""
+    if isinstance(value, Mapping):
+        files = isinstance(next(iter(value.values()), None), PathLike) or param.name == "files"
+        return tuple((name, Path(item) if files else item) for name, item in value.items())
+    if isinstance(value, PathLike):
+        return str(value)
+    if isinstance(param.type, click.Choice) and value is not None:
+        return str(value)
+    if param.multiple and isinstance(value, str):
+        return (value,)
+    return value
+
+
+def _ignore(_event: object) -> None:
+    """Take an event that nobody asked for."""
