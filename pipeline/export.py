@@ -5,7 +5,6 @@ keep the bytes of the shard. A folder gets its name when it is whole, so that th
 """
 
 import hashlib
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from stin_pipe.pipeline.runners.workers import worker_pool
 from stin_pipe.pipeline.shard.image_folders import FRAMES, FrameNames
+from stin_pipe.stin.processes.cpus import usable_cpus
 from stin_pipe.stin.shards.codec import decode_field, encode_image, recode_field
 from stin_pipe.stin.shards.errors import ShardError, StinPipeError
 from stin_pipe.stin.shards.publish import is_temporary, publish_bytes, temporary_name
@@ -215,4 +215,4 @@ def _one_line(name: str) -> str:
 
 def num_workers_here(wanted: int | None, num_tasks: int) -> int:
     """Return how many processes to use."""
-    return max(1, min(wanted or len(os.sched_getaffinity(0)), num_tasks))
+    return max(1, min(wanted or usable_cpus(), num_tasks))
