@@ -65,7 +65,7 @@ def test_nodes_whose_ffmpeg_lacks_codecs_are_refused_or_told() -> None:
         with pytest.raises(StinPipeError, match="ffmpeg of node b cannot decode vp9, that of node a can"):
             check_nodes(nodes, need_bytes=0, warn=print)
     check_nodes([poor, replace(poor, host="c")], need_bytes=0, warn=warnings.append)
-    assert "ffmpeg cannot decode vp9; videos of these codecs will fail" in warnings
+    assert "ffmpeg cannot decode vp9; videos in these codecs will fail" in warnings
 
 
 def test_a_node_that_cannot_run_the_flow_back_end_says_so(tmp_path: Path, monkeypatch) -> None:
@@ -117,7 +117,11 @@ def test_slots_of_a_node(node: dict[str, float], cpu: int, cuda: int, mixed: tup
         ([{"GPU": 1.0}], "cpu", "has no CPU to work on"),
         ([{"CPU": 4.0}], "cuda", r"needs 0\.25 GPU a worker, but the Ray cluster has 0"),
         ([{"CPU": 4.0, "memory": GIB / 8}], "cpu", r"a worker needs 0\.75 GiB of memory, .* 0\.12 GiB"),
-        ([{"CPU": 4.0, "GPU": 1, "memory": GIB}], "cuda", "no node of the Ray cluster with a GPU and a CPU"),
+        (
+            [{"CPU": 4.0, "GPU": 1, "memory": GIB}],
+            "cuda",
+            "largest node of the cluster with a GPU and a CPU offers 1 GiB",
+        ),
     ],
 )
 def test_a_cluster_without_room_is_refused_at_once(nodes, backend: str, message: str) -> None:
