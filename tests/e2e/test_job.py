@@ -50,10 +50,10 @@ def test_slurm_takes_its_table_and_submits_in_order(place: Path, call) -> None:
 def test_without_slurm_here_the_scripts_are_written_and_the_error_is_plain(place: Path, call) -> None:
     arguments = ("job", "slurm", "--config", "run.toml", "--json")
     called = call(*arguments, "--submit", cwd=place, env={"PATH": "/usr/bin/none"})
-    assert called.code == 1 and "there is no program sbatch here" in called.json["error"]
+    assert called.code == 1 and "the program sbatch is not installed here" in called.json["error"]
     assert (place / "run.slurm" / "submit.sh").exists()
     called = call(*arguments, "--partition", "a b", cwd=place)
-    assert called.code == 2 and "--partition: 'a b' is no word" in called.json["error"]
+    assert called.code == 2 and "--partition: 'a b' contains characters" in called.json["error"]
     called = call(*arguments, "--split", "7", cwd=place)
     assert called.code == 2 and "'7' is not in this data; its splits are: 1" in called.json["error"]
 

@@ -114,7 +114,7 @@ def test_sigterm_leaves_a_chain_that_says_where_it_is(stopped) -> None:
 def test_the_same_command_ends_the_chain_and_then_has_nothing_to_do(place: Path, stopped, call) -> None:
     called = call("run", "--config", "run.toml", "--json", cwd=place)
     assert called.code == 0, called.stderr
-    assert "stage 1 of 6: extract (done already, checked only)" in called.stderr
+    assert "stage 1 of 6: extract (done already, only checked)" in called.stderr
     stages = called.json["stages"]
     assert [stage["stage"] for stage in stages] == [*(name for name, _ in STAGES[:5]), "fuse-eval"]
     assert stages[0]["done"] == 27 and stages[-1]["split"] == "all" and len(stages[-1]["splits"]) == 2
@@ -232,8 +232,8 @@ def test_training_values_are_checked_before_the_extraction(made_videos, tmp_path
             "[train]\nval_share = 0\n[fuse-eval]\ntune_fusion = true",
             "c.toml: [fuse-eval]: --tune-fusion: the spatial stream holds no video out",
         ),
-        ('[train]\nsplit = "9"', "c.toml: [train] has split, which the chain does not read"),
-        ('[fuse-eval]\nsplit = "1"', "c.toml: [fuse-eval] has split, which the chain does not read"),
+        ('[train]\nsplit = "9"', "c.toml: [train] has split, which the chain ignores"),
+        ('[fuse-eval]\nsplit = "1"', "c.toml: [fuse-eval] has split, which the chain ignores"),
         ('[train]\ndevice = "cuda:42"', "c.toml: [train] or [train-spatial]: device cuda:42 is not here"),
         ('[fuse-eval]\ndevice = "cuda:42"', "c.toml: [fuse-eval]: device cuda:42 is not here"),
     ],

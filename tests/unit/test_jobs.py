@@ -8,12 +8,14 @@ import time
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from stin_pipe.workflows.jobs.kubernetes import KubernetesJob, render_manifest
-from stin_pipe.workflows.jobs.slurm import SlurmJob, render_scripts
+from stin_pipe.stin.shards.errors import ArgumentError
+from stin_pipe.workflows.jobs.kubernetes import KubernetesJob, KubernetesOptions, render_manifest
+from stin_pipe.workflows.jobs.slurm import SlurmJob, SlurmOptions, render_scripts
 
 ODD = "a b'c $(touch hacked) %j é"
 """A path that spaces, quotes, commands and sbatch's patterns could break."""
@@ -41,15 +43,21 @@ def job(tmp_path: Path) -> SlurmJob:
         run=folder / "run one",
         splits=["1", "2"],
         evaluate=["all"],
-        out=folder / "out",
         folder=folder,
         bin=folder / "bin",
-        nodes=1,
-        cpus_per_task=4,
-        gpus_per_node=0,
-        options={"partition": "gpu,cpu", "time": "1-12:00:00"},
-        setup=["export FROM_SETUP=yes"],
+        options=SlurmOptions(
+            out=folder / "out",
+            cpus_per_task=4,
+            partition="gpu,cpu",
+            time_limit="1-12:00:00",
+            setup=["export FROM_SETUP=yes"],
+        ),
     )
+
+
+def asking(job: SlurmJob, **changes: Any) -> SlurmJob:
+    """Return the job with other options."""
+    return replace(job, options=replace(job.options, **changes))
 
 
 def start(job: SlurmJob, name: str, **environment: str) -> subprocess.Popen[str]:
@@ -74,7 +82,7 @@ def calls(job: SlurmJob) -> list[list[str]]:
 
 @pytest.mark.parametrize("nodes", [1, 3])
 def test_scripts_are_shell_and_ask_for_what_was_said(job: SlurmJob, nodes: int, tmp_path: Path) -> None:
-    scripts = render_scripts(replace(job, nodes=nodes, gpus_per_node=2, max_at_once=3))
+    scripts = render_scripts(asking(job, nodes=nodes, gpus_per_node=2, max_at_once=3))
     for name, content in scripts.items():
         (tmp_path / name).write_text(content)
         assert subprocess.run(["bash", "-n", tmp_path / name], check=False).returncode == 0, name
@@ -142,25 +150,34 @@ def test_signals_reach_the_stage_and_only_the_time_limit_queues_again(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"options": {"partition": "gpu; rm -rf /"}}, "--partition: 'gpu; rm -rf /' is no word"),
-        ({"options": {"time": "1\n#SBATCH --uid=0"}}, "--time: "),
-        ({"options": {"time": "abc"}}, "--time: 'abc' is no time of Slurm: minutes, MM:SS"),
-        ({"options": {"time": "1-2-3"}}, "--time: '1-2-3' is no time of Slurm"),
-        ({"splits": ["$(id)"]}, "--split: "),
-        ({"run": Path('/runs/a"b')}, "--run: "),
+        ({"partition": "gpu; rm -rf /"}, "--partition: 'gpu; rm -rf /' contains characters that are not"),
+        ({"sbatch": {"qos": "$(id)"}}, "--qos: '$(id)' contains characters that are not allowed in a job"),
+        ({"time_limit": "1\n#SBATCH --uid=0"}, "--time: "),
+        ({"time_limit": "abc"}, "--time: 'abc' is not a time that Slurm knows: minutes, MM:SS"),
+        ({"time_limit": "1-2-3"}, "--time: '1-2-3' is not a time that Slurm knows"),
         ({"out": Path("/runs/a\nb")}, "--out: "),
         ({"setup": ["module load x\nrm -rf /"]}, "--setup: "),
     ],
 )
-def test_hostile_values_are_refused(job: SlurmJob, changes: dict, message: str) -> None:
-    with pytest.raises(ValueError) as raised:
+def test_hostile_options_are_refused(job: SlurmJob, changes: dict, message: str) -> None:
+    with pytest.raises(ArgumentError) as raised:
+        render_scripts(asking(job, **changes))
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"splits": ["$(id)"]}, "--split: "), ({"run": Path('/runs/a"b')}, "--run: ")],
+)
+def test_hostile_names_are_refused(job: SlurmJob, changes: dict, message: str) -> None:
+    with pytest.raises(ArgumentError) as raised:
         render_scripts(replace(job, **changes))
     assert message in str(raised.value)
 
 
 @pytest.mark.parametrize("time", ["90", "90:00", "12:00:00", "2-12", "2-12:30", "2-12:30:00", "UNLIMITED"])
 def test_every_form_of_a_time_limit_is_taken(job: SlurmJob, time: str) -> None:
-    script = render_scripts(replace(job, options={"time": time}))["train.sh"]
+    script = render_scripts(asking(job, time_limit=time))["train.sh"]
     assert f"#SBATCH --time={time}" in script.splitlines()
 
 
@@ -170,18 +187,24 @@ CONFIG = 'run = "/data/runs/mine"\n[extract]\nvideos = "/data/a \\"b\\": {{ x }}
 @pytest.fixture
 def pods() -> KubernetesJob:
     return KubernetesJob(
-        name="mine",
         config_text=CONFIG,
         run="/data/my runs",
         videos="/data/videos",
         splits="all",
-        image="registry:5000/stin-pipe@sha256:" + "0" * 64,
-        claim="videos",
-        mount="/data",
-        ray_version="2.60.0",
-        workers=3,
-        gpus=1,
+        options=KubernetesOptions(
+            name="mine",
+            image="registry:5000/stin-pipe@sha256:" + "0" * 64,
+            claim="videos",
+            ray_version="2.60.0",
+            workers=3,
+            gpus=1,
+        ),
     )
+
+
+def of_pods(pods: KubernetesJob, **changes: Any) -> KubernetesJob:
+    """Return the job with other options."""
+    return replace(pods, options=replace(pods.options, **changes))
 
 
 def test_the_manifest_asks_for_what_was_said_and_ends(pods: KubernetesJob) -> None:
@@ -199,7 +222,7 @@ def test_the_manifest_asks_for_what_was_said_and_ends(pods: KubernetesJob) -> No
     for group in (spec["rayClusterSpec"]["headGroupSpec"], workers):
         pod = group["template"]["spec"]
         (container,) = pod["containers"]
-        assert container["image"] == pods.image
+        assert container["image"] == pods.options.image
         assert container["resources"]["limits"] == {"cpu": "8", "memory": "32Gi", "nvidia.com/gpu": "1"}
         assert pod["securityContext"]["runAsNonRoot"] is True
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
@@ -207,7 +230,7 @@ def test_the_manifest_asks_for_what_was_said_and_ends(pods: KubernetesJob) -> No
         assert mounts["/dev/shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "8Gi"}
         assert mounts["/data"]["persistentVolumeClaim"]["claimName"] == "videos"
         assert mounts["/etc/stin-pipe"]["configMap"]["name"] == "mine"
-    alone = list(yaml.safe_load_all(render_manifest(replace(pods, workers=0, gpus=0))))[1]
+    alone = list(yaml.safe_load_all(render_manifest(of_pods(pods, workers=0, gpus=0))))[1]
     assert "workerGroupSpecs" not in alone["spec"]["rayClusterSpec"] and "nvidia" not in json.dumps(alone)
 
 
@@ -216,17 +239,28 @@ def test_the_manifest_asks_for_what_was_said_and_ends(pods: KubernetesJob) -> No
     [
         (
             {"name": "Mine_1"},
-            "--name: 'Mine_1' is not lower-case letters, digits and -, at most 47; without --name it is",
+            "--name: 'Mine_1' is not lower-case letters, digits and -, at most 47",
         ),
         ({"image": 'x"\n- evil'}, "--image: "),
         ({"claim": "a b"}, "--claim: "),
+        ({"shm_size": "much"}, "--shm-size: 'much'"),
+    ],
+)
+def test_options_that_pods_cannot_use_are_refused(pods: KubernetesJob, changes: dict, message: str) -> None:
+    with pytest.raises(ArgumentError) as raised:
+        render_manifest(of_pods(pods, **changes))
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
         ({"splits": "1; rm -rf /"}, "--split: "),
         ({"run": "runs/mine"}, "run: 'runs/mine' must be an absolute path under --mount /data"),
         ({"videos": "/data/../etc"}, "videos of [extract]: "),
-        ({"shm": "much"}, "--shm-size: 'much'"),
     ],
 )
-def test_values_that_pods_could_not_use_are_refused(pods: KubernetesJob, changes: dict, message: str) -> None:
+def test_paths_that_pods_cannot_use_are_refused(pods: KubernetesJob, changes: dict, message: str) -> None:
     with pytest.raises(ValueError) as raised:
         render_manifest(replace(pods, **changes))
     assert message in str(raised.value)

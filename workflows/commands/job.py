@@ -1,21 +1,16 @@
 """`stin-pipe job`: the chain of a configuration file as jobs of Slurm, of a Ray cluster or of Kubernetes."""
 
-import os
 import shlex
-import shutil
-import subprocess
-import sys
-from importlib import metadata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from stin_pipe.workflows.run.chain_checks import check_tables_for_pods, checked_chain, require_run
 from stin_pipe.workflows.terminal.config_file import config_path
 from stin_pipe.workflows.terminal.options import common_options, run_option, usage_errors
 from stin_pipe.workflows.terminal.output import Output
-from stin_pipe.workflows.terminal.types import DIRECTORY, Names, WholeNumber
+from stin_pipe.workflows.terminal.types import DIRECTORY, Names, Pair, WholeNumber
 
 SLURM_EXAMPLES = """\b
 Examples:
@@ -24,7 +19,7 @@ Examples:
 """
 RAY_EXAMPLES = """\b
 Examples:
-  stin-pipe job ray --config /shared/run.toml --address http://head:8265             # shows the command
+  stin-pipe job ray --config /shared/run.toml --address http://head:8265             # show the command
   stin-pipe job ray --config /shared/run.toml --address http://head:8265 --submit
 """
 KUBERNETES_EXAMPLES = """\b
@@ -33,203 +28,197 @@ Example:
 """
 
 
-chain_option = click.option(
-    "--split", "wanted", type=Names(), default="all", help="Splits to train and evaluate, or all."
-)
+def _chain_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what every kind of job asks of the chain."""
+    split = click.option(
+        "--split",
+        "wanted",
+        type=Names(),
+        default="all",
+        help="Splits to train and evaluate, separated by commas; all takes every split of the data.",
+    )
+    return run_option(required=False)(split(function))
 
 
 @click.group(epilog=SLURM_EXAMPLES)
 def job() -> None:
-    """Make cluster jobs of the chain that a configuration file describes."""
+    """Turn the chain of a configuration file into cluster jobs."""
 
 
 @job.command(epilog=SLURM_EXAMPLES)
-@run_option(required=False)
-@chain_option
+@_chain_options
 @click.option(
-    "--out", type=DIRECTORY, help="Folder of scripts and logs  [default: FILE.slurm beside the file]"
+    "--out", type=DIRECTORY, help="Folder for scripts and logs.  [default: FILE.slurm beside the file]"
 )
-@click.option("--nodes", type=WholeNumber(min=1), default=1, help="Nodes of the extraction.")
-@click.option("--cpus-per-task", type=WholeNumber(min=1), default=8, help="CPUs of each job on a node.")
+@click.option("--nodes", type=WholeNumber(min=1), default=1, help="Nodes for the extraction.")
+@click.option("--cpus-per-task", type=WholeNumber(min=1), default=8, help="CPUs per node for each job.")
 @click.option(
     "--gpus-per-node",
     type=WholeNumber(min=0),
     default=0,
-    help="GPUs of a node for the extraction; a training takes one, unless this is 0.",
+    help="GPUs per node for the extraction; each training takes one GPU, unless this is 0.",
 )
-@click.option("--partition", help="sbatch --partition.")
-@click.option("--account", help="sbatch --account.")
+@click.option("--partition", help="Passed to sbatch.")
+@click.option("--account", help="Passed to sbatch.")
 @click.option(
-    "--time", "time_limit", help="sbatch --time; a job that needs longer is queued again and resumes."
+    "--time",
+    "time_limit",
+    help="Passed to sbatch; a job that needs longer is put back into the queue and resumes.",
 )
-@click.option("--mem", help="sbatch --mem.")
-@click.option("--sbatch", "more", multiple=True, metavar="NAME=VALUE", help="Any other option of sbatch.")
-@click.option("--setup", multiple=True, metavar="LINE", help="Shell line that each script runs first.")
-@click.option("--max-at-once", type=WholeNumber(min=1), help="Trainings that may run at the same time.")
+@click.option("--mem", help="Passed to sbatch.")
+@click.option(
+    "--sbatch",
+    type=Pair("qos=long"),
+    multiple=True,
+    callback=lambda ctx, param, value: dict(value),
+    help="Any other option of sbatch; repeatable.",
+)
+@click.option(
+    "--setup", multiple=True, metavar="LINE", help="Shell line that each script runs first; repeatable."
+)
+@click.option("--max-at-once", type=WholeNumber(min=1), help="Most trainings that run at the same time.")
 @click.option(
     "--warn",
     "warn_s",
     type=WholeNumber(10, 3600),
     default=120,
-    help="Seconds for an orderly end before --time.",
+    help="Seconds before the end of --time at which a stage is asked to stop.",
 )
 @click.option("--submit", is_flag=True, help="Submit the jobs.")
 @common_options
-def slurm(output: Output, run_path: Path | None, wanted: tuple[str, ...], **options: Any) -> None:
+def slurm(
+    output: Output, run_path: Path | None, wanted: tuple[str, ...], submit: bool, **values: Any
+) -> None:
     """Write commented job scripts for Slurm, and submit them if asked.
 
-    extract.sh works on one node, or on several that it joins into a Ray cluster; train.sh is an array over
-    splits and streams; fuse-eval.sh follows; submit.sh submits them in order. chain.sh is all in one job.
-    Jobs that are preempted, or reach their time limit, stop in order, are queued again and resume.
+    extract.sh runs on one node, or on several that it joins into a Ray cluster; train.sh is an array over
+    splits and streams; fuse-eval.sh follows. submit.sh submits these three in order; chain.sh does everything
+    in one job. Jobs that are preempted or reach their time limit stop in order, go back into the queue and
+    resume.
     """
-    from stin_pipe.workflows.jobs.slurm import SlurmJob, render_scripts
+    from stin_pipe.workflows.jobs.slurm import SlurmJob, SlurmOptions, submit_scripts, write_scripts
+    from stin_pipe.workflows.run.chain import read_checked_chain
 
-    config, run, known, splits = checked_chain(click.get_current_context(), _config(), run_path, wanted)
-    named = {"partition": options["partition"], "account": options["account"], "time": options["time_limit"]}
-    named |= {"mem": options["mem"], **_more(options["more"])}
-    asked = SlurmJob(
-        config=config,
-        run=run,
-        splits=splits,
-        evaluate=["all"] if splits == known and len(splits) > 1 else splits,
-        out=(options["out"] or config.with_suffix(".slurm")).absolute(),
-        folder=Path.cwd(),
-        bin=Path(sys.executable).parent,
-        nodes=options["nodes"],
-        cpus_per_task=options["cpus_per_task"],
-        gpus_per_node=options["gpus_per_node"],
-        options={name: value for name, value in named.items() if value},
-        setup=options["setup"],
-        warn_s=options["warn_s"],
-        max_at_once=options["max_at_once"],
-    )
     with usage_errors():
-        scripts = render_scripts(asked)
-    asked.out.mkdir(parents=True, exist_ok=True)
-    for name, content in scripts.items():
-        path = asked.out / name
-        path.write_text(content, encoding="utf-8")
-        path.chmod(0o755)
-    submit = asked.out / "submit.sh"
-    jobs: dict[str, str] = {}
-    if options["submit"]:
-        jobs = dict(line.split(" ", 1) for line in _call(["bash", str(submit)], needs="sbatch").splitlines())
-        for name, number in jobs.items():
+        options = SlurmOptions(**values)
+        chain = read_checked_chain(click.get_current_context(), _config(), run_path, wanted)
+        slurm_job = SlurmJob(
+            options=options,
+            config=chain.options.config,
+            run=chain.options.run.path,
+            splits=chain.splits,
+            evaluate=chain.evaluate,
+        )
+        scripts = write_scripts(slurm_job)
+
+    numbers: dict[str, str] = {}
+    if submit:
+        numbers = submit_scripts(slurm_job)
+        for name, number in numbers.items():
             output.show(f"{name}: job {number}")
-        output.show(f"look at them with squeue, and with: stin-pipe status --run {run}")
+        output.show(f"follow them with squeue, and with: stin-pipe status --run {slurm_job.run}")
     else:
-        output.show(f"wrote {', '.join(scripts)} to {asked.out}")
-        output.show(f"submit them: {shlex.join(['bash', str(submit)])}")
+        output.show(f"wrote {', '.join(path.name for path in scripts)} to {slurm_job.out}")
+        output.show(f"to submit them: {shlex.join(['bash', str(slurm_job.out / 'submit.sh')])}")
     output.result(
         {
-            "run": str(run),
-            "splits": splits,
-            "scripts": [str(asked.out / name) for name in scripts],
-            "jobs": jobs,
+            "run": str(slurm_job.run),
+            "splits": list(chain.splits),
+            "scripts": [str(path) for path in scripts],
+            "jobs": numbers,
         }
     )
 
 
 @job.command(epilog=RAY_EXAMPLES)
-@run_option(required=False)
-@chain_option
-@click.option("--address", help="Address of the cluster's job server, http://HEAD:8265; required.")
-@click.option("--no-wait", is_flag=True, help="Submit and return at once.")
-@click.option("--submit", is_flag=True, help="Submit the job; without it the command is only shown.")
+@_chain_options
+@click.option("--address", help="Address of the cluster's job server, http://HEAD:8265.  [required]")
+@click.option("--no-wait", is_flag=True, help="Return once the job is submitted, without following its log.")
+@click.option("--submit", is_flag=True, help="Submit the job; without it, the command is only shown.")
 @common_options
-def ray(
-    output: Output,
-    run_path: Path | None,
-    wanted: tuple[str, ...],
-    address: str | None,
-    no_wait: bool,
-    submit: bool,
-) -> None:
-    """Give the whole chain to a running Ray cluster, with `ray job submit`.
+def ray(output: Output, run_path: Path | None, wanted: tuple[str, ...], submit: bool, **values: Any) -> None:
+    """Submit the whole chain to a running Ray cluster, with `ray job submit`.
 
-    All nodes must have stin-pipe, and share the paths of the configuration file, the videos and the run.
+    All nodes need stin-pipe, and the same paths to the configuration file, the videos and the run.
     """
-    (address,) = _needed(address=address)
-    config, run, _, splits = checked_chain(click.get_current_context(), _config(), run_path, wanted)
-    command = ["ray", "job", "submit", "--address", address, *(["--no-wait"] if no_wait else []), "--"]
-    command += ["env", "STIN_PIPE_EXTRACT_RUNNER=ray", "STIN_PIPE_EXTRACT_ADDRESS=auto"]
-    command += ["stin-pipe", "run", "--config", str(config), "--run", str(run), "--split", ",".join(splits)]
+    from stin_pipe.workflows.jobs.ray_cluster import RayJobOptions, ray_command, submit_to_ray
+    from stin_pipe.workflows.run.chain import read_checked_chain
+
+    _require(values, "address")
+    with usage_errors():
+        chain = read_checked_chain(click.get_current_context(), _config(), run_path, wanted)
+    run = chain.options.run.path
+    command = ray_command(chain.options.config, run, chain.splits, RayJobOptions(**values))
     if submit:
-        _call(command, needs="ray", stdout=sys.stderr)
+        submit_to_ray(command)
     else:
         output.show(shlex.join(command))
-    output.result({"run": str(run), "splits": splits, "argv": command, "submitted": submit})
+    output.result({"run": str(run), "splits": list(chain.splits), "argv": command, "submitted": submit})
 
 
 @job.command(epilog=KUBERNETES_EXAMPLES)
-@run_option(required=False)
-@chain_option
-@click.option("--image", help="Container image with stin-pipe and Ray (see docker/); required.")
-@click.option("--claim", help="Persistent volume claim with videos and run, shared by all pods; required.")
-@click.option("--mount", default="/data", help="Where pods see the volume; paths in the file lie under it.")
-@click.option("--name", help="Name of the job  [default: the run's]")
-@click.option("--namespace", default="default", help="Namespace of the job.")
-@click.option("--workers", type=WholeNumber(min=0), default=2, help="Pods that extract beside the head.")
-@click.option("--cpus", type=WholeNumber(min=1), default=8, help="CPUs of a pod.")
-@click.option("--memory", default="32Gi", help="Memory of a pod, with its shared memory.")
-@click.option("--gpus", type=WholeNumber(min=0), default=0, help="GPUs of a pod.")
-@click.option("--shm-size", default="8Gi", help="Shared memory of a pod.")
-@click.option("--deadline", type=WholeNumber(min=60), default=604800, help="Seconds after which it is ended.")
-@click.option("--ttl", type=WholeNumber(min=0), default=600, help="Seconds that a finished job is kept.")
-@click.option("--ray-version", help="Ray's version in the image  [default: the one installed here]")
+@_chain_options
+@click.option("--image", help="Container image with stin-pipe and Ray (see docker/).  [required]")
 @click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write  [default: standard output]"
+    "--claim", help="Persistent volume claim with the videos and the run, shared by all pods.  [required]"
+)
+@click.option("--mount", default="/data", help="Where pods mount the volume; paths in the file lie under it.")
+@click.option("--name", help="Name of the job.  [default: the run's name]")
+@click.option("--namespace", default="default", help="Namespace of the job.")
+@click.option("--workers", type=WholeNumber(min=0), default=2, help="Pods that extract, beside the head.")
+@click.option("--cpus", type=WholeNumber(min=1), default=8, help="CPUs of each pod.")
+@click.option("--memory", default="32Gi", help="Memory of each pod, shared memory included.")
+@click.option("--gpus", type=WholeNumber(min=0), default=0, help="GPUs of each pod.")
+@click.option("--shm-size", default="8Gi", help="Shared memory of each pod.")
+@click.option(
+    "--deadline", type=WholeNumber(min=60), default=604800, help="Seconds after which the job is ended."
+)
+@click.option("--ttl", type=WholeNumber(min=0), default=600, help="Seconds for which a finished job is kept.")
+@click.option("--ray-version", help="Version of Ray in the image.  [default: that of the Ray installed here]")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write.  [default: standard output]",
 )
 @common_options
-def kubernetes(output: Output, run_path: Path | None, wanted: tuple[str, ...], **options: Any) -> None:
+def kubernetes(output: Output, run_path: Path | None, wanted: tuple[str, ...], **values: Any) -> None:
     """Write the manifest of a KubeRay RayJob that does the whole chain.
 
-    The configuration file travels inside; its paths are those that the pods see. After an end the same job
-    again resumes.
+    The configuration file travels inside the manifest, so its paths are those that the pods see. Applied
+    again after an end, the job resumes.
     """
-    from stin_pipe.workflows.jobs.kubernetes import KubernetesJob, render_manifest, videos_in_pods
+    from stin_pipe.workflows.jobs.kubernetes import KubernetesJob, KubernetesOptions, render_manifest
+    from stin_pipe.workflows.run.chain import check_for_pods, read_chain
 
-    image, claim = _needed(image=options["image"], claim=options["claim"])
+    _require(values, "image", "claim")
+    options = KubernetesOptions(**values)
     config = _config()
-    run_path = require_run(config, run_path)
-    check_tables_for_pods(click.get_current_context(), config, run_path, wanted)
     with usage_errors():
+        chain = read_chain(click.get_current_context(), config, run_path, files_are_here=False)
+        check_for_pods(chain, wanted)
         manifest = render_manifest(
             KubernetesJob(
-                name=options["name"] or run_path.name.lower().replace("_", "-"),
+                options=options,
                 config_text=config.read_text(encoding="utf-8"),
                 run=str(run_path),
-                videos=videos_in_pods(config),
+                videos=str(chain.videos),
                 splits=",".join(wanted),
-                image=image,
-                claim=claim,
-                mount=options["mount"],
-                ray_version=options["ray_version"] or _ray_version(),
-                namespace=options["namespace"],
-                workers=options["workers"],
-                cpus=options["cpus"],
-                memory=options["memory"],
-                gpus=options["gpus"],
-                shm=options["shm_size"],
-                deadline_s=options["deadline"],
-                ttl_s=options["ttl"],
             )
         )
-    if options["out"]:
-        options["out"].write_text(manifest, encoding="utf-8")
-        output.show(f"wrote {options['out']}; apply it: kubectl apply -f {shlex.quote(str(options['out']))}")
+    if options.out:
+        options.out.write_text(manifest, encoding="utf-8")
+        output.show(f"wrote {options.out}; to apply it: kubectl apply -f {shlex.quote(str(options.out))}")
     else:
         output.show(manifest.rstrip("\n"))
     output.result({"run": str(run_path), "manifest": manifest})
 
 
-def _needed(**given: str | None) -> list[str]:
-    """Return values that must be given; all that lack, the file too, are asked for at once."""
-    file = config_path(click.get_current_context())
-    lacking = [f"--{name}" for name, value in given.items() if not value]
-    if lacking:
-        raise click.UsageError(f"needs {' and '.join([*([] if file else ['--config']), *lacking])}")
-    return [value for value in given.values() if value]
+def _require(values: dict[str, Any], *names: str) -> None:
+    """Refuse a call without these options; all that are missing, the file too, are asked for at once."""
+    missing = [f"--{name}" for name in names if not values[name]]
+    if missing:
+        file = config_path(click.get_current_context())
+        raise click.UsageError(f"needs {' and '.join([*([] if file else ['--config']), *missing])}")
 
 
 def _config() -> Path:
@@ -237,40 +226,3 @@ def _config() -> Path:
     if path is None:
         raise click.UsageError("--config is missing: a job is made from the file that `stin-pipe run` reads")
     return path.absolute()
-
-
-def _more(pairs: tuple[str, ...]) -> dict[str, str]:
-    found = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name.replace("-", "").isalpha():
-            raise click.UsageError(f"--sbatch: expected NAME=VALUE such as qos=long, got {pair!r}")
-        found[name] = value
-    return found
-
-
-def _ray_version() -> str:
-    try:
-        return metadata.version("ray")
-    except metadata.PackageNotFoundError as error:
-        raise click.UsageError(
-            "--ray-version: ray is not installed here; give the version in the image"
-        ) from error
-
-
-def _call(command: list[str], *, needs: str, stdout: Any = subprocess.PIPE) -> str:
-    """Run a program of the cluster and return what it printed, if that does not go elsewhere.
-
-    Raises:
-        StinPipeError: it is not here, or failed.
-    """
-    from stin_pipe.stin.shards.errors import StinPipeError
-
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    if shutil.which(needs, path=path) is None:
-        hint = 'pip install "stin-pipe[cluster]"' if needs == "ray" else "call it on a node of the cluster"
-        raise StinPipeError(f"--submit: there is no program {needs} here; {hint}")
-    done = subprocess.run(command, stdout=stdout, text=True, check=False, env={**os.environ, "PATH": path})
-    if done.returncode:
-        raise StinPipeError(f"{shlex.join(command)} failed with exit code {done.returncode}")
-    return done.stdout or ""

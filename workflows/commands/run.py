@@ -1,35 +1,29 @@
-"""`stin-pipe run`: the whole chain from one configuration file, resumed where it was left."""
+"""`stin-pipe run`: the whole chain from one configuration file, resumed where it stopped."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from stin_pipe.workflows.run.chain_checks import (
-    check_devices,
-    check_evaluation,
-    check_trainings,
-    chosen_splits,
-    known_data,
-    require_run,
-    stage_context,
-)
-from stin_pipe.workflows.run.stages import TRAININGS, StageState, chain_stages
 from stin_pipe.workflows.terminal.config_file import config_path
-from stin_pipe.workflows.terminal.options import common_options, run_option
+from stin_pipe.workflows.terminal.options import common_options, run_option, usage_errors
 from stin_pipe.workflows.terminal.output import Output, duration
 from stin_pipe.workflows.terminal.types import Names
 
 if TYPE_CHECKING:
-    from stin_pipe.stin.shards.run_dir import RunDir
+    from stin_pipe.stin.network.streams import StreamName
+    from stin_pipe.workflows.run.chain import Chain
+    from stin_pipe.workflows.run.stages import StageState
 
 EXAMPLES = """\b
 Examples:
   stin-pipe run --write-config run.toml        # a commented file to start from
-  stin-pipe run --config run.toml --dry-run    # the stages, and how far each is
+  stin-pipe run --config run.toml --dry-run    # the stages, and how far each one is
   stin-pipe run --config run.toml              # do what is left of them
 """
 
@@ -41,9 +35,9 @@ Examples:
     "wanted",
     type=Names(),
     default="all",
-    help="Splits to train and evaluate, separated by commas; all is every split of the lists.",
+    help="Splits to train and evaluate, separated by commas; all takes every split of the data.",
 )
-@click.option("--dry-run", is_flag=True, help="Only show the stages and how far each is.")
+@click.option("--dry-run", is_flag=True, help="Only show the stages and how far each one is.")
 @click.option(
     "--write-config",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -53,14 +47,12 @@ Examples:
 def run_chain(
     output: Output, run_path: Path | None, wanted: tuple[str, ...], dry_run: bool, write_config: Path | None
 ) -> None:
-    """Extract, train both streams on every split, score and fuse, as one file says.
+    """Extract, train both streams on every split, score and fuse, all from one file.
 
-    The file has a table a command, with the options of that command. The same command again does what is
-    left: finished stages end at once, others resume. A stage that fails ends the chain with its exit code.
+    The file has one table for each command, with the options of that command. Give the same command again to
+    do what is left: finished stages end at once, others resume. A stage that fails ends the chain with its
+    exit code.
     """
-    from stin_pipe.stin.shards.run_dir import RunDir
-    from stin_pipe.workflows.run.run_dir import create_run, recorded
-
     if write_config is not None:
         write_starter(write_config)
         output.show(
@@ -68,50 +60,38 @@ def run_chain(
         )
         output.result({"config": str(write_config)})
         return
-    ctx = click.get_current_context()
-    config = config_path(ctx)
+    config = config_path(click.get_current_context())
     if config is None:
         raise click.UsageError(
-            "--config is missing: the chain is described by a file; "
+            "--config is missing: a file describes the chain; "
             "`stin-pipe run --write-config run.toml` writes one to start from"
         )
-    run_path = require_run(config, run_path)
-    run = RunDir(path=run_path.absolute())
-    extract, videos_gone = _extract_context(ctx, config, run)
-    evaluation = stage_context(ctx, config, "fuse-eval", run_path)  # all is read before hours of work
-    trainings = [stage_context(ctx, config, command, run_path) for command in TRAININGS]
-    dataset, known = known_data(run, extract.params if extract else {})
-    splits = chosen_splits(known, wanted)
-    configs = check_trainings(config, dataset, trainings)
-    check_evaluation(config, evaluation, configs, splits)
-    stages = chain_stages(run, splits)
+    from stin_pipe.workflows.run.chain import check_chain, check_devices, read_chain
+    from stin_pipe.workflows.run.stages import chain_stages
+
+    with usage_errors():
+        options = read_chain(click.get_current_context(), config, run_path)
+        chain = check_chain(options, wanted)
+        stages = chain_stages(options.run, chain.splits)
+        if not dry_run:
+            check_devices(options)
     if dry_run:
         show_stages(output, stages)
-        output.result(
-            {"run": str(run_path), "splits": splits, "stages": [stage.to_json() for stage in stages]}
-        )
+        links = [stage.to_json() for stage in stages]
+        output.result({"run": str(run_path), "splits": list(chain.splits), "stages": links})
         return
-    check_devices(config, [*trainings, evaluation])
-    run = create_run(run_path)
     started = time.monotonic()
-    work: list[tuple[str, str | None]] = [("extract", None)] if extract else []
-    work += [(command, split) for split in splits for command in TRAININGS]
-    work += [("fuse-eval", split) for split in (["all"] if splits == known and len(splits) > 1 else splits)]
-    done = {stage.name for stage in stages if stage.progress == "done"}
-    results: list[dict[str, Any]] = []
-    with recorded(run, "run", {"config": str(config.absolute()), "splits": splits}):
-        if extract is None:
-            output.say(f"extract: done; {videos_gone} is gone, the shards are used as they are")
-        for number, (command, split) in enumerate(work, start=1):
-            name = command if split is None else f"{command} split {split}"
-            finished = " (done already, checked only)" if name in done else ""
-            output.say(f"stage {number} of {len(work)}: {name}{finished}")
-            arguments = () if split is None else ("--split", split)
-            stage = stage_context(ctx, config, command, run_path, *arguments)
-            results.append(_do(output, stage, config, name))
+    results = _do_stages(output, chain, {stage.name for stage in stages if stage.progress == "done"})
     seconds = time.monotonic() - started
     output.say(f"all stages are done ({duration(seconds)})")
-    output.result({"run": str(run_path), "splits": splits, "seconds": round(seconds, 3), "stages": results})
+    output.result(
+        {
+            "run": str(run_path),
+            "splits": list(chain.splits),
+            "seconds": round(seconds, 3),
+            "stages": results,
+        }
+    )
 
 
 def write_starter(path: Path) -> None:
@@ -128,39 +108,79 @@ def write_starter(path: Path) -> None:
         raise click.UsageError(f"--write-config: {path} exists; give another name, or delete it") from error
 
 
-def show_stages(output: Output, stages: Sequence[StageState]) -> None:
-    """Print the chain, a line a stage."""
+def show_stages(output: Output, stages: Sequence["StageState"]) -> None:
+    """Print the chain, one line for each stage."""
     for stage in stages:
         output.show(f"{stage.name:24}{stage.progress:13}{stage.detail}".rstrip())
 
 
-def _extract_context(ctx: click.Context, config: Path, run: "RunDir") -> tuple[click.Context | None, str]:
-    """Read extract's options; None when all is extracted and the videos have been deleted since."""
-    try:
-        return stage_context(ctx, config, "extract", run.path), ""
-    except click.BadParameter as error:
-        if error.param is None or error.param.name != "videos" or error.ctx is None:
-            raise
-        if chain_stages(run, [])[0].progress != "done":
-            raise
-        return None, str((error.ctx.default_map or {}).get("videos", "the folder of videos"))
+def _do_stages(output: Output, chain: "Chain", done: set[str]) -> list[dict[str, Any]]:
+    """Run every stage in turn, the finished ones too: each checks its own results and ends at once."""
+    from stin_pipe.stin.scoring.settings import STREAMS
+    from stin_pipe.workflows.run.run_dir import create_run, recorded
+
+    # Command, split, and what it does with the voice that the stage speaks with.
+    stages: list[tuple[str, str | None, Callable[[Output], None]]] = []
+    if not chain.videos_are_gone:
+        stages.append(("extract", None, partial(_extract, output, chain)))
+    for split in chain.splits:
+        stages += [(f"train-{stream}", split, partial(_train, chain, stream, split)) for stream in STREAMS]
+    stages += [("fuse-eval", split, partial(_evaluate, chain, split)) for split in chain.evaluate]
+
+    options = chain.options
+    results: list[dict[str, Any]] = []
+    record = {"config": str(options.config.absolute()), "splits": list(chain.splits)}
+    with recorded(create_run(options.run.path), "run", record):
+        if chain.videos_are_gone:
+            output.say(f"extract: done; {options.videos} is gone, the shards are used as they are")
+        for number, (command, split, do) in enumerate(stages, start=1):
+            name = command if split is None else f"{command} split {split}"
+            finished = " (done already, only checked)" if name in done else ""
+            output.say(f"stage {number} of {len(stages)}: {name}{finished}")
+            voice = Output(as_json=output.as_json, command=command, keep_result=True)
+            with usage_errors():
+                do(voice)
+            results.append({"stage": command, **voice.kept})
+    return results
 
 
-def _do(output: Output, stage: click.Context, config: Path, name: str) -> dict[str, Any]:
-    """Run one stage in this process; return its result."""
-    command = stage.command.name or ""
-    voice = Output(as_json=output.as_json, command=command, keep_result=True)
-    stage.params["output"] = voice
-    try:
-        with stage:
-            stage.command.invoke(stage)
-    except click.exceptions.Exit as stop:
-        if stop.exit_code:
-            advice = (
-                f"mend the videos and set retry_failed = true in [extract] of {config}, or accept the loss "
-                "with max_failure_rate = 0.2 there; the same command then goes on"
-            )
-            output.warn(f"the chain stops at {name} (exit code {stop.exit_code}): {advice}")
-            output.result({"stages": [{"stage": command, **voice.kept}], "exit_code": stop.exit_code})
-            raise
-    return {"stage": command, **voice.kept}
+def _extract(output: Output, chain: "Chain", voice: Output) -> None:
+    """Extract; stop the chain if too many videos failed."""
+    from stin_pipe.workflows.run.extraction import extract_run
+
+    from stin_pipe.workflows.terminal.extract_report import show_result, shown_extract
+
+    options = chain.options
+    with shown_extract(voice) as show:
+        result = extract_run(options.run.path, options.videos, options.extract, show)
+    code = show_result(voice, options.run.extract, result, options.extract.max_failure_rate)
+    if not code:
+        return
+    output.warn(
+        f"the chain stops at extract (exit code {code}): repair the videos and set retry_failed = true in "
+        f"[extract] of {options.config}, or do without them with max_failure_rate = 0.2 there; then give the "
+        "same command again"
+    )
+    output.result({"stages": [{"stage": "extract", **voice.kept}], "exit_code": code})
+    raise click.exceptions.Exit(code)
+
+
+def _train(chain: "Chain", stream: "StreamName", split: str, voice: Output) -> None:
+    from stin_pipe.workflows.run.training import train_run
+    from stin_pipe.workflows.terminal.training_report import show_training_result, shown_training
+
+    options = replace(chain.options.trainings[stream], split=split)
+    with shown_training(voice, f"train {stream}" + (" (plain)" if options.plain else "")) as show:
+        result = train_run(chain.options.run.path, stream, options, show, handle_signals=True)
+    show_training_result(voice, stream, split, result)
+
+
+def _evaluate(chain: "Chain", split: str, voice: Output) -> None:
+    from stin_pipe.workflows.report.render import evaluation_pages
+    from stin_pipe.workflows.report.text import show_evaluation, shown_events
+    from stin_pipe.workflows.run.evaluation import evaluate_run
+
+    options = replace(chain.options.evaluation, split=split)
+    with shown_events(voice) as show:
+        evaluation = evaluate_run(chain.options.run.path, options, show, pages=evaluation_pages())
+    show_evaluation(voice, evaluation)

@@ -2,18 +2,59 @@
 
 import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from stin_pipe.stin.scoring.settings import STREAMS
+from stin_pipe.stin.shards.errors import ArgumentError
+from stin_pipe.workflows.jobs.programs import call_program
+
 SCRIPTS = ("extract.sh", "train.sh", "fuse-eval.sh", "chain.sh", "submit.sh")
-STREAMS = ("spatial", "temporal")
 
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,:@+*/=&|()\[\]-]*")
 _TIME = re.compile(r"\d+(:\d\d){0,2}|\d+-\d{1,2}(:\d\d){0,2}|UNLIMITED|INFINITE", re.IGNORECASE)
 _UNSAFE_IN_PATH = re.compile(r'["\\\x00-\x1f\x7f]')
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmOptions:
+    """The options of `job slurm`.
+
+    Attributes:
+        out: folder of scripts and logs; None is FILE.slurm beside the configuration file.
+        nodes: nodes of the extraction; more than one form a Ray cluster.
+        cpus_per_task: CPUs that a job takes on a node.
+        gpus_per_node: GPUs of a node that an extraction takes; a training takes one if this is not 0.
+        partition, account, time_limit, mem: options of sbatch.
+        sbatch: further options of sbatch, by name.
+        setup: shell lines that each script runs first (`module load ...`), taken as they are.
+        max_at_once: trainings that may run at the same time; None is no limit.
+        warn_s: seconds before the time limit at which Slurm asks a stage to end and the job is queued again.
+    """
+
+    out: Path | None = None
+    nodes: int = 1
+    cpus_per_task: int = 8
+    gpus_per_node: int = 0
+    partition: str | None = None
+    account: str | None = None
+    time_limit: str | None = None
+    mem: str | None = None
+    sbatch: Mapping[str, str] = field(default_factory=dict)
+    setup: Sequence[str] = ()
+    max_at_once: int | None = None
+    warn_s: int = 120
+
+    @property
+    def directives(self) -> dict[str, str]:
+        """Options of sbatch by name, for `#SBATCH --name=value` lines."""
+        named = {"partition": self.partition, "account": self.account}
+        named |= {"time": self.time_limit, "mem": self.mem, **self.sbatch}
+        return {name: value for name, value in named.items() if value}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,34 +64,24 @@ class SlurmJob:
     Attributes:
         config: the run's configuration file.
         run: run directory, on a path that all nodes share.
-        splits: the splits to train and evaluate.
-        evaluate: values of `fuse-eval --split`; `all` where that means the splits above.
-        out: folder of scripts and logs.
-        folder: where the commands are given; relative paths in the configuration start here.
+        splits: the splits to train.
+        evaluate: values of `fuse-eval --split`.
+        folder: where the commands run; relative paths in the configuration start here.
         bin: folder with the programs `stin-pipe` and `ray`.
-        nodes: nodes of the extraction; more than one forms a Ray cluster.
-        cpus_per_task: CPUs of a node that a job takes.
-        gpus_per_node: GPUs of a node that an extraction takes; a training takes one if this is not 0.
-        options: further `--name=value` of sbatch, such as partition and account.
-        setup: shell lines that each script runs first (`module load ...`), taken as they are.
-        warn_s: seconds before the time limit at which Slurm asks a stage to end and the job is queued again.
-        max_at_once: trainings of the array that may run at the same time; None is no limit.
     """
 
+    options: SlurmOptions
     config: Path
     run: Path
     splits: Sequence[str]
     evaluate: Sequence[str]
-    out: Path
-    folder: Path
-    bin: Path
-    nodes: int
-    cpus_per_task: int
-    gpus_per_node: int
-    options: dict[str, str]
-    setup: Sequence[str] = ()
-    warn_s: int = 120
-    max_at_once: int | None = None
+    folder: Path = field(default_factory=Path.cwd)
+    bin: Path = field(default_factory=lambda: Path(sys.executable).parent)
+
+    @property
+    def out(self) -> Path:
+        """Folder of scripts and logs."""
+        return (self.options.out or self.config.with_suffix(".slurm")).absolute()
 
     @property
     def trainings(self) -> list[tuple[str, str]]:
@@ -59,37 +90,33 @@ class SlurmJob:
 
     @property
     def name(self) -> str:
-        """Name of the jobs: the run's, in the letters that every tool takes."""
+        """Name of the jobs: that of the run, in characters that every tool accepts."""
         return re.sub(r"[^A-Za-z0-9_.-]+", "_", self.run.name) or "run"
 
 
-def check_job(job: SlurmJob) -> None:
-    """Refuse what could not stand in a script as one harmless word or path.
+def write_scripts(job: SlurmJob) -> list[Path]:
+    """Write all scripts into the job's folder.
 
     Raises:
-        ValueError: names the option and what it may hold.
+        ValueError: a value that cannot stand in a script.
     """
-    for name, value in job.options.items():
-        if not _WORD.fullmatch(value):
-            raise ValueError(
-                f"--{name}: {value!r} is no word for a job script: letters, digits and _.,:@+*/=&|()[]-"
-            )
-    if (time := job.options.get("time")) is not None and not _TIME.fullmatch(time):
-        raise ValueError(
-            f"--time: {time!r} is no time of Slurm: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS"
-        )
-    for split in job.splits:
-        if not _WORD.fullmatch(split):
-            raise ValueError(f"--split: {split!r} is no word for a job script")
-    for name, path in (("out", job.out), ("config", job.config), ("folder", job.folder), ("run", job.run)):
-        if _UNSAFE_IN_PATH.search(str(path)):
-            raise ValueError(
-                f"--{name}: {str(path)!r} holds quotes, backslashes or control characters, which no job "
-                "script can carry safely; use another path"
-            )
-    for line in job.setup:
-        if re.search(r"[\x00-\x08\x0a-\x1f\x7f]", line):
-            raise ValueError(f"--setup: {line!r} must be one line; give the option once a line")
+    scripts = render_scripts(job)
+    job.out.mkdir(parents=True, exist_ok=True)
+    for name, content in scripts.items():
+        path = job.out / name
+        path.write_text(content, encoding="utf-8")
+        path.chmod(0o755)
+    return [job.out / name for name in scripts]
+
+
+def submit_scripts(job: SlurmJob) -> dict[str, str]:
+    """Submit the written scripts in order; return the number of each job by its name.
+
+    Raises:
+        StinPipeError: sbatch is missing, or fails.
+    """
+    lines = call_program(["bash", str(job.out / "submit.sh")], needs="sbatch").splitlines()
+    return dict(line.split(" ", 1) for line in lines)
 
 
 def render_scripts(job: SlurmJob) -> dict[str, str]:
@@ -98,7 +125,7 @@ def render_scripts(job: SlurmJob) -> dict[str, str]:
     Raises:
         ValueError: a value that cannot stand in a script.
     """
-    check_job(job)
+    _check(job)
     environment = Environment(
         loader=PackageLoader("stin_pipe.workflows.jobs", "."),
         undefined=StrictUndefined,
@@ -108,9 +135,42 @@ def render_scripts(job: SlurmJob) -> dict[str, str]:
         keep_trailing_newline=True,
     )
     environment.filters |= {"sh": lambda value: shlex.quote(str(value)), "directive": _directive}
-    return {name: environment.get_template(f"{name}.jinja").render(job=job) for name in SCRIPTS}
+    return {
+        name: environment.get_template(f"{name}.jinja").render(job=job, options=job.options)
+        for name in SCRIPTS
+    }
+
+
+def _check(job: SlurmJob) -> None:
+    """Refuse what could not stand in a script as one harmless word or path."""
+    words = [*job.options.directives.items(), *(("split", split) for split in job.splits)]
+    for name, value in words:
+        if not _WORD.fullmatch(value):
+            raise ArgumentError(
+                f"--{name}: {value!r} contains characters that are not allowed in a job script; allowed are "
+                "letters, digits and _.,:@+*/=&|()[]-",
+                {"time": "time_limit"}.get(name, name),
+            )
+    time = job.options.directives.get("time", "0")
+    if not _TIME.fullmatch(time):
+        raise ArgumentError(
+            f"--time: {time!r} is not a time that Slurm knows: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or "
+            "D-HH:MM:SS",
+            "time_limit",
+        )
+
+    for name, path in (("out", job.out), ("config", job.config), ("folder", job.folder), ("run", job.run)):
+        if _UNSAFE_IN_PATH.search(str(path)):
+            raise ArgumentError(
+                f"--{name}: {str(path)!r} contains quotes, backslashes or control characters, which are not "
+                "safe in a job script; use another path",
+                name,
+            )
+    for line in job.options.setup:
+        if re.search(r"[\x00-\x08\x0a-\x1f\x7f]", line):
+            raise ArgumentError(f"--setup: {line!r} must be one line; repeat the option for more", "setup")
 
 
 def _directive(path: Path) -> str:
-    """Return a path as a value of a `#SBATCH` line: quoted, its own % kept from sbatch's patterns."""
+    """Return a path as the value of an `#SBATCH` line; sbatch expands % as a pattern unless it is doubled."""
     return '"' + str(path).replace("%", "%%") + '"'
