@@ -89,6 +89,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _on_sigterm)
     _open_closed_streams()
     arguments = sys.argv[1:]
+
+    # Interruptions first, then what people did wrong, then what went wrong.
     try:
         # Outside of standalone mode click returns the code of its Exit exception.
         returned = cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False)
@@ -138,6 +140,7 @@ def describe_error(error: Exception) -> str:
     """Return the one line that says what went wrong and what to do next."""
     if isinstance(error, StinPipeError):
         return str(error)
+
     if isinstance(error, OSError):
         # A temporary or progress file means nothing to a person; its folder does.
         path = Path(str(error.filename or ""))
@@ -152,6 +155,8 @@ def describe_error(error: Exception) -> str:
             return f"no permission for {place}; choose another folder or change its rights"
         if error.filename:
             return f"{place}: {error.strerror}"
+
+    # OpenCV's wheels need libraries of a display that servers lack.
     if isinstance(error, ImportError) and ".so" in str(error):
         return (
             f"a library of the system is missing: {error}; for OpenCV on Debian or Ubuntu: apt install "

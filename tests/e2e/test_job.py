@@ -56,6 +56,10 @@ def test_without_slurm_here_the_scripts_are_written_and_the_error_is_plain(place
     assert called.code == 2 and "--partition: 'a b' contains characters" in called.json["error"]
     called = call(*arguments, "--split", "7", cwd=place)
     assert called.code == 2 and "'7' is not in this data; its splits are: 1" in called.json["error"]
+    assert "is from" not in called.json["error"]
+    (place / "run.toml").write_text('split = "7"' + CONFIG)
+    called = call(*arguments, cwd=place)
+    assert called.code == 2 and "/run.toml, above the tables)" in called.json["error"], called.stderr
 
 
 def test_ray_shows_the_command_with_every_path_whole(place: Path, call) -> None:

@@ -75,6 +75,8 @@ def doctor(output: Output, folder: Path) -> None:
         ("file locks", lambda: _locks(folder), False),
         *((f"extra {name}", lambda name=name: _extra(name), False) for name in EXTRAS),
     ]
+
+    # Each test imports what it needs itself: a library that cannot be imported is a finding, not a crash.
     checks = [_check(name, test, needed) for name, test, needed in tests]
     for check in checks:
         output.show(f"{check.state:8}{check.name:15}{check.detail}")

@@ -32,7 +32,7 @@ def _chain_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add what every kind of job asks of the chain."""
     split = click.option(
         "--split",
-        "wanted",
+        "splits",
         type=Names(),
         default="all",
         help="Splits to train and evaluate, separated by commas; all takes every split of the data.",
@@ -87,7 +87,7 @@ def job() -> None:
 @click.option("--submit", is_flag=True, help="Submit the jobs.")
 @common_options
 def slurm(
-    output: Output, run_path: Path | None, wanted: tuple[str, ...], submit: bool, **values: Any
+    output: Output, run_path: Path | None, splits: tuple[str, ...], submit: bool, **values: Any
 ) -> None:
     """Write commented job scripts for Slurm, and submit them if asked.
 
@@ -101,7 +101,7 @@ def slurm(
 
     with usage_errors():
         options = SlurmOptions(**values)
-        chain = read_checked_chain(click.get_current_context(), _config(), run_path, wanted)
+        chain = read_checked_chain(click.get_current_context(), _config(), run_path, splits)
         slurm_job = SlurmJob(
             options=options,
             config=chain.options.config,
@@ -136,7 +136,7 @@ def slurm(
 @click.option("--no-wait", is_flag=True, help="Return once the job is submitted, without following its log.")
 @click.option("--submit", is_flag=True, help="Submit the job; without it, the command is only shown.")
 @common_options
-def ray(output: Output, run_path: Path | None, wanted: tuple[str, ...], submit: bool, **values: Any) -> None:
+def ray(output: Output, run_path: Path | None, splits: tuple[str, ...], submit: bool, **values: Any) -> None:
     """Submit the whole chain to a running Ray cluster, with `ray job submit`.
 
     All nodes need stin-pipe, and the same paths to the configuration file, the videos and the run.
@@ -146,7 +146,7 @@ def ray(output: Output, run_path: Path | None, wanted: tuple[str, ...], submit: 
 
     _require(values, "address")
     with usage_errors():
-        chain = read_checked_chain(click.get_current_context(), _config(), run_path, wanted)
+        chain = read_checked_chain(click.get_current_context(), _config(), run_path, splits)
     run = chain.options.run.path
     command = ray_command(chain.options.config, run, chain.splits, RayJobOptions(**values))
     if submit:
@@ -181,7 +181,7 @@ def ray(output: Output, run_path: Path | None, wanted: tuple[str, ...], submit: 
     help="File to write.  [default: standard output]",
 )
 @common_options
-def kubernetes(output: Output, run_path: Path | None, wanted: tuple[str, ...], **values: Any) -> None:
+def kubernetes(output: Output, run_path: Path | None, splits: tuple[str, ...], **values: Any) -> None:
     """Write the manifest of a KubeRay RayJob that does the whole chain.
 
     The configuration file travels inside the manifest, so its paths are those that the pods see. Applied
@@ -193,16 +193,17 @@ def kubernetes(output: Output, run_path: Path | None, wanted: tuple[str, ...], *
     _require(values, "image", "claim")
     options = KubernetesOptions(**values)
     config = _config()
+    # Paths stay as they are written: they are those of the pods, not of this machine.
     with usage_errors():
         chain = read_chain(click.get_current_context(), config, run_path, files_are_here=False)
-        check_for_pods(chain, wanted)
+        check_for_pods(chain, splits)
         manifest = render_manifest(
             KubernetesJob(
                 options=options,
                 config_text=config.read_text(encoding="utf-8"),
                 run=str(run_path),
                 videos=str(chain.videos),
-                splits=",".join(wanted),
+                splits=",".join(splits),
             )
         )
     if options.out:

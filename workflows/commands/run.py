@@ -32,7 +32,7 @@ Examples:
 @run_option(required=False)
 @click.option(
     "--split",
-    "wanted",
+    "splits",
     type=Names(),
     default="all",
     help="Splits to train and evaluate, separated by commas; all takes every split of the data.",
@@ -45,7 +45,7 @@ Examples:
 )
 @common_options
 def run_chain(
-    output: Output, run_path: Path | None, wanted: tuple[str, ...], dry_run: bool, write_config: Path | None
+    output: Output, run_path: Path | None, splits: tuple[str, ...], dry_run: bool, write_config: Path | None
 ) -> None:
     """Extract, train both streams on every split, score and fuse, all from one file.
 
@@ -60,18 +60,21 @@ def run_chain(
         )
         output.result({"config": str(write_config)})
         return
+
     config = config_path(click.get_current_context())
     if config is None:
         raise click.UsageError(
             "--config is missing: a file describes the chain; "
             "`stin-pipe run --write-config run.toml` writes one to start from"
         )
+
+    # Only from here on: these load torch, and a wrong call should not wait for that.
     from stin_pipe.workflows.run.chain import check_chain, check_devices, read_chain
     from stin_pipe.workflows.run.stages import chain_stages
 
     with usage_errors():
         options = read_chain(click.get_current_context(), config, run_path)
-        chain = check_chain(options, wanted)
+        chain = check_chain(options, splits)
         stages = chain_stages(options.run, chain.splits)
         if not dry_run:
             check_devices(options)
@@ -80,6 +83,7 @@ def run_chain(
         links = [stage.to_json() for stage in stages]
         output.result({"run": str(run_path), "splits": list(chain.splits), "stages": links})
         return
+
     started = time.monotonic()
     results = _do_stages(output, chain, {stage.name for stage in stages if stage.progress == "done"})
     seconds = time.monotonic() - started
@@ -147,7 +151,6 @@ def _do_stages(output: Output, chain: "Chain", done: set[str]) -> list[dict[str,
 def _extract(output: Output, chain: "Chain", voice: Output) -> None:
     """Extract; stop the chain if too many videos failed."""
     from stin_pipe.workflows.run.extraction import extract_run
-
     from stin_pipe.workflows.terminal.extract_report import show_result, shown_extract
 
     options = chain.options

@@ -32,6 +32,7 @@ def status(output: Output, run_path: Path) -> None:
     for evaluation in state.evaluations:
         output.show(_evaluation_line(evaluation))
 
+    # The next step is what people ask for most when they come back to a run.
     left = [stage for stage in state.chain if stage.progress != "done"]
     done = f"chain: {len(state.chain) - len(left)} of {len(state.chain)} stages done"
     output.show(done + (f"; next: {left[0].name} ({left[0].progress})" if left else ""))

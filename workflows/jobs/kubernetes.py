@@ -124,6 +124,7 @@ def render_manifest(job: KubernetesJob) -> str:
 
 
 def _check(job: KubernetesJob) -> None:
+    # Kubernetes refuses most of these itself, but minutes later and in other words.
     options = job.options
     for name, value, pattern, rule in (
         (
@@ -140,8 +141,10 @@ def _check(job: KubernetesJob) -> None:
         ("split", job.splits, _SPLITS, "names separated by commas"),
     ):
         if not pattern.fullmatch(value):
-            raise ArgumentError(f"--{name.replace('_', '-')}: {value!r} is not {rule}", name)
+            flag = "--" + name.replace("_", "-")
+            raise ArgumentError(f"{flag}: {value!r} is not {rule}", {"split": "splits"}.get(name, name))
 
+    # A path outside the volume would exist in one pod only and be lost with it.
     mount = PurePosixPath(options.mount)
     for key, path in (("run", job.run), ("videos of [extract]", job.videos)):
         inside = PurePosixPath(path)

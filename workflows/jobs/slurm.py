@@ -134,6 +134,7 @@ def render_scripts(job: SlurmJob) -> dict[str, str]:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    # Paths and names come from people, so none may become a second word or a command.
     environment.filters |= {"sh": lambda value: shlex.quote(str(value)), "directive": _directive}
     return {
         name: environment.get_template(f"{name}.jinja").render(job=job, options=job.options)
@@ -143,14 +144,17 @@ def render_scripts(job: SlurmJob) -> dict[str, str]:
 
 def _check(job: SlurmJob) -> None:
     """Refuse what could not stand in a script as one harmless word or path."""
+    # sbatch reads `#SBATCH` lines by rules of its own, not those of a shell, so quoting would not do.
     words = [*job.options.directives.items(), *(("split", split) for split in job.splits)]
     for name, value in words:
         if not _WORD.fullmatch(value):
             raise ArgumentError(
                 f"--{name}: {value!r} contains characters that are not allowed in a job script; allowed are "
                 "letters, digits and _.,:@+*/=&|()[]-",
-                {"time": "time_limit"}.get(name, name),
+                {"time": "time_limit", "split": "splits"}.get(name, name),
             )
+
+    # A wrong time would show only when sbatch is called, perhaps on another machine.
     time = job.options.directives.get("time", "0")
     if not _TIME.fullmatch(time):
         raise ArgumentError(
@@ -164,8 +168,10 @@ def _check(job: SlurmJob) -> None:
             raise ArgumentError(
                 f"--{name}: {str(path)!r} contains quotes, backslashes or control characters, which are not "
                 "safe in a job script; use another path",
-                name,
+                {"run": "run_path"}.get(name, name),
             )
+
+    # Setup lines are shell code by intent; a second line could only come from a mistake.
     for line in job.options.setup:
         if re.search(r"[\x00-\x08\x0a-\x1f\x7f]", line):
             raise ArgumentError(f"--setup: {line!r} must be one line; repeat the option for more", "setup")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from stin_pipe.workflows.run.extraction import ExtractOptions
 
 from stin_pipe.pipeline.listing.find_videos import list_videos
 from stin_pipe.stin.device import choose_device, resolve_amp
@@ -27,6 +26,7 @@ from stin_pipe.workflows.run.evaluation import (
     check_options,
     check_segments,
 )
+from stin_pipe.workflows.run.extraction import ExtractOptions
 from stin_pipe.workflows.run.stages import extract_state
 from stin_pipe.workflows.run.training import RECIPE_OF_DATASET, TrainOptions, training_config
 from stin_pipe.workflows.terminal.stage_values import read_stage
@@ -88,11 +88,11 @@ def read_chain(
     def read(command: str, *, files_are_here: bool = files_are_here) -> dict[str, Any]:
         return read_stage(ctx, config, command, run.path, files_are_here=files_are_here)
 
-    # The videos of a finished extraction may have been deleted to save disk.
+    # The videos of a finished extraction may have been deleted to save disk, and the chain goes on without.
     is_extracted = extract_state(run).progress == "done"
     extract = read("extract", files_are_here=files_are_here and not is_extracted)
     videos = extract.pop("videos")
-    del extract["dry_run"]
+    del extract["dry_run"]  # of the command alone; the chain has its own
     return ChainOptions(
         config=config,
         run=run,
@@ -104,42 +104,42 @@ def read_chain(
 
 
 def read_checked_chain(
-    ctx: click.Context, config: Path, run_path: Path | None, wanted: Sequence[str]
+    ctx: click.Context, config: Path, run_path: Path | None, splits: Sequence[str]
 ) -> Chain:
     """Read and check a chain for jobs, which start with the extraction; see `read_chain` and `check_chain`.
 
     Raises:
         ValueError: names the file, the table, and what is wrong; the folder of videos must exist.
     """
-    chain = check_chain(read_chain(ctx, config, run_path), wanted)
+    chain = check_chain(read_chain(ctx, config, run_path), splits)
     if chain.videos_are_gone:
         raise ValueError(f"{config}: [extract]: videos = {str(chain.options.videos)!r} does not exist")
     return chain
 
 
-def check_chain(options: ChainOptions, wanted: Sequence[str]) -> Chain:
+def check_chain(options: ChainOptions, splits: Sequence[str]) -> Chain:
     """Refuse what a stage would refuse only when its turn comes.
 
     Args:
         options: of all stages.
-        wanted: the splits to work on; `all` is every split of the data.
+        splits: names of the splits to work on; `all` is every split of the data.
 
     Raises:
         ValueError: names the file, the table, and what is wrong.
         StinPipeError: a score file is missing.
     """
     dataset, known = _known_data(options)
-    splits = _chosen_splits(known, wanted)
-    _check_tables(options, dataset, splits)
+    chosen = _chosen_splits(known, splits)
+    _check_tables(options, dataset, chosen)
     return Chain(
         options=options,
-        splits=tuple(splits),
-        evaluate=(ALL_SPLITS,) if splits == known and len(splits) > 1 else tuple(splits),
+        splits=tuple(chosen),
+        evaluate=(ALL_SPLITS,) if chosen == known and len(known) > 1 else tuple(chosen),
         videos_are_gone=not options.videos.exists(),
     )
 
 
-def check_for_pods(options: ChainOptions, wanted: Sequence[str]) -> None:
+def check_for_pods(options: ChainOptions, splits: Sequence[str]) -> None:
     """Check all tables where the videos, lists and files of the chain cannot be seen.
 
     Raises:
@@ -148,11 +148,11 @@ def check_for_pods(options: ChainOptions, wanted: Sequence[str]) -> None:
     # The data set decides the recipe, and only the lists show which one it is: one that fits will do.
     named = options.extract.dataset
     datasets = ("folder", *RECIPE_OF_DATASET) if named == "auto" else (named,)
-    splits = ("1",) if tuple(wanted) == (ALL_SPLITS,) else wanted
+    chosen = ("1",) if tuple(splits) == (ALL_SPLITS,) else splits
     mistakes = []
     for dataset in datasets:
         try:
-            return _check_tables(options, dataset, splits, files_are_here=False)
+            return _check_tables(options, dataset, chosen, files_are_here=False)
         except ValueError as error:
             mistakes.append(error)
     raise mistakes[0]
@@ -180,6 +180,7 @@ def _check_tables(
         with _blamed_on(options.config, f"[train] or [train-{stream}]"):
             configs[stream] = training_config(stream, dataset, training)
 
+    # The evaluation is checked against the trainings that will be, since no model exists yet.
     evaluation = replace(options.evaluation, split=splits[0] if len(splits) == 1 else ALL_SPLITS)
     with _blamed_on(options.config, "[fuse-eval]"):
         check_options(evaluation, files_are_here=files_are_here)
@@ -190,7 +191,7 @@ def _check_tables(
 def _known_data(options: ChainOptions) -> tuple[str, list[str]]:
     """Return data set and splits of the run or, before it exists, of the lists."""
     run, extract = options.run, options.extract
-    if run.manifest.exists():
+    if run.manifest.exists():  # the run knows, and its lists may be gone
         manifest = Manifest.load(run.manifest)
         return manifest.dataset, list(manifest.split_names)
     listing = list_videos(
@@ -199,14 +200,14 @@ def _known_data(options: ChainOptions) -> tuple[str, list[str]]:
     return listing.dataset, list(listing.split_names)
 
 
-def _chosen_splits(known: Sequence[str], wanted: Sequence[str]) -> list[str]:
-    splits = list(known) if tuple(wanted) == (ALL_SPLITS,) else list(dict.fromkeys(wanted))
-    for split in splits:
+def _chosen_splits(known: Sequence[str], splits: Sequence[str]) -> list[str]:
+    chosen = list(known) if tuple(splits) == (ALL_SPLITS,) else list(dict.fromkeys(splits))
+    for split in chosen:
         if split not in known:
             raise ArgumentError(
-                f"--split: {split!r} is not in this data; its splits are: {', '.join(known)}", "split"
+                f"--split: {split!r} is not in this data; its splits are: {', '.join(known)}", "splits"
             )
-    return splits
+    return chosen
 
 
 @contextmanager

@@ -114,6 +114,7 @@ def recorded(run: RunDir, command: str, config: Mapping[str, Any]) -> Iterator[N
         "finished": None,
         "outcome": "running",
     }
+    # Written at the start already: a process that is killed leaves a record of what it was doing.
     _append(run, entry)
     try:
         yield
@@ -128,6 +129,7 @@ def recorded(run: RunDir, command: str, config: Mapping[str, Any]) -> Iterator[N
 
 def _append(run: RunDir, entry: dict[str, Any]) -> None:
     """Add the entry, or replace the one of the same start; other processes may do so at the same time."""
+    # Together these name one start of one command: process ids repeat, and so do times on two hosts.
     parts = ("command", "started", "argv", "host", "process_id")
     same = [entry[part] for part in parts]
     with short_turn(run.path / ".run.json.lock"):

@@ -184,6 +184,7 @@ def read_status(path: Path) -> RunStatus:
     run = open_run(path)
     recorded, with_files = recorded_splits(run), splits_with_files(run)
     stages = chain_stages(run, list(dict.fromkeys([*recorded, *with_files])))
+    # Folders of splits that the last chain did not ask for are shown too, but they are no part of that chain.
     started = sorted((stage for stage in stages if stage.progress != "not started"), key=lambda s: s.folder)
     (extract,) = (stage for stage in stages if isinstance(stage, ExtractState))
     return RunStatus(
@@ -231,6 +232,7 @@ def extract_state(run: RunDir) -> ExtractState:
     ledger = read_ledger(run.extract)
     holder = _working_holder(run.extract)
 
+    # A finished extraction counts as done even while a command still holds its lock: it only checks.
     progress: Progress = "running" if holder else "unfinished"
     sentence = "stopped; the same extract command resumes"
     if not ledger.pending:
@@ -276,6 +278,7 @@ def training_state(run: RunDir, command: str, split: str, manifest: Manifest | N
     if (path / "result.json").exists():
         return _finished_training(path, command, split, manifest)
 
+    # A resumed training cuts its metrics back to the checkpoint, so the last line is where it stands.
     steps, loss = 0, None
     for record in read_lines(path / "metrics.jsonl"):
         steps = int(record["step"]) if is_number(record.get("step")) else steps
@@ -331,6 +334,8 @@ def evaluation_state(run: RunDir, split: str) -> EvaluationState:
     path = run.fusion(split)
     if not path.exists():
         return EvaluationState(split=split, progress="not started", sentence="not started")
+
+    # metrics.json is the last file of an evaluation; score files and journals come before it.
     metrics = path / "metrics.json"
     if not metrics.exists():
         scored = ", ".join(sorted(item.stem for item in path.glob("*.npz"))) or "no stream"

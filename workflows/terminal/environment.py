@@ -19,6 +19,7 @@ def name_environment(command: click.Command, name: str) -> None:
             own = prefix + option.upper().replace("-", "_")
             known.add(own)
             item.envvar = [own, "STIN_PIPE_RUN"] if option == "run" else own
+    # A misspelled variable would be ignored silently, and its default used for hours.
     for variable in os.environ:
         of_part = variable.startswith(tuple(_prefix(f"{name} {part}") for part in parts))
         if variable.startswith(prefix) and variable not in known and not of_part:

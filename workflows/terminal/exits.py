@@ -30,6 +30,7 @@ class Grace:
         self._before: Any = None
 
     def __enter__(self) -> "Grace":
+        # Without seconds, the handler of the program stays: it ends the command at once.
         if self.seconds > 0:
             self._before = signal.signal(signal.SIGTERM, self._receive)
         return self

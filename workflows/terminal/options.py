@@ -55,6 +55,7 @@ def failure_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Largest share of videos that may fail; above it, the exit code is 3.",
         ),
     ]
+    # The last decorator applied comes first in the help text.
     for option in reversed(options):
         function = option(function)
     return function
@@ -72,6 +73,8 @@ def _full_name(ctx: click.Context) -> str:
 
 def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--config`, `--json` and `--debug`; the command gets an `Output` as `output`."""
+    # Decorators apply from the last to the first, and eager options are read in the order of the help text:
+    # the file first, since it may set the other two.
     function = click.option(
         "--debug",
         is_flag=True,

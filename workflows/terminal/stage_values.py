@@ -40,6 +40,7 @@ def read_stage(
     except click.MissingParameter as error:
         option = max(error.param.opts, key=len).lstrip("-") if error.param else "an option"
         raise click.UsageError(f"{config}: [{command}] needs a value for {option}") from error
+    # Which splits there are is asked once, above the tables, for all stages alike.
     if place := place_in_file(stage, "split"):
         raise click.UsageError(
             f'{config}: {place} has split, which the chain ignores; write split = "..." above all tables'
@@ -49,6 +50,7 @@ def read_stage(
 
 def _with_paths_unchecked(command: click.Command) -> click.Command:
     """Return the command with options that take any path: pods see other folders than this machine."""
+    # Copies, because commands are shared: the real ones must go on checking.
     command = copy(command)
     command.params = [copy(item) for item in command.params]
     for item in command.params:

@@ -1,4 +1,4 @@
-"""What the values of options look like, and how a person is told of one that does not."""
+"""The types of option values: how they are written, and what people are told who write them otherwise."""
 
 import math
 import tomllib
@@ -52,7 +52,7 @@ class WholeNumber(click.IntRange):
 
 
 class FiniteRange(click.FloatRange):
-    """A number in a range, neither nan nor inf: nan would pass every check of a range."""
+    """A finite number, in a range if one is given."""
 
     name = "number"
 
@@ -62,6 +62,7 @@ class FiniteRange(click.FloatRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Read the number, and refuse one that is not finite."""
+        # nan compares false with both ends of a range, so click lets it pass.
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"expected a finite number, got {value!r}", param, ctx)
@@ -127,7 +128,7 @@ class Pair(click.ParamType):
 
 
 class Setting(click.ParamType):
-    """One setting, `name=value`, with a value as TOML has it."""
+    """One setting, `name=value`, with the value written as in TOML."""
 
     name = "NAME=VALUE"
 
@@ -151,7 +152,7 @@ class Setting(click.ParamType):
 
 
 class WorkerRange(click.ParamType):
-    """A number of processes, `8`, or the least and the most, `4-8`."""
+    """A number of processes, `8`, or the fewest and the most, `4-8`."""
 
     name = "N|MIN-MAX"
 
@@ -168,12 +169,12 @@ class WorkerRange(click.ParamType):
 
 
 class AuxShare(click.ParamType):
-    """What becomes of the auxiliary scores: `auto`, `exclude`, or their share."""
+    """The share of the auxiliary scores: `auto`, `exclude`, or a number."""
 
     name = "auto|exclude|W"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
-        """Return the share; None leaves it to the models."""
+        """Return the share; None leaves it to each model."""
         if value is None or value == "auto":
             return None
         if value == "exclude":
@@ -206,5 +207,5 @@ class StreamFile(click.ParamType):
                 ctx,
             )
         if name in RESERVED_NAMES:
-            self.fail(f"a stream cannot be called {name!r}, which has a meaning in the results", param, ctx)
+            self.fail(f"a stream cannot be called {name!r}: the results use that name", param, ctx)
         return name, Path(file)
