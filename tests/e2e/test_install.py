@@ -42,7 +42,7 @@ def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(wheel: Path
     }
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert packed == there
-    assert {f"stin_pipe/workflows/{name}" for name in ("jobs/run.toml", "report/page.css")} <= packed
+    assert {f"stin_pipe/workflows/{name}" for name in ("commands/run.toml", "report/page.css")} <= packed
 
 
 def test_the_wheel_works_away_from_the_checkout(wheel: Path, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def write_starter(path: Path) -> None:
     Raises:
         click.UsageError: the file exists.
     """
-    content = resources.files("stin_pipe.workflows.jobs").joinpath("run.toml").read_text(encoding="utf-8")
+    content = resources.files("stin_pipe.workflows.commands").joinpath("run.toml").read_text(encoding="utf-8")
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(content)

@@ -1,1 +1,1 @@
-"""Templates of cluster jobs, and the starter of a configuration file."""
+"""Cluster jobs made from templates: scripts for Slurm, a manifest for Kubernetes, a command for Ray."""
