@@ -68,7 +68,7 @@ def job() -> None:
 @click.option("--mem", help="Passed to sbatch.")
 @click.option(
     "--sbatch",
-    type=Pair("qos=long"),
+    type=Pair(example="qos=long"),
     multiple=True,
     callback=lambda ctx, param, value: dict(value),
     help="Any other option of sbatch; repeatable.",

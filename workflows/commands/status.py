@@ -41,7 +41,7 @@ def status(output: Output, run_path: Path) -> None:
 
 def _show_extract(output: Output, state: "ExtractState") -> None:
     output.show(
-        f"extract: {state.sentence}: {state.num_done} of {state.num_videos} videos done, "
+        f"{state.line}: {state.num_done} of {state.num_videos} videos done, "
         f"{state.num_failed} failed, {state.num_left} to do"
         + (f" ({state.num_in_hand} of them in progress)" if state.num_in_hand else "")
     )
@@ -60,14 +60,14 @@ def _show_extract(output: Output, state: "ExtractState") -> None:
 
 
 def _training_line(state: "TrainingState") -> str:
-    line = f"{state.folder}: {state.sentence}"
     if state.progress == "damaged":
-        return line
+        return state.line
     name, value = ("held-out top-1", state.val_top1) if state.progress == "done" else ("loss", state.loss)
-    line += f", {state.steps} steps" + (f", {name} {value:.3f}" if value is not None else "")
+    line = f"{state.line}, {state.steps} steps" + (f", {name} {value:.3f}" if value is not None else "")
     return line + (f", trained on an older list ({state.list_change})" if state.list_change else "")
 
 
 def _evaluation_line(state: "EvaluationState") -> str:
-    line = f"{state.folder}: {state.sentence}"
-    return line if state.progress != "done" else f"{line}, fused top-1 {state.fused_top1:.3f}, {state.report}"
+    if state.progress != "done":
+        return state.line
+    return f"{state.line}, fused top-1 {state.fused_top1:.3f}, {state.report}"

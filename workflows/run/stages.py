@@ -29,14 +29,14 @@ class StageState:
     Attributes:
         split: None for extract, which serves all splits.
         progress: what the program goes by.
-        sentence: the same for people, often with the next step; nothing reads it back.
+        sentence: the same for people, where one word is not enough; nothing reads it back.
         detail: what the line of the chain adds to the progress.
     """
 
     command: str
     split: str | None
     progress: Progress
-    sentence: str
+    sentence: str = ""
     detail: str = ""
 
     @property
@@ -45,18 +45,23 @@ class StageState:
         return self.command if self.split is None else f"{self.command} split {self.split}"
 
     @property
+    def line(self) -> str:
+        """Its line of status without figures, `train-spatial/split1: unfinished`."""
+        return f"{self.folder}: {self.sentence or self.progress}"
+
+    @property
     def folder(self) -> str:
         """Its folder in the run, `train-spatial/split1`."""
         return self.command if self.split is None else f"{self.command}/split{self.split}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the stage as a link of the chain."""
-        return {
-            "stage": self.command,
-            "split": self.split,
-            "progress": self.progress,
-            "detail": self.detail,
-        }
+        named = {"stage": self.command, "split": self.split}
+        return {**named, "progress": self.progress, "detail": self.detail}
+
+    def to_status(self) -> dict[str, Any]:
+        """Return what `status --json` says of the stage."""
+        return {"stage": self.folder, "state": self.sentence or self.progress}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +94,7 @@ class ExtractState(StageState):
     def to_status(self) -> dict[str, Any]:
         """Return what `status --json` says of the extraction."""
         value = {
-            "state": self.sentence,
+            "state": self.sentence or self.progress,
             "videos": self.num_videos,
             "done": self.num_done,
             "failed": self.num_failed,
@@ -126,12 +131,12 @@ class TrainingState(StageState):
 
     def to_status(self) -> dict[str, Any]:
         """Return what `status --json` says of the training."""
-        value: dict[str, Any] = {"stage": self.folder, "state": self.sentence}
         if self.progress == "damaged":
-            return value
+            return super().to_status()
+        figures = {"loss": self.loss}
         if self.progress == "done":
-            return value | {"steps": self.steps, "val_top1": self.val_top1, "older_list": self.list_change}
-        return value | {"steps": self.steps, "loss": self.loss}
+            figures = {"val_top1": self.val_top1, "older_list": self.list_change}
+        return super().to_status() | {"steps": self.steps, **figures}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,10 +149,9 @@ class EvaluationState(StageState):
 
     def to_status(self) -> dict[str, Any]:
         """Return what `status --json` says of the evaluation."""
-        value: dict[str, Any] = {"stage": self.folder, "state": self.sentence}
         if self.progress != "done":
-            return value
-        return value | {"fused_top1": self.fused_top1, "report": str(self.report)}
+            return super().to_status()
+        return super().to_status() | {"fused_top1": self.fused_top1, "report": str(self.report)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,17 +232,16 @@ def extract_state(run: RunDir) -> ExtractState:
     from stin_pipe.pipeline.shard.make_shard import running_shards
 
     if not plan_paths(run.extract):
-        return ExtractState(progress="not started", sentence="not started")
+        return ExtractState(progress="not started")
     ledger = read_ledger(run.extract)
     holder = _working_holder(run.extract)
 
     # A finished extraction counts as done even while a command still holds its lock: it only checks.
-    progress: Progress = "running" if holder else "unfinished"
-    sentence = "stopped; the same extract command resumes"
+    progress, sentence = "unfinished", "stopped; the same extract command resumes"
     if not ledger.pending:
-        progress, sentence = "done", "done"
+        progress, sentence = "done", ""
     elif holder:
-        sentence = f"running (process {holder.process_id} on {holder.host})"
+        progress, sentence = "running", f"running (process {holder.process_id} on {holder.host})"
     detail = f"{len(ledger.done)} of {len(ledger.entries)} videos" if ledger.entries else ""
     detail += f", {len(ledger.failed)} failed" if ledger.failed else ""
 
@@ -274,7 +277,7 @@ def training_state(run: RunDir, command: str, split: str, manifest: Manifest | N
     """
     path = run.training(command.removeprefix("train-"), split)
     if not path.exists():
-        return TrainingState(command=command, split=split, progress="not started", sentence="not started")
+        return TrainingState(command=command, split=split, progress="not started")
     if (path / "result.json").exists():
         return _finished_training(path, command, split, manifest)
 
@@ -307,7 +310,6 @@ def _finished_training(path: Path, command: str, split: str, manifest: Manifest 
         command=command,
         split=split,
         progress="done",
-        sentence="done",
         detail=f"{result['steps']} steps" + (f", trained on an older list ({change})" if change else ""),
         steps=result["steps"],
         val_top1=result["last_val_top1"],
@@ -333,7 +335,7 @@ def evaluation_state(run: RunDir, split: str) -> EvaluationState:
     """Return how far the evaluation of one split is."""
     path = run.fusion(split)
     if not path.exists():
-        return EvaluationState(split=split, progress="not started", sentence="not started")
+        return EvaluationState(split=split, progress="not started")
 
     # metrics.json is the last file of an evaluation; score files and journals come before it.
     metrics = path / "metrics.json"
@@ -355,7 +357,6 @@ def evaluation_state(run: RunDir, split: str) -> EvaluationState:
     return EvaluationState(
         split=split,
         progress="done",
-        sentence="done",
         detail=f"fused top-1 {top1:.3f}",
         fused_top1=top1,
         report=path / "report.html",

@@ -1,7 +1,9 @@
 """The types of option values: how they are written, and what people are told who write them otherwise."""
 
 import math
+import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +26,39 @@ EXISTING_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-class Size(click.ParamType):
+class Parsed(click.ParamType):
+    """A type whose values are written as text; those of a configuration file may be there as lists."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse text; leave a list, and what was parsed before, such as a default."""
+        try:
+            return self.from_list(value) if isinstance(value, (tuple, list)) else self.parse(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+    def parse(self, text: str) -> Any:
+        """Return the value that the text means.
+
+        Raises:
+            ValueError: says what is expected.
+        """
+        raise NotImplementedError
+
+    def from_list(self, value: Sequence[Any]) -> Any:
+        """Return the value that a list means."""
+        return tuple(value)
+
+
+class Size(Parsed):
     """A frame size, `340x256` (width x height, pixels)."""
 
     name = "WxH"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        """Parse the size."""
-        if isinstance(value, tuple):
-            return value
-        width, times, height = str(value).lower().partition("x")
+    def parse(self, text: str) -> tuple[int, int]:
+        """Split at the x."""
+        width, times, height = text.lower().partition("x")
         if not times or not width.isdigit() or not height.isdigit():
-            self.fail(f"expected WIDTHxHEIGHT such as 340x256, got {value!r}", param, ctx)
+            raise ValueError(f"expected WIDTHxHEIGHT such as 340x256, got {text!r}")
         return int(width), int(height)
 
 
@@ -69,143 +90,120 @@ class FiniteRange(click.FloatRange):
         return number
 
 
-class Names(click.ParamType):
+class Names(Parsed):
     """Names separated by commas."""
 
     name = "A,B"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
+    def parse(self, text: str) -> tuple[str, ...]:
         """Split at commas."""
-        if isinstance(value, (tuple, list)):
-            return tuple(str(item) for item in value)
-        names = tuple(part.strip() for part in str(value).split(",") if part.strip())
+        names = tuple(part.strip() for part in text.split(",") if part.strip())
         if not names:
-            self.fail("expected at least one name", param, ctx)
+            raise ValueError("expected at least one name")
         return names
 
+    def from_list(self, value: Sequence[Any]) -> tuple[str, ...]:
+        """Take numbers as names too: splits are called 1, 2, 3."""
+        return tuple(map(str, value))
 
-class Numbers(click.ParamType):
+
+class Numbers(Parsed):
     """Numbers separated by commas."""
 
     name = "X,Y"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, ...]:
-        """Split at commas and read the numbers."""
-        if isinstance(value, (tuple, list)):
-            return tuple(float(item) for item in value)
+    def parse(self, text: str) -> tuple[float, ...]:
+        """Split at commas."""
         try:
-            return tuple(float(part) for part in str(value).split(","))
+            return self.from_list(text.split(","))
         except ValueError:
-            self.fail(f"expected numbers separated by commas, got {value!r}", param, ctx)
+            raise ValueError(f"expected numbers separated by commas, got {text!r}") from None
+
+    def from_list(self, value: Sequence[Any]) -> tuple[float, ...]:
+        """Take whole numbers too."""
+        return tuple(map(float, value))
 
 
-class Pair(click.ParamType):
+class Pair(Parsed):
     """A name and its value, `qos=long`.
 
     Args:
-        example: for the message to a person who writes something else.
+        example: for the message to people who write something else.
     """
-
-    name = "NAME=VALUE"
-
-    def __init__(self, example: str) -> None:
-        self.example = example
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, str]:
-        """Split at the first equals sign."""
-        if isinstance(value, tuple):
-            return value
-        name, equals, text = str(value).partition("=")
-        if not equals or not name.replace("-", "").isalpha():
-            self.fail(f"expected NAME=VALUE such as {self.example}, got {value!r}", param, ctx)
-        return name, text
-
-
-class Setting(click.ParamType):
-    """One setting, `name=value`, with the value written as in TOML."""
 
     name = "NAME=VALUE"
 
     def __init__(self, *, example: str) -> None:
         self._example = example
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, Any]:
-        """Read the name and the value; text needs no quotes."""
-        if isinstance(value, tuple):
-            return value
-        name, equals, text = str(value).partition("=")
-        if not equals or not name.isidentifier():
-            self.fail(f"expected name=value such as {self._example}, got {value!r}", param, ctx)
+    def parse(self, text: str) -> tuple[str, Any]:
+        """Split at the first equals sign."""
+        name, equals, value = text.partition("=")
+        if not equals or not re.fullmatch(r"[a-z][a-z0-9_-]*", name, re.IGNORECASE):
+            raise ValueError(f"expected name=value such as {self._example}, got {text!r}")
+        return name, value
+
+
+class Setting(Pair):
+    """One setting, `name=value`, with the value written as in TOML; text needs no quotes."""
+
+    def parse(self, text: str) -> tuple[str, Any]:
+        """Split at the first equals sign, and parse the value."""
+        name, value = super().parse(text)
+        if not name.isidentifier():
+            raise ValueError(f"expected name=value such as {self._example}, got {text!r}")
+
+        # As in the configuration file, so that a list or a truth value needs no syntax of its own.
         try:
-            found = tomllib.loads(f"value = {text}")["value"]
+            parsed = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
-            found = text
-        return name, tuple(found) if isinstance(found, list) else found
+            parsed = value
+        return name, tuple(parsed) if isinstance(parsed, list) else parsed
 
 
-class WorkerRange(click.ParamType):
+class WorkerRange(Parsed):
     """A number of processes, `8`, or the fewest and the most, `4-8`."""
 
     name = "N|MIN-MAX"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
+    def parse(self, text: str) -> tuple[int, int]:
         """Read one number or two."""
-        if isinstance(value, tuple):
-            return value
-        least, _, most = str(value).partition("-")
+        least, _, most = text.partition("-")
         if not least.isdigit() or not (most or least).isdigit() or not 1 <= int(least) <= int(most or least):
-            self.fail(f"expected a number such as 8 or a range such as 4-8, got {value!r}", param, ctx)
+            raise ValueError(f"expected a number such as 8 or a range such as 4-8, got {text!r}")
         return int(least), int(most or least)
 
 
-class AuxShare(click.ParamType):
+class AuxShare(Parsed):
     """The share of the auxiliary scores: `auto`, `exclude`, or a number."""
 
     name = "auto|exclude|W"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
+    def parse(self, text: str) -> float | None:
         """Return the share; None leaves it to each model."""
-        if value is None or value == "auto":
+        if text == "auto":
             return None
-        if value == "exclude":
-            return 0.0
         try:
-            share = float(value)
+            share = 0.0 if text == "exclude" else float(text)
         except ValueError:
             share = -1.0
         if not 0 <= share < float("inf"):
-            self.fail(f"expected auto, exclude or a number >= 0, got {value!r}", param, ctx)
+            raise ValueError(f"expected auto, exclude or a number >= 0, got {text!r}")
         return share
 
 
-class StreamFile(click.ParamType):
+class StreamFile(Parsed):
     """A stream's score file, `NAME=FILE`."""
 
     name = "NAME=FILE"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, Path]:
+    def parse(self, text: str) -> tuple[str, Path]:
         """Split at the first equals sign."""
-        if isinstance(value, tuple):
-            return value
-        name, equals, file = str(value).partition("=")
+        name, equals, file = text.partition("=")
         if not equals or not file or not name.replace("-", "").replace("_", "").isalnum():
-            self.fail(
-                f"expected NAME=FILE such as temporal=flow.csv (letters, digits, - and _), got {value!r}",
-                param,
-                ctx,
+            raise ValueError(
+                f"expected NAME=FILE such as temporal=flow.csv (letters, digits, - and _), got {text!r}"
             )
         if name in RESERVED_NAMES:
-            self.fail(f"a stream cannot be called {name!r}: the results use that name", param, ctx)
+            raise ValueError(f"a stream cannot be called {name!r}: the results use that name")
         return name, Path(file)
