@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import click
 
 from stin_pipe.stin.shards.errors import StinPipeError
-from stin_pipe.workflows.terminal.commands import COMMANDS, RESUMABLE
+from stin_pipe.workflows.terminal.commands import COMMANDS, PACKAGE, RESUMABLE
 from stin_pipe.workflows.terminal.config_file import place_of_mistake
 from stin_pipe.workflows.terminal.environment import name_environment
 from stin_pipe.workflows.terminal.exits import (
@@ -42,7 +42,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, function, _ = COMMANDS[cmd_name]
-        command: click.Command = getattr(import_module(module), function)
+        command: click.Command = getattr(import_module(f"{PACKAGE}.{module}"), function)
         name_environment(command, cmd_name)
         return command
 
