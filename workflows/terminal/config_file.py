@@ -6,7 +6,8 @@ keys above all: `run` is `--run` of every command, `split` is `--split` of those
 
 import math
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -19,34 +20,53 @@ from stin_pipe.workflows.terminal.types import Names, Numbers
 
 CHAIN_COMMANDS = ("run", "job.slurm", "job.ray", "job.kubernetes")
 _META = "stin-pipe values of the configuration file"
+_ABOVE = "above the tables"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileValues:
+    """What a command has read from its configuration file.
+
+    Attributes:
+        places: option without dashes -> the table that sets it, `[train]`.
+    """
+
+    path: Path | None = None
+    places: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
     """Make the command's tables of the file its defaults, and remember which table each value is from."""
     if path is None:
         return None
-    tables = _load(path, ctx, param)
-    name = table_name(ctx)
+    try:
+        tables = _load(path)
+        defaults, places = _defaults(ctx, tables)
+    except ValueError as error:
+        raise click.BadParameter(f"{path}: {error}", ctx=ctx, param=param) from error
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+    ctx.meta[f"{_META}: {table_name(ctx)}"] = FileValues(path=path, places=places)
+    return path
+
+
+def _defaults(ctx: click.Context, tables: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the values by the names of the parameters, and the table of each option."""
     options = {option.lstrip("-"): item for item in ctx.command.params for option in item.opts}
     defaults: dict[str, Any] = {}
     places: dict[str, str] = {}
-    for place, key, value in _values(tables, name, path, ctx, param):
+    for place, key, value in _values(ctx, tables):
         option = key.replace("_", "-")
         if option not in options:
             near = [name.replace("-", "_") for name in get_close_matches(option, options, n=1)]
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(options))}"
-            raise click.BadParameter(f"{path}: {place} has no option {key!r}; {hint}", ctx=ctx, param=param)
+            raise ValueError(f"{place} has no option {key!r}; {hint}")
+
         item = options[option]
         if expected := _expected(item, key, value):
-            raise click.BadParameter(
-                f"{path}: {place} has {key} = {value!r}; {expected}", ctx=ctx, param=param
-            )
-        value = tuple(value) if isinstance(value, list) else value
-        defaults[item.name or option] = value
+            raise ValueError(f"{place} has {key} = {value!r}; {expected}")
+        defaults[item.name or option] = tuple(value) if isinstance(value, list) else value
         places[option] = place
-    ctx.default_map = {**(ctx.default_map or {}), **defaults}
-    ctx.meta[f"{_META}: {name}"] = (path, places)
-    return path
+    return defaults, places
 
 
 class WrongOptions(click.UsageError):
@@ -68,25 +88,28 @@ def place_of_mistake(error: click.UsageError) -> str:
     elif isinstance(error, click.BadParameter) and error.param:
         names = (error.param.name,)
 
-    path, places = ctx.meta.get(f"{_META}: {table_name(ctx)}", (None, {}))
+    file = _file_values(ctx)
     for item in ctx.command.params:
         # A flag or a variable goes before the file, so its value need not be the one that stands there.
         if item.name in names and ctx.get_parameter_source(item.name or "") == ParameterSource.DEFAULT_MAP:
             for option in (word.lstrip("-") for word in item.opts):
-                if option in places:
-                    return f" ({option} is from {path}, {places[option]})"
+                if option in file.places:
+                    return f" ({option} is from {file.path}, {file.places[option]})"
     return ""
 
 
 def config_path(ctx: click.Context) -> Path | None:
     """Return the configuration file of this command, None if it was given none."""
-    return ctx.meta.get(f"{_META}: {table_name(ctx)}", (None, {}))[0]
+    return _file_values(ctx).path
 
 
 def place_in_file(ctx: click.Context, option: str) -> str:
     """Return where the command's file sets the option, `[train]`; nothing if it does not."""
-    _, places = ctx.meta.get(f"{_META}: {table_name(ctx)}", (None, {}))
-    return places.get(option, "")
+    return _file_values(ctx).places.get(option, "")
+
+
+def _file_values(ctx: click.Context) -> FileValues:
+    return ctx.meta.get(f"{_META}: {table_name(ctx)}", FileValues())
 
 
 def table_name(ctx: click.Context) -> str:
@@ -96,29 +119,37 @@ def table_name(ctx: click.Context) -> str:
     return f"{ctx.parent.info_name}.{name}" if grouped and ctx.parent else name
 
 
-def _load(path: Path, ctx: click.Context, param: click.Parameter) -> dict[str, Any]:
+def _load(path: Path) -> dict[str, Any]:
+    """Read the file; refuse what no command reads, since a mistake there would go unnoticed."""
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise click.BadParameter(f"{path}: {error.strerror}", ctx=ctx, param=param) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"{path}: not TOML: {error}", ctx=ctx, param=param) from error
-    _require_known(tables, path, ctx, param)
+        raise ValueError(error.strerror) from error
+    except ValueError as error:
+        raise ValueError(f"not TOML: {error}") from error
+
+    for name, value in tables.items():
+        if name in ("run", "split"):
+            if isinstance(value, dict):
+                raise ValueError(f'[{name}] is not a table; write {name} = "..." above all tables')
+        elif name not in COMMANDS and name != "train":
+            kind = "a table" if isinstance(value, dict) else "a value outside any table"
+            known = ", ".join(f"[{command}]" for command in ("train", *COMMANDS) if command != "run")
+            raise ValueError(
+                f"{name!r} is {kind} that no command reads; known tables: {known}; above them: run, split"
+            )
     return tables
 
 
-def _values(
-    tables: dict[str, Any], name: str, path: Path, ctx: click.Context, param: click.Parameter
-) -> list[tuple[str, str, Any]]:
-    """Return (place, key, value) of everything that the command reads; later ones override earlier ones."""
-    values_of_command = []
-    has_run = any("--run" in item.opts for item in ctx.command.params)
-    if "run" in tables and has_run:
-        values_of_command.append(("above the tables", "run", tables["run"]))
+def _values(ctx: click.Context, tables: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Yield (place, key, value) of everything that the command reads; later ones override earlier ones."""
+    name = table_name(ctx)
+    if "run" in tables and any("--run" in item.opts for item in ctx.command.params):
+        yield _ABOVE, "run", tables["run"]
     if "split" in tables and name in CHAIN_COMMANDS:
         split = tables["split"]
-        split = [str(item) for item in split] if isinstance(split, list) else str(split)
-        values_of_command.append(("above the tables", "split", split))
+        yield _ABOVE, "split", [str(item) for item in split] if isinstance(split, list) else str(split)
+
     for table in [*(["train"] if name.startswith("train-") else []), name]:
         if table == "run":
             continue  # a key, the run directory: the command `run` has its options above the tables
@@ -126,9 +157,9 @@ def _values(
         for part in table.split("."):
             values = values.get(part, {})
             if not isinstance(values, dict):
-                raise click.BadParameter(f"{path}: [{table}] must be a table", ctx=ctx, param=param)
-        values_of_command += [(f"[{table}]", key, value) for key, value in values.items()]
-    return values_of_command
+                raise ValueError(f"[{table}] must be a table")
+        for key, value in values.items():
+            yield f"[{table}]", key, value
 
 
 def _expected(item: click.Parameter, key: str, value: Any) -> str:
@@ -150,7 +181,7 @@ def _expected(item: click.Parameter, key: str, value: Any) -> str:
     if isinstance(item, click.Option) and item.is_flag:
         return "" if isinstance(value, (bool, str)) else f"write {key} = true or {key} = false"
 
-    # In Python, True is a number and a path: click would take both without a word.
+    # click would take true for the number 1, or for a path of that name, without a word.
     if isinstance(value, bool) or (isinstance(item.type, click.Path) and not isinstance(value, str)):
         number = isinstance(item.type, (click.types.IntParamType, click.types.FloatParamType))
         return f"write a number: {key} = 1" if number else f'write text in quotes: {key} = "..."'
@@ -164,24 +195,3 @@ def _wrong_element(value: Any, kinds: tuple[type, ...], advice: str) -> str:
     elements = value if isinstance(value, list) else [value]
     fits = all(isinstance(element, kinds) and not isinstance(element, bool) for element in elements)
     return "" if isinstance(value, str) or (elements and fits) else advice
-
-
-def _require_known(tables: dict[str, Any], path: Path, ctx: click.Context, param: click.Parameter) -> None:
-    """Refuse what no command reads: a mistake there would go unnoticed."""
-    for name, value in tables.items():
-        if name in ("run", "split"):
-            if isinstance(value, dict):
-                raise click.BadParameter(
-                    f'{path}: [{name}] is not a table; write {name} = "..." above all tables',
-                    ctx=ctx,
-                    param=param,
-                )
-        elif name not in COMMANDS and name != "train":
-            kind = "a table" if isinstance(value, dict) else "a value outside any table"
-            known = ", ".join(f"[{command}]" for command in ("train", *COMMANDS) if command != "run")
-            raise click.BadParameter(
-                f"{path}: {name!r} is {kind} that no command reads; known tables: {known}; "
-                "above them: run, split",
-                ctx=ctx,
-                param=param,
-            )
