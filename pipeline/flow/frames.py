@@ -117,7 +117,7 @@ def _check(batches: dict[str, Any], value_range: float | None) -> list[Any]:
         on_device = not isinstance(scaled, np.ndarray)
         if scaled.ndim == 4:
             scaled = _grey_on_device(scaled) if on_device else _grey(scaled)
-        greys.append(scaled.contiguous() if on_device else np.ascontiguousarray(scaled))
+        greys.append(np.ascontiguousarray(scaled) if isinstance(scaled, np.ndarray) else scaled.contiguous())
     return greys
 
 

@@ -12,7 +12,7 @@ from stin_pipe.workflows.terminal.options import common_options, run_option
 from stin_pipe.workflows.terminal.output import Output, duration
 
 if TYPE_CHECKING:  # they load numpy and torch, which --help must not
-    from stin_pipe.stin.network.streams import StreamName
+    from stin_pipe.stin.network.config import StreamName
     from stin_pipe.stin.shards.run_dir import RunDir
     from stin_pipe.stin.training.config import TrainConfig
 

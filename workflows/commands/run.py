@@ -16,7 +16,7 @@ from stin_pipe.workflows.terminal.output import Output, duration
 from stin_pipe.workflows.terminal.types import Names
 
 if TYPE_CHECKING:
-    from stin_pipe.stin.network.streams import StreamName
+    from stin_pipe.stin.network.config import StreamName
     from stin_pipe.workflows.run.chain import Chain
     from stin_pipe.workflows.run.stages import StageState
 

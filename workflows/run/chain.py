@@ -13,7 +13,7 @@ import click
 
 from stin_pipe.pipeline.listing.find_videos import list_videos
 from stin_pipe.stin.device import choose_device, resolve_amp
-from stin_pipe.stin.network.streams import StreamName
+from stin_pipe.stin.network.config import StreamName
 from stin_pipe.stin.scoring.settings import STREAMS
 from stin_pipe.stin.shards.errors import ArgumentError
 from stin_pipe.stin.shards.run_dir import RunDir
