@@ -25,6 +25,7 @@ from stin_pipe.pipeline.planning.plan import ExtractParams, PlannedShard
 from stin_pipe.pipeline.shard import make_shard as shard_task
 from stin_pipe.pipeline.shard.fill import prepare_frame
 from stin_pipe.pipeline.shard.make_shard import ShardTask, make_shard
+from stin_pipe.stin.processes.cpus import usable_cpus
 from stin_pipe.stin.shards.codec import encode_image
 
 PARAMS = ExtractParams(size=(340, 256), short_side=None, bound_px=20.0, flow_backend="cpu")
@@ -91,7 +92,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     cv2.setNumThreads(1)
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cpus()
     found = sorted(path for path in options.videos.rglob("*") if path.suffix in (".avi", ".mp4", ".mkv"))
     clips = found[:: max(1, len(found) // options.limit)][: options.limit]
     with tempfile.TemporaryDirectory() as name:

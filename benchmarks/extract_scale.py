@@ -20,6 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from stin_pipe.stin.processes.cpus import usable_cpus
+
 UCF101_FRAMES, UCF101_CLIPS = 2_484_199, 13_320
 """Frames as they are usually counted; each clip has a pair less than frames."""
 
@@ -122,7 +124,7 @@ def memory(options: argparse.Namespace) -> dict:
 def project(options: argparse.Namespace) -> dict:
     """Hours and disk for UCF101: a projection, not a measurement."""
     measured = json.loads(options.measured.read_text())
-    cores = options.cores or len(os.sched_getaffinity(0))
+    cores = options.cores or usable_cpus()
     pairs = UCF101_FRAMES - UCF101_CLIPS
     stages = measured["core_ms_a_pair"]
     other_ms = sum(stages[name] for name in ("decode", "prepare", "encode"))
@@ -174,7 +176,7 @@ def main() -> None:
         each.add_argument("--json", type=Path)
     options = parser.parse_args()
     found = options.measure(options)
-    found["machine"] = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+    found["machine"] = f"{platform.machine()}, {usable_cpus()} cores"
     print(json.dumps(found, indent=1))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")

@@ -11,7 +11,6 @@ processes of the machine disturb less than the clock; the best of some repeats, 
 import argparse
 import importlib.util
 import json
-import os
 import platform
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ from flow_pairs import PairSet
 
 from stin_pipe.pipeline.flow import TVL1Params, pyramid_sizes, resolve_backend, tvl1
 from stin_pipe.pipeline.flow.backends import solve
+from stin_pipe.stin.processes.cpus import usable_cpus
 
 FIXED_300 = TVL1Params(epsilon=0.0)
 GROWTH_WIDTHS = (64, 128, 256, 512, 1024)
@@ -223,7 +223,7 @@ def main() -> None:
     clips = next(pairs for pairs in sets if pairs.name == "clips")
     tvl1(clips.frames0[:1], clips.frames1[:1], backend="cpu", num_threads=1)  # compiles
     result = {
-        "machine": {"processor": _processor(), "cores": len(os.sched_getaffinity(0))},
+        "machine": {"processor": _processor(), "cores": usable_cpus()},
         "versions": {"python": platform.python_version(), "opencv": cv2.__version__, "numpy": np.__version__},
         "backends": backends,
         "ceilings": measure_ceilings(),

@@ -7,7 +7,6 @@ Decoding by ffmpeg to grey at the videos' own size is in the clock's seconds, wr
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import flow_pairs
 import numpy as np
 
 from stin_pipe.pipeline.flow import tvl1_clip
+from stin_pipe.stin.processes.cpus import usable_cpus
 
 
 def decode(path: Path) -> np.ndarray:
@@ -39,7 +39,7 @@ def main() -> None:
     """Measure and write what the options ask for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--videos", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--sample-every", type=int, default=10, help="cv2 solves one pair of each n-th video")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()

@@ -11,7 +11,6 @@ free.
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from stin_pipe.stin.clips.read_clips import ClipShape
 from stin_pipe.stin.device import choose_device, loader_worker_count
 from stin_pipe.stin.network.model_file import ModelInfo, TrainedModel
 from stin_pipe.stin.network.streams import build_stream
+from stin_pipe.stin.processes.cpus import usable_cpus
 from stin_pipe.stin.scoring.scorer import Scorer, TestProtocol, scoring_clips
 from stin_pipe.stin.shards.reader import ShardReader
 from stin_pipe.stin.shards.schema import Manifest
@@ -54,7 +54,7 @@ def main() -> None:
             f"{row['cpu_ratio']:.3f}"
         )
     if arguments.json:
-        about = {"threads": torch.get_num_threads(), "cores": len(os.sched_getaffinity(0))}
+        about = {"threads": torch.get_num_threads(), "cores": usable_cpus()}
         about |= {key: str(value) for key, value in vars(arguments).items()}
         arguments.json.write_text(json.dumps({**about, "rows": rows}, indent=1))
 

@@ -1,6 +1,5 @@
 """Where and how fast a training or scoring runs: nothing here belongs to what is computed."""
 
-import os
 import resource
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from stin_pipe.stin.processes.cpus import usable_cpus
 from stin_pipe.stin.shards.errors import ArgumentError
 
 Amp = Literal["auto", "off", "bf16", "fp16"]
@@ -83,7 +83,7 @@ def loader_worker_count(wanted: int | None, device: torch.device, *, local_count
         return wanted
     if device.type == "cpu":
         return 0
-    return max(1, min(MAX_LOADER_WORKERS, (len(os.sched_getaffinity(0)) - 2) // local_count))
+    return max(1, min(MAX_LOADER_WORKERS, (usable_cpus() - 2) // local_count))
 
 
 def peak_memory_bytes(device: torch.device) -> int:

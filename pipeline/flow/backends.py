@@ -8,13 +8,13 @@ Legend: N pairs, H and W sides in pixels.
 """
 
 import ctypes
-import os
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from stin_pipe.pipeline.flow.frames import TracedFlow
 from stin_pipe.pipeline.flow.params import TVL1Params
+from stin_pipe.stin.processes.cpus import usable_cpus
 from stin_pipe.stin.shards.errors import StinPipeError
 
 Backend = Literal["cuda", "cpu", "opencv", "reference"]
@@ -121,7 +121,7 @@ def _why_no_cuda() -> str | None:
 
 def _count_threads(num_threads: int | None) -> int:
     if num_threads is None:
-        return len(os.sched_getaffinity(0))
+        return usable_cpus()
     if num_threads < 1:
         raise ValueError(f"num_threads must be >= 1, got {num_threads}")
     return num_threads

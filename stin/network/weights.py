@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from stin_pipe.stin.network.streams import Stream
-from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.errors import StinPipeError, and_more, first_line
 
 MAX_LISTED_MISFITS = 5
 
@@ -33,7 +33,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise StinPipeError(f"{path}: not a readable weights file: {_first_line(error)}") from error
+        raise StinPipeError(f"{path}: not a readable weights file: {first_line(error)}") from error
     except Exception as error:  # torch's own unpickling error has no public name across versions
         raise StinPipeError(
             f"{path}: not a weights file, or one that holds more than tensors, which is never loaded; "
@@ -84,8 +84,7 @@ def start_from(stream: Stream, path: Path) -> tuple[str, ...]:
             )
     misfits = _misfits(given, target)
     if misfits:
-        more = len(misfits) - MAX_LISTED_MISFITS
-        shown = "; ".join(misfits[:MAX_LISTED_MISFITS]) + (f"; and {more} more" if more > 0 else "")
+        shown = and_more(misfits, MAX_LISTED_MISFITS, separator="; ")
         raise StinPipeError(
             f"{path}: does not fit backbone {stream.config.backbone}: {shown}; "
             "give weights of that backbone, or another --backbone"
@@ -126,7 +125,3 @@ def _first_convolution(target: Mapping[str, torch.Tensor]) -> str:
 
 def _is_counter(name: str) -> bool:
     return name.endswith("num_batches_tracked")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from stin_pipe.stin.scoring.scores import Scores, softmax
-from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.errors import StinPipeError, and_more
 
 TSN_WEIGHTS = (1.0, 1.5)
 """Spatial and temporal weight of TSN (Wang et al., ECCV 2016, section 4.1)."""
@@ -228,5 +228,4 @@ def _refuse(ids: set[str], what: str) -> None:
 
 def name_some(ids: Collection[str]) -> str:
     """Return the first five names in order, and how many more there are."""
-    more = f" and {len(ids) - MAX_LISTED} more" if len(ids) > MAX_LISTED else ""
-    return ", ".join(sorted(ids)[:MAX_LISTED]) + more
+    return and_more(sorted(ids), MAX_LISTED)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed, nn
 
-from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.errors import StinPipeError, first_line
 
 T = TypeVar("T")
 
@@ -152,7 +152,7 @@ def joined_ranks(*, on_gpu: bool) -> Iterator[Ranks]:
     except (ValueError, RuntimeError) as error:
         raise StinPipeError(
             f"RANK={os.environ['RANK']} and WORLD_SIZE={count} are set, but the other processes cannot be "
-            f"joined ({str(error).splitlines()[0]}); start all of them with torchrun, or unset WORLD_SIZE"
+            f"joined ({first_line(error)}); start all of them with torchrun, or unset WORLD_SIZE"
         ) from error
     try:
         yield _own_place(distributed.get_rank(), count)

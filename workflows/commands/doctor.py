@@ -13,6 +13,7 @@ from typing import Literal
 
 import click
 
+from stin_pipe.stin.processes.cpus import usable_cpus
 from stin_pipe.workflows.terminal.exits import EXIT_FAILED
 from stin_pipe.workflows.terminal.options import common_options
 from stin_pipe.workflows.terminal.output import Output, size
@@ -67,7 +68,7 @@ def doctor(output: Output, folder: Path) -> None:
         ("opencv", lambda: _version("cv2"), True),
         ("flow", _flow, True),
         ("h5py", _hdf5, True),
-        ("cores", lambda: f"{len(os.sched_getaffinity(0))} usable", True),
+        ("cores", lambda: f"{usable_cpus()} usable", True),
         ("disk", lambda: f"{size(shutil.disk_usage(folder).free)} free at {folder.absolute()}", True),
         ("shared memory", lambda: _shared_memory(SHARED_MEMORY), False),
         ("run folder", lambda: _publishing(folder), True),

@@ -9,7 +9,6 @@ Legend: N pairs, T frames of a clip, H and W sides in pixels.
 import concurrent.futures
 import contextlib
 import math
-import os
 import threading
 from collections.abc import Iterator
 
@@ -19,6 +18,7 @@ from stin_pipe.pipeline.flow.cpu.kernel_cache import load_kernels
 from stin_pipe.pipeline.flow.cpu.layout import aligned_floats, lay_out
 from stin_pipe.pipeline.flow.frames import TracedFlow
 from stin_pipe.pipeline.flow.params import TVL1Params
+from stin_pipe.stin.processes.cpus import usable_cpus
 
 MOST_PAIRS_A_TURN = 16
 """Most consecutive pairs of a clip that one thread takes; a frame between two turns is prepared twice."""
@@ -135,5 +135,5 @@ def _borrow_solver(height: int, width: int, params: TVL1Params) -> Iterator[_Sol
     solver = solver or _Solver(height, width, params)
     yield solver
     with _IDLE_LOCK:
-        if len(_IDLE) < len(os.sched_getaffinity(0)):
+        if len(_IDLE) < usable_cpus():
             _IDLE.append(solver)
