@@ -1,8 +1,8 @@
 """Train a stream with several processes on one machine or many, started and watched by Ray Train.
 
-The processes run the very loop of ``train``; Ray places them, joins them (gloo on CPUs, NCCL on GPUs) and
-starts them again when one dies. They then go on from the training's own checkpoints. What they tell, and what
-is told to them, goes through small files in ``out_dir/launch``, which all nodes share with the run.
+Each process runs the loop of ``train``. Ray places the processes, joins them (gloo on CPUs, NCCL on GPUs) and
+starts them again when one dies; they then continue from the last checkpoint. Events and the request to stop
+travel through small files in ``out_dir/launch``, which all nodes share with the run.
 """
 
 import importlib.util
@@ -31,17 +31,17 @@ from stin_pipe.stin.training.report import OnProgress, TrainResult
 
 LAUNCH_FOLDER = "launch"
 MAX_FAILURES = 3
-"""Deaths of a worker that a launch outlives; the workers then start again from the last checkpoint."""
+"""Deaths of a worker that a training survives; the workers then start again from the last checkpoint."""
 POLL_S = 0.3
 ORDERLY_END_S = 10.0
-"""Seconds that Ray has to end by itself once the training has ended."""
+"""Time for Ray to end by itself once the training has ended."""
 END_GRACE_S = 120.0
-"""Seconds that workers have to end after they were asked to."""
+"""Time for the workers to write a checkpoint and end once they are asked to stop."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerCount:
-    """How many processes train; Ray starts as many as there is room for, from ``least`` to ``most``."""
+    """How many processes train: as many as the cluster has room for, from ``least`` to ``most``."""
 
     least: int
     most: int
@@ -71,27 +71,27 @@ def train_on_ray(
 
     Args:
         config: see ``train_stream``, as are those not named here.
-        num_workers: processes; each takes its part of every batch, so their number does not change what a
-            batch is.
+        num_workers: processes; each takes its part of every batch, so their number does not change the batch.
         address: of a Ray cluster, ``auto`` for the one of this machine; None starts Ray here.
         manifest: the run's videos.
-        extract_dir: on a path that all nodes share, as ``out_dir`` is.
+        extract_dir: on a path that all nodes share, like ``out_dir``.
         out_dir: folder of the training.
-        split: whose training list is used.
+        split: the split whose training list is used.
         runtime: ``device`` cpu keeps the workers off GPUs.
-        extraction: kept in the model file.
+        extraction: settings that the model file keeps.
         on_progress: called in this process, about once a second.
 
     Raises:
-        StinPipeError: if Ray Train is not installed, the cluster has too little, or the training fails.
-        Interrupted: after SIGTERM or SIGINT, when a checkpoint has been written.
+        StinPipeError: if Ray Train is not installed, the cluster is too small, or the training fails.
+        Interrupted: after SIGTERM or SIGINT, with a checkpoint written.
     """
     _require_ray_train()
     out_dir = Path(out_dir).absolute()
     folder = LaunchFolder(path=out_dir / LAUNCH_FOLDER)
-    shutil.rmtree(folder.path, ignore_errors=True)  # of a launch that was killed
+    shutil.rmtree(folder.path, ignore_errors=True)  # left by a launch that was killed
     folder.path.mkdir(parents=True)
-    # On this machine more workers than cores are slow, but no reason to wait for ever.
+
+    # Without a cluster, more workers than cores are slow; Ray would wait for the missing cores for ever.
     num_cpus = max(num_workers.most, usable_cpus())
     try:
         with ray_session(cluster_address(address), num_cpus=num_cpus, advice="check --address") as ray:
@@ -118,7 +118,7 @@ def train_on_ray(
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
-    """What each process is told."""
+    """What each process gets to work with."""
 
     config: TrainConfig
     manifest: Manifest
@@ -128,19 +128,20 @@ class _Task:
     runtime: Runtime
     extraction: dict[str, Any]
     num_threads: int
-    """Threads of a process on a CPU; 0 shares the machine's cores."""
+    """Threads of each process on CPUs; 0 divides the cores of the machine among its processes."""
 
     @property
     def folder(self) -> LaunchFolder:
-        """Where the launch and its workers meet."""
+        """Files through which the launching process and its workers talk."""
         return LaunchFolder(path=self.out_dir / LAUNCH_FOLDER)
 
 
-def _work(given: dict[str, Any]) -> None:
-    """Train in one process, and leave word of whatever ends the training in an orderly way."""
-    task: _Task = given["task"]
+def _work(settings: dict[str, Any]) -> None:
+    """Train in one process, and write down how the training ended unless the process was killed."""
+    task: _Task = settings["task"]
     if task.folder.outcome.exists():
-        return  # Ray started again because one process ended alone; there is nothing left to do
+        return  # Ray starts all processes again when one ended alone; the training is over
+
     local_count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(task.num_threads or max(1, usable_cpus() // local_count))
     try:
@@ -160,11 +161,11 @@ def _work(given: dict[str, Any]) -> None:
         task.folder.leave_outcome(stop)
     except (StinPipeError, ValueError) as error:
         task.folder.leave_outcome(error)
-        raise  # others may wait for this process in vain; Ray ends them
+        raise  # the others may be waiting for this process; Ray ends them
 
 
 def _watch(trainer: Any, folder: LaunchFolder, on_progress: OnProgress) -> TrainResult:
-    """Let Ray train in a thread, pass on what the workers tell, and pass a signal on to them."""
+    """Let Ray train in a thread, pass events on to the caller and a signal to the workers."""
     failure: list[BaseException] = []
 
     def fit() -> None:
@@ -173,24 +174,27 @@ def _watch(trainer: Any, folder: LaunchFolder, on_progress: OnProgress) -> Train
         except BaseException as error:  # noqa: BLE001 - raised below, in the thread that is waited on
             failure.append(error)
 
-    # Ray takes over the signals when it is called from the main thread.
+    # Called from the main thread, Ray would install its own signal handlers.
     thread = threading.Thread(target=fit, daemon=True)
     reader = EventReader(folder, on_progress)
-    asked_at, ended_at = 0.0, 0.0
+    stop_at, end_at = 0.0, 0.0  # when the workers were asked to stop, and when one of them ended the training
     with StopSignal() as stop:
         thread.start()
         while thread.is_alive():
             thread.join(POLL_S)
             reader.pump()
+
             if folder.outcome.exists():
-                ended_at = ended_at or time.monotonic()
-                if time.monotonic() - ended_at > ORDERLY_END_S:
-                    break  # one process may have ended alone, and the others wait for it in vain
-            if stop.received and not asked_at:
-                asked_at = time.monotonic()
+                end_at = end_at or time.monotonic()
+                if time.monotonic() - end_at > ORDERLY_END_S:
+                    break  # one process may have ended alone while the others wait for it
+
+            if stop.received and not stop_at:
+                stop_at = time.monotonic()
                 folder.ask_to_stop(stop.received)
-            if asked_at and time.monotonic() - asked_at > END_GRACE_S:
+            if stop_at and time.monotonic() - stop_at > END_GRACE_S:
                 raise Interrupted(stop.received, step=reader.last_step)
+
     reader.pump()
     if not folder.outcome.exists():
         raise StinPipeError(
@@ -214,14 +218,14 @@ def _require_ray_train() -> None:
 
 
 def _place(ray: Any, num_workers: WorkerCount, runtime: Runtime) -> bool:
-    """Decide whether the workers take GPUs, and refuse what the cluster can never give."""
+    """Decide whether the workers use GPUs, and refuse what the cluster can never give."""
     resources = ray.cluster_resources()
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     use_gpu = runtime.device != "cpu" and (gpus > 0 or runtime.device != "auto")
-    there, what = (gpus, "GPUs") if use_gpu else (cpus, "CPUs")
-    if there < num_workers.least:
+    count, what = (gpus, "GPUs") if use_gpu else (cpus, "CPUs")
+    if count < num_workers.least:
         raise StinPipeError(
-            f"--train-workers {num_workers} needs {num_workers.least} {what}, the Ray cluster has {there}; "
+            f"--train-workers {num_workers} needs {num_workers.least} {what}, the Ray cluster has {count}; "
             "lower it, or add nodes"
         )
     return use_gpu

@@ -1,7 +1,7 @@
-"""What a launch and its workers tell each other, in small files that every node can reach.
+"""How the process that launches a training and its workers talk: small files that every node can reach.
 
-``events.jsonl``: what the first worker tells. ``stop``: written by the launch, asks the workers to end.
-``outcome.json``: written once, by the first worker that knows how the training ended.
+``events.jsonl``: events of the training, from the first worker. ``stop``: asks the workers to stop, from the
+launching process. ``outcome.json``: how the training ended, from the first worker that knows.
 """
 
 import json
@@ -27,12 +27,12 @@ class LaunchFolder:
 
     @property
     def events(self) -> Path:
-        """Lines of JSON, one an event."""
+        """One event a line."""
         return self.path / "events.jsonl"
 
     @property
     def stop(self) -> Path:
-        """Holds the number of the signal that asks to stop."""
+        """Number of the signal that the workers answer."""
         return self.path / "stop"
 
     @property
@@ -41,13 +41,14 @@ class LaunchFolder:
         return self.path / "outcome.json"
 
     def ask_to_stop(self, signum: int) -> None:
-        """Ask the workers to write a checkpoint and end."""
+        """Ask the workers to write a checkpoint and stop."""
+        # Renamed into place: a worker that polls for the file never reads half of it.
         new = self.stop.with_suffix(".new")
         new.write_text(str(signum))
         new.rename(self.stop)
 
     def leave_outcome(self, outcome: TrainResult | Interrupted | Exception) -> None:
-        """Write how the training ended, unless another worker has."""
+        """Write how the training ended, unless another worker has done so."""
         if self.outcome.exists():
             return
         match outcome:
@@ -65,7 +66,7 @@ class LaunchFolder:
         """Return the result that the workers left.
 
         Raises:
-            Interrupted: if they ended because of a signal.
+            Interrupted: if a signal stopped them.
             StinPipeError: if they failed.
             ValueError: if they refused an argument.
         """
@@ -82,14 +83,14 @@ class LaunchFolder:
 
 
 class EventWriter:
-    """Events of a training as lines of JSON, for a reader in another process; progress once a second."""
+    """Writes events for a reader in another process; progress once a second."""
 
     def __init__(self, folder: LaunchFolder) -> None:
         self._path = folder.events
         self._last = 0.0
 
     def write(self, event: TrainStart | TrainProgress | TrainNotice) -> None:
-        """Append an event; progress that comes too soon after the last is left out."""
+        """Append an event; leave out progress that follows the last too soon."""
         now = time.monotonic()
         if isinstance(event, TrainProgress):
             if now - self._last < EVENT_INTERVAL_S and event.step < event.total_steps:
@@ -101,32 +102,36 @@ class EventWriter:
 
 
 class EventReader:
-    """Passes on the events that were written since it last looked."""
+    """Passes on the events that were written since the last look."""
 
     def __init__(self, folder: LaunchFolder, on_progress: OnProgress) -> None:
         self._path = folder.events
         self._on_progress = on_progress
-        self._place = 0
+        self._offset = 0
         self._starts = 0
         self.last_step = 0
 
     def pump(self) -> None:
-        """Read on to the end of the last whole line."""
+        """Read on to the end of the last complete line."""
         if not self._path.exists():
             return
+
         with self._path.open("rb") as file:
-            file.seek(self._place)
+            file.seek(self._offset)
             content = file.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        self._place += len(whole)
-        for line in whole.splitlines():
+
+        # The writer may be in the middle of a line; the rest of it is read the next time.
+        lines = content[: content.rfind(b"\n") + 1]
+        self._offset += len(lines)
+
+        for line in lines.splitlines():
             value = json.loads(line)
             event = _EVENTS[value.pop("event")](**value)
             if isinstance(event, TrainProgress):
                 self.last_step = event.step
             if isinstance(event, TrainStart):
                 self._starts += 1
-                if self._starts > 1:
-                    text = f"a train worker was lost; going on after step {event.first_step}"
+                if self._starts > 1:  # Ray has started all workers again
+                    text = f"a train worker was lost; continuing after step {event.first_step}"
                     self._on_progress(TrainNotice(message=text))
             self._on_progress(event)

@@ -88,7 +88,7 @@ def test_killed_worker_and_signalled_launch_end_as_if_undisturbed(tiny_run, tmp_
     assert len(found) == 2
     found[1].kill()
     for line in process.stdout:
-        if "a train worker was lost; going on after step" in line:
+        if "a train worker was lost; continuing after step" in line:
             break
     wait_for_step(process)
     process.send_signal(signal.SIGTERM)

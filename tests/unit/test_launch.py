@@ -76,7 +76,7 @@ def test_a_second_start_is_told_as_a_lost_worker(tmp_path):
     writer.write(START)
     writer.write(TrainStart(**{**vars(START), "first_step": 4}))
     EventReader(folder, seen.append).pump()
-    assert seen[1] == TrainNotice(message="a train worker was lost; going on after step 4")
+    assert seen[1] == TrainNotice(message="a train worker was lost; continuing after step 4")
 
 
 def test_the_outcome_is_that_of_the_first_who_knows_it(tmp_path):

@@ -78,7 +78,7 @@ def _silent_json() -> Iterator[None]:
     torchrun joins the outputs of its processes, and a program reads one JSON object of them.
     """
     from stin_pipe.stin.shards.errors import StinPipeError
-    from stin_pipe.stin.training.ranks import IN_ALL_PROCESSES
+    from stin_pipe.stin.training.ranks import raised_in_every_rank
 
     try:
         yield
@@ -87,7 +87,7 @@ def _silent_json() -> Iterator[None]:
         raise click.exceptions.Exit(code) from stop
     except (StinPipeError, click.ClickException) as error:
         cause = error.__cause__ if isinstance(error, click.UsageError) else error
-        if IN_ALL_PROCESSES not in getattr(cause, "__notes__", ()):
+        if not raised_in_every_rank(cause):
             message = error.format_message() if isinstance(error, click.ClickException) else str(error)
             click.echo(f"process {os.environ.get('RANK')}: {message}", err=True)
         code = EXIT_USAGE if isinstance(error, click.UsageError) else EXIT_FAILED
