@@ -20,6 +20,7 @@ import torch
 from stin_pipe.stin.device import Runtime
 from stin_pipe.stin.processes.cpus import usable_cpus
 from stin_pipe.stin.processes.ray_session import cluster_address, ray_session
+from stin_pipe.stin.processes.worker_start import cannot_start
 from stin_pipe.stin.shards.errors import StinPipeError, first_line
 from stin_pipe.stin.shards.schema import Manifest
 from stin_pipe.stin.train import train_stream
@@ -196,13 +197,15 @@ def _watch(trainer: Any, folder: LaunchFolder, on_progress: OnProgress) -> Train
                 raise Interrupted(stop.received, step=reader.last_step)
 
     reader.pump()
-    if not folder.outcome.exists():
-        raise StinPipeError(
-            f"the train workers failed {MAX_FAILURES + 1} times "
-            f"({first_line(failure[0]) if failure else 'no reason is known'}); "
-            "what is finished is kept, the same command resumes after the last checkpoint"
-        ) from (failure[0] if failure else None)
-    return folder.read_outcome()
+    if folder.outcome.exists():
+        return folder.read_outcome()
+    if failure and not reader.num_starts:
+        raise cannot_start(str(failure[0])) from failure[0]
+    raise StinPipeError(
+        f"the train workers failed {MAX_FAILURES + 1} times "
+        f"({first_line(failure[0]) if failure else 'no reason is known'}); "
+        "what is finished is kept, the same command resumes after the last checkpoint"
+    ) from (failure[0] if failure else None)
 
 
 def _require_ray_train() -> None:

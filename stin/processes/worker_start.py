@@ -4,6 +4,7 @@ Python and Ray let new processes look for modules in the folder where the user h
 `stin_pipe.py` that lies there would then be imported instead of ours.
 """
 
+import re
 import site
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from stin_pipe.stin.shards.errors import StinPipeError
 
 MAX_TRACEBACK_LINES = 8
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Ray paints the names of its actors
 
 
 def package_parent() -> str:
@@ -35,10 +37,10 @@ def worker_path() -> list[str]:
 
 def cannot_start(traceback: str) -> StinPipeError:
     """Return the error for workers that fail while they import their code; it ends with their traceback."""
-    lines = [line.rstrip() for line in traceback.splitlines() if line.strip()]
+    lines = [line.rstrip() for line in _COLOUR.sub("", traceback).splitlines() if line.strip(" ^~")]
     shown = "\n".join(f"  {line}" for line in lines[-MAX_TRACEBACK_LINES:])
     return StinPipeError(
         f"a worker process cannot start: {lines[-1].strip() if lines else 'no reason is known'}; "
-        f"run `stin-pipe doctor`, and install stin-pipe anew if a package is missing\n"
-        f"its traceback ends with:\n{shown}"
+        f"`stin-pipe doctor` checks the installation, which must be the same on all nodes\n"
+        f"the worker's traceback ends with:\n{shown}"
     )

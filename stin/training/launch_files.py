@@ -108,7 +108,7 @@ class EventReader:
         self._path = folder.events
         self._on_progress = on_progress
         self._offset = 0
-        self._starts = 0
+        self.num_starts = 0
         self.last_step = 0
 
     def pump(self) -> None:
@@ -130,8 +130,8 @@ class EventReader:
             if isinstance(event, TrainProgress):
                 self.last_step = event.step
             if isinstance(event, TrainStart):
-                self._starts += 1
-                if self._starts > 1:  # Ray has started all workers again
+                self.num_starts += 1
+                if self.num_starts > 1:  # Ray has started all workers again
                     text = f"a train worker was lost; continuing after step {event.first_step}"
                     self._on_progress(TrainNotice(message=text))
             self._on_progress(event)

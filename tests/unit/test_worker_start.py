@@ -84,7 +84,9 @@ def test_a_worker_that_fails_to_import_shows_its_traceback_at_once(
 def test_the_error_of_a_start_ends_with_the_last_lines() -> None:
     text = "".join(f"line {number}\n\n" for number in range(30)) + "ImportError: no h5py\n"
     message = str(cannot_start(text))
-    assert message.startswith("a worker process cannot start: ImportError: no h5py; run `stin-pipe doctor`")
+    assert message.startswith(
+        "a worker process cannot start: ImportError: no h5py; `stin-pipe doctor` checks"
+    )
     assert "line 29" in message and "line 23" in message and "line 22" not in message
     assert "no reason is known" in str(cannot_start(" \n"))
 
