@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 # `python -m` puts the current folder first, where a user's click.py or numpy.py would hide the library.
-if not sys.flags.safe_path and sys.path[0] == str(Path.cwd()) != str(Path(__file__).absolute().parents[1]):
+if not sys.flags.safe_path and sys.path[0] != str(Path(__file__).absolute().parents[1]):
     del sys.path[0]
 
 from stin_pipe.workflows.cli import main
