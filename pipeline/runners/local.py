@@ -1,4 +1,4 @@
-"""Run shard tasks in processes of this machine, without ray."""
+"""Make shards in processes of this machine, without Ray."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -16,9 +16,9 @@ def run_local(
     poll_s: float = 1.0,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[ShardReport | None]:
-    """Yield a report for each shard as it is finished, and None every `poll_s` seconds in between.
+    """Yield a report for each finished shard, and None every `poll_s` seconds in between.
 
-    When `stop()` becomes true, no further shard starts, and it ends with those in hand.
+    Once `stop()` is true, no further shard starts; the iterator ends with those in progress.
 
     Raises:
         StinPipeError: the workers cannot start, or a worker died again and again on the same shard.
@@ -49,9 +49,10 @@ def run_local(
 
 
 def _count_tries(unfinished: Iterable[ShardTask], tries: dict[str, int], num_workers: int) -> None:
-    """Charge a try to the shards that may have been in hand when a worker died."""
-    in_hand = sorted(task.shard.name for task in unfinished)[:num_workers]
-    for name in in_hand:
+    """Count a try for the shards that may have been in progress when a worker died."""
+    # The pool does not say which worker died; it works on the first futures in their order.
+    suspects = sorted(task.shard.name for task in unfinished)[:num_workers]
+    for name in suspects:
         tries[name] += 1
         if tries[name] >= MAX_TRIES:
             raise StinPipeError(

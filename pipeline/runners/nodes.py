@@ -1,4 +1,4 @@
-"""Look at every node of a cluster before work starts, so that nothing is found out an hour later."""
+"""Check every node of a cluster before work starts: an hour later the same faults cost an hour."""
 
 import os
 import secrets
@@ -19,18 +19,18 @@ PACKAGES = (
     *("stin-pipe", "numpy", "h5py", "numba"),
     *("opencv-contrib-python", "opencv-contrib-python-headless"),
 )
-"""Their versions may decide bytes, so all nodes must agree."""
+"""Their versions can change the bytes of a shard, so all nodes must agree."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preflight:
-    """What each node is asked.
+    """The questions to each node.
 
     Attributes:
         extract_dir: the run's `extract` folder.
         token: name of the file that the driver has just written there.
-        video: a file of the data set that must be readable, None when the driver sees none itself.
-        flow_backend: the back end of the run, which a node that will work must be able to run.
+        video: a file of the data set that must be readable; None when the driver cannot see one itself.
+        flow_backend: the back end of the run, which every working node must be able to use.
     """
 
     extract_dir: Path
@@ -41,11 +41,11 @@ class Preflight:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeFacts:
-    """What a node answers; `problem` is empty when it can work.
+    """A node's answers; `problem` is empty when it can work.
 
     Attributes:
-        free_bytes: room in the run folder, as this node sees it.
-        lacking: decoders of the usual codecs that its ffmpeg was built without.
+        free_bytes: free disk in the run folder, as this node sees it.
+        lacking: common codecs that its ffmpeg cannot decode.
     """
 
     host: str
@@ -56,29 +56,29 @@ class NodeFacts:
 
 
 def begin_preflight(extract_dir: Path, *, video: Path | None, flow_backend: str = "cpu") -> Preflight:
-    """Write the token that proves that the nodes see the same run folder."""
+    """Write the token by which a node proves that it sees the same run folder."""
     token = f".preflight-{secrets.token_hex(8)}"
     publish_bytes(extract_dir / token, token.encode())
     return Preflight(extract_dir=extract_dir, token=token, video=video, flow_backend=flow_backend)
 
 
-def end_preflight(asked: Preflight) -> None:
-    """Remove the token and the answers that nodes wrote beside it."""
-    for path in asked.extract_dir.glob(f"{asked.token}*"):
+def end_preflight(preflight: Preflight) -> None:
+    """Remove the token and the files that nodes wrote beside it."""
+    for path in preflight.extract_dir.glob(f"{preflight.token}*"):
         path.unlink(missing_ok=True)
 
 
-def node_facts(asked: Preflight) -> NodeFacts:
-    """Answer on a node: is the run folder the same one, are videos readable, which versions are here."""
+def node_facts(preflight: Preflight) -> NodeFacts:
+    """Answer on a node: is the run folder the same, can videos be read, which versions are installed."""
     versions = {name: _version(name) for name in PACKAGES}
     free_bytes, lacking = 0, ()
     try:
         versions["ffmpeg"] = find_ffmpeg().version
         lacking = missing_decoders()
-        if asked.flow_backend != MIXED:
-            resolve_backend(asked.flow_backend)
-        problem = _problem(asked)
-        free_bytes = shutil.disk_usage(asked.extract_dir).free if not problem else 0
+        if preflight.flow_backend != MIXED:
+            resolve_backend(preflight.flow_backend)
+        problem = _problem(preflight)
+        free_bytes = shutil.disk_usage(preflight.extract_dir).free if not problem else 0
     except StinPipeError as error:
         problem = str(error)
     return NodeFacts(
@@ -87,15 +87,15 @@ def node_facts(asked: Preflight) -> NodeFacts:
 
 
 def check_nodes(facts: Sequence[NodeFacts], *, need_bytes: int, warn: Callable[[str], None]) -> None:
-    """Refuse a cluster on which the run could not end right.
+    """Refuse a cluster on which the run would fail or mix data of different versions.
 
     Args:
-        facts: one answer a node.
-        need_bytes: disk that the shards will take, by estimate.
-        warn: called with what a person should know but that need not stop the work.
+        facts: the answers of all nodes.
+        need_bytes: estimated disk of the shards.
+        warn: called with what a person should know but need not stop the work for.
 
     Raises:
-        StinPipeError: names the node, what is wrong with it and what to do.
+        StinPipeError: names the node, its fault and the remedy.
     """
     first = facts[0]
     for node in facts:
@@ -105,8 +105,9 @@ def check_nodes(facts: Sequence[NodeFacts], *, need_bytes: int, warn: Callable[[
             if version != first.versions[name]:
                 raise StinPipeError(
                     f"node {node.host} has {name} {version}, node {first.host} has {first.versions[name]}; "
-                    "install the same on all nodes, since mixed versions may make mixed data"
+                    "install the same version on all nodes, or the shards may differ from each other"
                 )
+
         if node.lacking != first.lacking:
             some, others = (node, first) if node.lacking else (first, node)
             raise StinPipeError(
@@ -114,59 +115,67 @@ def check_nodes(facts: Sequence[NodeFacts], *, need_bytes: int, warn: Callable[[
                 f"{others.host} {'lacks ' + ', '.join(others.lacking) if others.lacking else 'can'}; "
                 "install the same build on all nodes"
             )
+
     if first.lacking:
-        warn(f"ffmpeg cannot decode {', '.join(first.lacking)}; videos of these codecs will fail")
+        warn(f"ffmpeg cannot decode {', '.join(first.lacking)}; videos in these codecs will fail")
     free = min(node.free_bytes for node in facts)
     if free < need_bytes:
         warn(
-            f"{free / 2**30:.1f} GiB of disk free, and about {need_bytes / 2**30:.1f} GiB are needed; "
-            "should it run full, free some room and give the same command again"
+            f"{free / 2**30:.1f} GiB of disk are free and about {need_bytes / 2**30:.1f} GiB are needed; "
+            "if the disk fills up, free some space and run the same command again"
         )
 
 
-def choose_flow(found: Sequence[tuple[str, str]], *, allow_mixed: bool) -> str:
-    """Return the back end for all nodes of a cluster, from what `auto` is on each.
+def choose_flow(own_backends: Sequence[tuple[str, str]], *, allow_mixed: bool) -> str:
+    """Return the back end for all nodes of a cluster, from what `auto` means on each.
 
     Args:
-        found: (host, back end) of each node.
+        own_backends: (host, back end) of each node.
         allow_mixed: let every node use its own.
 
     Raises:
-        StinPipeError: the nodes differ, and that was not allowed.
+        StinPipeError: the nodes differ and `allow_mixed` is off.
     """
-    backends = sorted({backend for _, backend in found})
+    backends = sorted({backend for _, backend in own_backends})
     if len(backends) == 1:
         return backends[0]
     if allow_mixed:
         return MIXED
-    named = "; ".join(
-        f"{backend}: {', '.join(sorted({host for host, own in found if own == backend})[:5])}"
+
+    nodes = "; ".join(
+        f"{backend}: {', '.join(sorted({host for host, own in own_backends if own == backend})[:5])}"
         for backend in backends
     )
     raise StinPipeError(
-        f"the nodes of the cluster differ in the flow back end that suits them ({named}), and flow of "
-        "different ones differs in its last digits; give --flow cuda (the other nodes then stay idle), "
+        f"the nodes of the cluster differ in their best flow back end ({nodes}), and the flow of different "
+        "back ends differs in its last digits; give --flow cuda (nodes without a GPU then stay idle), "
         "--flow cpu, or --allow-mixed-flow"
     )
 
 
-def _problem(asked: Preflight) -> str:
-    token = asked.extract_dir / asked.token
+def _problem(preflight: Preflight) -> str:
+    """Return what keeps this node from working on the run; empty if nothing does."""
+    folder = preflight.extract_dir
+    token = folder / preflight.token
     try:
-        if token.read_bytes() != asked.token.encode():
-            return f"{asked.extract_dir} is another folder here; put the run on a path that all nodes share"
-        answer = token.with_name(f"{asked.token}-{socket.gethostname()}-{os.getpid()}")
+        # The same path can be another disk on another node; only the content of a fresh file tells.
+        if token.read_bytes() != preflight.token.encode():
+            return f"{folder} is another folder here; put the run on a path that all nodes share"
+        answer = token.with_name(f"{preflight.token}-{socket.gethostname()}-{os.getpid()}")
         publish_bytes(answer, b"written")
     except FileNotFoundError:
-        return f"{asked.extract_dir} is not the run's folder here; put the run on a path that all nodes share"
+        return f"{folder} is not the run's folder here; put the run on a path that all nodes share"
     except OSError as error:
-        return f"{asked.extract_dir} cannot be written here: {error.strerror}"
+        return f"{folder} cannot be written here: {error.strerror}"
+
     try:
-        if asked.video is not None:
-            with asked.video.open("rb") as handle:
+        if preflight.video is not None:
+            with preflight.video.open("rb") as handle:
                 handle.read(1)
     except OSError as error:
-        return f"{asked.video} cannot be read here ({error.strerror}); put the videos on a shared path too"
+        return (
+            f"{preflight.video} cannot be read here ({error.strerror}); put the videos on a shared path too"
+        )
     return ""
 
 

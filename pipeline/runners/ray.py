@@ -1,7 +1,7 @@
-"""Run shard tasks on Ray: a local Ray where no cluster is given, else the cluster at an address.
+"""Make shards on Ray: on this machine, or on the cluster at an address.
 
-One actor is one slot of one CPU (or of a share of a GPU). An actor or node that dies costs only the shard
-that it had in hand: the shard is given to a new actor.
+An actor is one slot: one CPU, or a share of a GPU. An actor or node that dies costs only the work on its
+current shard, which goes to another actor.
 """
 
 import socket
@@ -39,22 +39,22 @@ def run_ray(
     poll_s: float = 1.0,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[ShardReport | None]:
-    """Yield a report for each shard as it is finished, and None every `poll_s` seconds in between.
+    """Yield a report for each finished shard, and None every `poll_s` seconds in between.
 
     Args:
         tasks: the shards to make.
         num_workers: slots; None is one for each CPU of the cluster.
         address: of an existing cluster; None starts Ray on this machine.
         gpus_per_worker: share of a GPU that a slot with flow on cuda asks for.
-        cpus_per_worker: CPUs that such a slot takes to decode and encode.
-        need_bytes: disk that the shards will take, by estimate.
+        cpus_per_worker: CPUs that such a slot uses to decode and encode.
+        need_bytes: estimated disk of the shards.
         warn: called with what a person should know.
         poll_s: longest silence.
-        stop: when it becomes true, no further shard is begun.
+        stop: once it is true, no further shard starts.
 
     Raises:
-        StinPipeError: no cluster at the address, a node that cannot work, resources that the cluster does
-            not have, or a shard on which workers died again and again.
+        StinPipeError: no cluster at the address, a node that cannot work, too few resources, workers that
+            cannot start, or a shard on which workers died again and again.
     """
     address = cluster_address(address)
     with _session(address, num_workers) as ray:
@@ -64,8 +64,8 @@ def run_ray(
         require_room(offers, kinds)
         if address:
             working = [node for node, resources in nodes if any(kind.fits(resources) for kind in kinds)]
-            _look_at_nodes(ray, working, tasks, need_bytes, warn)
-        _say_narrow_memory(offers, kinds, num_workers, warn)
+            _check_nodes(ray, working, tasks, need_bytes, warn)
+        _warn_of_narrow_memory(offers, kinds, num_workers, warn)
 
         slots = Slots(ray, kinds, num_workers, lambda: [resources for _, resources in _nodes(ray)], warn)
         yield from _drive(ray, tasks, slots, poll_s, stop)
@@ -93,40 +93,40 @@ def _own_flow() -> tuple[str, str]:
 
 
 def _nodes(ray: Any) -> list[tuple[str, dict[str, float]]]:
-    """Return (id, resources) of the nodes that are alive."""
+    """Return the id and resources of each node that is alive."""
     return [(node["NodeID"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
-def _say_narrow_memory(
+def _warn_of_narrow_memory(
     nodes: Sequence[dict[str, float]],
     kinds: Sequence[SlotKind],
     num_workers: int | None,
     warn: Callable[[str], None],
 ) -> None:
-    """Tell the person where memory allows fewer workers than CPUs do."""
-    held = sum(kind.fits(node) for kind in kinds for node in nodes)
-    free = sum(replace(kind, memory_bytes=0).fits(node) for kind in kinds for node in nodes)
-    wanted = min(num_workers or free, free)
-    if held < wanted:
+    """Warn where memory allows fewer workers than the CPUs do."""
+    by_memory = sum(kind.fits(node) for kind in kinds for node in nodes)
+    by_cpus = sum(replace(kind, memory_bytes=0).fits(node) for kind in kinds for node in nodes)
+    expected = min(num_workers or by_cpus, by_cpus)
+    if by_memory < expected:
         need = kinds[0].memory_bytes / 2**30
-        warn(f"{held} workers rather than {wanted}: each asks Ray for {need:.2g} GiB of memory")
+        warn(f"{by_memory} workers instead of {expected}: each asks Ray for {need:.2g} GiB of memory")
 
 
-def _look_at_nodes(
+def _check_nodes(
     ray: Any,
     nodes: Sequence[str],
     tasks: Sequence[ShardTask],
     need_bytes: int,
     warn: Callable[[str], None],
 ) -> None:
-    """Ask every node that will work what it sees, before any work."""
+    """Check every node that will work, before any of them starts."""
     videos = (task.root / video.path for task in tasks for video in task.shard.videos)
     video = next((path for path in videos if path.is_file()), None)
-    asked = begin_preflight(tasks[0].extract_dir, video=video, flow_backend=tasks[0].params.flow_backend)
+    preflight = begin_preflight(tasks[0].extract_dir, video=video, flow_backend=tasks[0].params.flow_backend)
     try:
-        check_nodes(_ask_nodes(ray, nodes, node_facts, asked), need_bytes=need_bytes, warn=warn)
+        check_nodes(_ask_nodes(ray, nodes, node_facts, preflight), need_bytes=need_bytes, warn=warn)
     finally:
-        end_preflight(asked)
+        end_preflight(preflight)
 
 
 def _ask_nodes(ray: Any, nodes: Sequence[str], question: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -150,33 +150,36 @@ def _ask_nodes(ray: Any, nodes: Sequence[str], question: Callable[..., Any], *ar
             f"a node of the Ray cluster did not answer within {PREFLIGHT_S:g} s; look at `ray status`"
         ) from error
     except ray.exceptions.RayError as error:
-        first = str(error).strip().splitlines()[-1][:200]
+        # Ray's text begins with its own frames; the last line is the reason.
+        reason = str(error).strip().splitlines()[-1][:200]
         raise StinPipeError(
-            f"a node of the Ray cluster cannot run stin-pipe ({first}); install the same version on all nodes"
+            f"a node of the Ray cluster cannot run stin-pipe ({reason}); "
+            "install the same version on all nodes"
         ) from error
 
 
 def _drive(
     ray: Any, tasks: Sequence[ShardTask], slots: Slots, poll_s: float, stop: Callable[[], bool]
 ) -> Iterator[ShardReport | None]:
-    """Keep every slot at work on one shard at a time."""
+    """Keep every slot busy with one shard at a time."""
     waiting = list(reversed(tasks))
     tries = dict.fromkeys((task.shard.name for task in tasks), 0)
-    while waiting or slots.in_hand:
+    while waiting or slots.busy:
         if stop():
             waiting.clear()
         slots.start_missing(len(waiting))
         while waiting and slots.idle:
             slots.give(waiting.pop())
+
         finished = slots.wait(poll_s)
         if not finished:
             yield None
         for reference in finished:
-            slot, task = slots.in_hand.pop(reference)
+            slot, task = slots.busy.pop(reference)
             try:
                 report = ray.get(reference)
             except ray.exceptions.RayActorError as error:
-                if stop():
+                if stop():  # the signal that stops the run may have reached the workers too
                     continue
                 tries[task.shard.name] += 1
                 if tries[task.shard.name] >= MAX_TRIES:

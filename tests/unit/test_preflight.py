@@ -117,7 +117,11 @@ def test_slots_of_a_node(node: dict[str, float], cpu: int, cuda: int, mixed: tup
         ([{"GPU": 1.0}], "cpu", "has no CPU to work on"),
         ([{"CPU": 4.0}], "cuda", r"needs 0\.25 GPU a worker, but the Ray cluster has 0"),
         ([{"CPU": 4.0, "memory": GIB / 8}], "cpu", r"a worker needs 0\.75 GiB of memory, .* 0\.12 GiB"),
-        ([{"CPU": 4.0, "GPU": 1, "memory": GIB}], "cuda", "no node of the Ray cluster with a GPU and a CPU"),
+        (
+            [{"CPU": 4.0, "GPU": 1, "memory": GIB}],
+            "cuda",
+            "largest node of the cluster with a GPU and a CPU offers 1 GiB",
+        ),
     ],
 )
 def test_a_cluster_without_room_is_refused_at_once(nodes, backend: str, message: str) -> None:

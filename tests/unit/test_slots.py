@@ -14,15 +14,21 @@ from stin_pipe.stin.shards.errors import StinPipeError
 
 
 class ActorDied(Exception):
-    pass
+    actor_init_failed = False
+
+
+class CannotImport(ActorDied):
+    actor_init_failed = True
 
 
 class StandIn:
     """The part of ray that slots use; `make` decides what a shard's making gives or raises."""
 
-    def __init__(self, make: Callable[[str, int], ShardReport]) -> None:
+    def __init__(
+        self, make: Callable[[str, int], ShardReport], start: Callable[[int], None] = lambda _number: None
+    ) -> None:
         self.exceptions = SimpleNamespace(RayActorError=ActorDied, RayTaskError=KeyError)
-        self.make, self.actors, self.asked = make, [], []
+        self.make, self.start, self.actors, self.asked = make, start, [], []
         self.answers: dict[object, Callable[[], object]] = {}
 
     def remote(self, **resources: object):
@@ -41,7 +47,7 @@ class StandIn:
             return SimpleNamespace(remote=call)
 
         actor = Actor()
-        actor.ready = method(lambda: None)
+        actor.ready = method(lambda: self.start(number))
         actor.make = method(lambda task: self.make(task.shard.name, number))
         self.actors.append((flow_backend, num_threads))
         return actor
@@ -62,7 +68,14 @@ def report(shard: str) -> ShardReport:
     return ShardReport(shard=shard, num_done=1, num_failed=0, num_frames=2, seconds=0.0)
 
 
-def drive(ray: StandIn, nodes: Callable[[], list], *, backend: str = "cpu", num_workers: int | None = None):
+def drive(
+    ray: StandIn,
+    nodes: Callable[[], list],
+    *,
+    backend: str = "cpu",
+    num_workers: int | None = None,
+    warn=print,
+):
     params = ExtractParams(size=None, short_side=32, bound_px=2.5, flow_backend=backend)
     tasks = [
         ShardTask(
@@ -75,7 +88,7 @@ def drive(ray: StandIn, nodes: Callable[[], list], *, backend: str = "cpu", num_
         )
         for number in range(6)
     ]
-    slots = Slots(ray, slot_kinds(backend, 0.25, 2, nodes()), num_workers, nodes)
+    slots = Slots(ray, slot_kinds(backend, 0.25, 2, nodes()), num_workers, nodes, warn)
     return [item.shard for item in _drive(ray, tasks, slots, 0.001, lambda: False) if item]
 
 
@@ -123,3 +136,23 @@ def test_mixed_nodes_get_slots_of_both_kinds_gpus_first() -> None:
     ray = StandIn(lambda shard, _actor: report(shard))
     assert len(drive(ray, lambda: [NODE, gpu], backend="mixed")) == 6
     assert ray.actors == [("cuda", 4), ("cuda", 4), ("cpu", 1)]
+
+
+def test_actors_that_cannot_import_their_code_end_the_run_with_their_traceback() -> None:
+    def start(_number: int) -> None:
+        raise CannotImport("Traceback:\n  File 'slots.py'\n    import h5py\nImportError: no h5py")
+
+    with pytest.raises(StinPipeError, match="a worker process cannot start: ImportError: no h5py") as error:
+        drive(StandIn(lambda shard, _actor: report(shard), start), lambda: [NODE, NODE])
+    assert "File 'slots.py'" in str(error.value)
+
+
+def test_one_node_that_cannot_import_is_left_out_with_one_warning() -> None:
+    def start(number: int) -> None:
+        if number > 0:
+            raise CannotImport("ImportError: no h5py")
+
+    ray, warnings = StandIn(lambda shard, _actor: report(shard), start), []
+    assert len(drive(ray, lambda: [NODE, NODE, NODE], warn=warnings.append)) == 6
+    assert len(ray.actors) == 3
+    assert len(warnings) == 1 and "continuing with the workers that did start" in warnings[0]
