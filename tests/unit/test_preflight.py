@@ -65,7 +65,7 @@ def test_nodes_whose_ffmpeg_lacks_codecs_are_refused_or_told() -> None:
         with pytest.raises(StinPipeError, match="ffmpeg of node b cannot decode vp9, that of node a can"):
             check_nodes(nodes, need_bytes=0, warn=print)
     check_nodes([poor, replace(poor, host="c")], need_bytes=0, warn=warnings.append)
-    assert "ffmpeg cannot decode vp9; videos of these codecs will fail" in warnings
+    assert "ffmpeg cannot decode vp9; videos in these codecs will fail" in warnings
 
 
 def test_a_node_that_cannot_run_the_flow_back_end_says_so(tmp_path: Path, monkeypatch) -> None:
