@@ -67,6 +67,7 @@ def train_on_ray(
     runtime: Runtime,
     extraction: Mapping[str, Any] | None = None,
     on_progress: OnProgress = lambda _event: None,
+    handle_signals: bool = True,
 ) -> TrainResult:
     """Train a stream as ``train_stream`` does, with several processes.
 
@@ -81,6 +82,7 @@ def train_on_ray(
         runtime: ``device`` cpu keeps the workers off GPUs.
         extraction: settings that the model file keeps.
         on_progress: called in this process, about once a second.
+        handle_signals: see ``train_stream``.
 
     Raises:
         StinPipeError: if Ray Train is not installed, the cluster is too small, or the training fails.
@@ -92,27 +94,22 @@ def train_on_ray(
     shutil.rmtree(folder.path, ignore_errors=True)  # left by a launch that was killed
     folder.path.mkdir(parents=True)
 
-    # Without a cluster, more workers than cores are slow; Ray would wait for the missing cores for ever.
+    task = _Task(
+        config=replace(config, init=str(Path(config.init).absolute()) if config.init else ""),
+        manifest=manifest,
+        extract_dir=Path(extract_dir).absolute(),
+        out_dir=out_dir,
+        split=split,
+        runtime=runtime,
+        extraction=dict(extraction or {}),
+        num_threads=int(os.environ.get("OMP_NUM_THREADS", "0")),
+    )
+    # More workers than cores are slow, but with fewer CPUs than workers Ray would wait for ever.
     num_cpus = max(num_workers.most, usable_cpus())
     try:
         with ray_session(cluster_address(address), num_cpus=num_cpus, advice="check --address") as ray:
-            use_gpu = _place(ray, num_workers, runtime)
-            trainer = _trainer(
-                num_workers,
-                use_gpu=use_gpu,
-                storage=folder.path,
-                task=_Task(
-                    config=replace(config, init=str(Path(config.init).absolute()) if config.init else ""),
-                    manifest=manifest,
-                    extract_dir=Path(extract_dir).absolute(),
-                    out_dir=out_dir,
-                    split=split,
-                    runtime=runtime if use_gpu else replace(runtime, device="cpu"),
-                    extraction=dict(extraction or {}),
-                    num_threads=int(os.environ.get("OMP_NUM_THREADS", "0")),
-                ),
-            )
-            return _watch(trainer, folder, on_progress)
+            trainer = _trainer(num_workers, task, use_gpu=_place(ray, num_workers, runtime))
+            return _watch(trainer, folder, on_progress, handle_signals=handle_signals)
     finally:
         shutil.rmtree(folder.path, ignore_errors=True)
 
@@ -165,7 +162,9 @@ def _work(settings: dict[str, Any]) -> None:
         raise  # the others may be waiting for this process; Ray ends them
 
 
-def _watch(trainer: Any, folder: LaunchFolder, on_progress: OnProgress) -> TrainResult:
+def _watch(
+    trainer: Any, folder: LaunchFolder, on_progress: OnProgress, *, handle_signals: bool
+) -> TrainResult:
     """Let Ray train in a thread, pass events on to the caller and a signal to the workers."""
     failure: list[BaseException] = []
 
@@ -179,7 +178,7 @@ def _watch(trainer: Any, folder: LaunchFolder, on_progress: OnProgress) -> Train
     thread = threading.Thread(target=fit, daemon=True)
     reader = EventReader(folder, on_progress)
     stop_at, end_at = 0.0, 0.0  # when the workers were asked to stop, and when one of them ended the training
-    with StopSignal() as stop:
+    with StopSignal(handle_signals=handle_signals) as stop:
         thread.start()
         while thread.is_alive():
             thread.join(POLL_S)
@@ -234,9 +233,12 @@ def _place(ray: Any, num_workers: WorkerCount, runtime: Runtime) -> bool:
     return use_gpu
 
 
-def _trainer(num_workers: WorkerCount, *, use_gpu: bool, storage: Path, task: _Task) -> Any:
+def _trainer(num_workers: WorkerCount, task: _Task, *, use_gpu: bool) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
+
+    if not use_gpu:  # `auto` on a worker would take a GPU that Ray has not reserved for it
+        task = replace(task, runtime=replace(task.runtime, device="cpu"))
 
     elastic = num_workers.least < num_workers.most
     try:
@@ -249,12 +251,15 @@ def _trainer(num_workers: WorkerCount, *, use_gpu: bool, storage: Path, task: _T
             f"--train-workers {num_workers}: this Ray cannot change the number of workers while it trains "
             f"({first_line(error)}); give one number, or update ray"
         ) from error
+
     return TorchTrainer(
         _work,
         train_loop_config={"task": task},
         torch_config=TorchConfig(backend=BACKEND_GPU if use_gpu else BACKEND_CPU),
         scaling_config=scaling,
         run_config=RunConfig(
-            name="ray", storage_path=str(storage), failure_config=FailureConfig(max_failures=MAX_FAILURES)
+            name="ray",
+            storage_path=str(task.folder.path),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
         ),
     )

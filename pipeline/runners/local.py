@@ -40,6 +40,8 @@ def run_local(
                         yield report
                     if not finished:
                         yield None
+
+                    # A future that a process has taken cannot be cancelled; its shard is finished.
                     if stop():
                         for future in [future for future in futures if future.cancel()]:
                             waiting.remove(futures.pop(future))

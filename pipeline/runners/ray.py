@@ -25,6 +25,7 @@ from stin_pipe.stin.processes.ray_session import cluster_address, ray_session
 from stin_pipe.stin.shards.errors import StinPipeError, first_line
 
 PREFLIGHT_S = 120.0
+"""A node imports our libraries for the first time here, perhaps from a cold network file system."""
 
 
 def run_ray(
@@ -138,6 +139,7 @@ def _ask_nodes(ray: Any, nodes: Sequence[str], question: Callable[..., Any], *ar
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     try:
+        # They ask for no CPU, or a busy node would answer only when its own work is done.
         answers = [
             ray.remote(num_cpus=0, max_retries=0)(question)
             .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
@@ -162,8 +164,9 @@ def _drive(
     ray: Any, tasks: Sequence[ShardTask], slots: Slots, poll_s: float, stop: Callable[[], bool]
 ) -> Iterator[ShardReport | None]:
     """Keep every slot busy with one shard at a time."""
-    waiting = list(reversed(tasks))
+    waiting = list(reversed(tasks))  # taken from its end, in the order of the plan
     tries = dict.fromkeys((task.shard.name for task in tasks), 0)
+
     while waiting or slots.busy:
         if stop():
             waiting.clear()
@@ -174,6 +177,7 @@ def _drive(
         finished = slots.wait(poll_s)
         if not finished:
             yield None
+
         for reference in finished:
             slot, task = slots.busy.pop(reference)
             try:
@@ -187,7 +191,9 @@ def _drive(
                 waiting.append(task)
                 continue
             except ray.exceptions.RayTaskError as error:
+                # The shard's own exception, such as a full disk: another actor would meet it too.
                 raise error.cause if isinstance(error.cause, Exception) else _died(task, error) from error
+
             slots.idle.append(slot)
             yield report
 

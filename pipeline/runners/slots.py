@@ -15,6 +15,7 @@ from stin_pipe.stin.processes.worker_start import cannot_start
 from stin_pipe.stin.shards.errors import StinPipeError
 
 START_S = 600.0
+"""An autoscaler may need minutes to bring up the first node."""
 
 WORKER_BYTES = 768 * 1024**2
 """Memory that a slot asks Ray for: what a worker and its ffmpeg need for 1080p video, with some to spare."""
@@ -134,6 +135,7 @@ class Slots:
         warn: Callable[[str], None] = lambda _line: None,
     ) -> None:
         self._ray, self._kinds, self._num_workers, self._nodes = ray, kinds, num_workers, nodes
+        # Ray itself places the actors; the sums over nodes only say how many it can place.
         self._types = {
             kind: ray.remote(num_cpus=kind.num_cpus, num_gpus=kind.num_gpus, memory=kind.memory_bytes)(_Slot)
             for kind in kinds
@@ -160,6 +162,7 @@ class Slots:
 
         for kind in self._kinds:
             alive = [*self.idle, *(slot for slot, _ in self.busy.values()), *self.starting.values()]
+            # Counted again each time: nodes come and go, and so do actors.
             missing = sum(kind.fits(node) for node in nodes)
             missing -= sum(self._kind_of[slot] is kind for slot in alive) + self._failed_starts[kind]
             for _ in range(min(missing, useful)):

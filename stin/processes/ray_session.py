@@ -47,6 +47,7 @@ def ray_session(address: str | None, *, num_cpus: int, advice: str) -> Iterator[
         StinPipeError: no cluster at the address, or Ray does not start.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Otherwise Ray hides the GPUs from tasks that ask for none, such as the questions to each node.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
     from ray.job_config import JobConfig

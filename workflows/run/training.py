@@ -175,9 +175,10 @@ def train_locked(
             "runtime": options.runtime,
             "extraction": extraction_of(run),
             "on_progress": on_event,
+            "handle_signals": handle_signals,
         }
         if options.train_workers is None:
-            return train_stream(config, **job, handle_signals=handle_signals)
+            return train_stream(config, **job)
         least, most = options.train_workers
         workers = WorkerCount(least=least, most=most)
         return train_on_ray(config, num_workers=workers, address=options.address, **job)
