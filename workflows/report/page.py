@@ -26,7 +26,7 @@ class Page:
 def render_page(template: str, **values: Any) -> str:
     """Fill a template of this package and return HTML, all of it UTF-8; every value is escaped."""
     environment = Environment(
-        loader=PackageLoader("workflows", "report"),
+        loader=PackageLoader("stin_pipe.workflows.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
