@@ -95,7 +95,7 @@ def test_the_search_finds_a_class(browser, large) -> None:
     label = CLASSES.index("Throw q")
     right = int((found.scores.argmax(1) == label)[found.labels == label].sum())
     readout = browser.run("document.getElementById('matrix-readout').textContent")
-    assert readout == f"class Throw q: {right} of 2 videos right"
+    assert readout == f"class Throw q: {right} of 2 videos correct"
 
 
 def test_the_matrix_tells_truth_answer_and_count_by_pointer_and_by_key(browser, large) -> None:
@@ -103,7 +103,7 @@ def test_the_matrix_tells_truth_answer_and_count_by_pointer_and_by_key(browser, 
     found = large.result.fused
     truth, guess = int(found.labels[0]), int(found.scores[0].argmax())
     count = int(((found.labels == truth) & (found.scores.argmax(1) == guess)).sum())
-    told = f"truth {CLASSES[truth]}, answer {CLASSES[guess]}: {count} of 2 videos"
+    told = f"true class {CLASSES[truth]}, predicted {CLASSES[guess]}: {count} of 2 videos"
     read = "document.getElementById('matrix-readout').textContent"
     browser.hover(f"#matrix tbody tr:nth-child({truth + 1}) td:nth-child({guess + 2})")
     assert browser.run(read) == told
@@ -113,7 +113,9 @@ def test_the_matrix_tells_truth_answer_and_count_by_pointer_and_by_key(browser, 
     for _ in range(guess):
         browser.press("ArrowRight")
     browser.press("ArrowLeft")
-    assert browser.run(read).startswith(f"truth {CLASSES[truth]}, answer {CLASSES[max(0, guess - 1)]}: ")
+    assert browser.run(read).startswith(
+        f"true class {CLASSES[truth]}, predicted {CLASSES[max(0, guess - 1)]}: "
+    )
     browser.press("ArrowUp" if truth else "ArrowLeft")
     assert browser.run("document.activeElement.tagName") == "TD"
 
@@ -197,5 +199,5 @@ def test_a_screen_reader_finds_names(browser, large) -> None:
     buttons = [name for role, name in named if role == "button"]
     assert buttons[:5] == ["class", "videos", "spatial", "temporal", "fused"]
     assert [name for role, name in named if role == "grid"] == [
-        "Confusion matrix: rows are true classes, columns answers"
+        "Confusion matrix: rows are true classes, columns are predictions"
     ]

@@ -1,15 +1,12 @@
 """The page of all splits: the numbers of all.json, links to each split's report, hostile names as text."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.stin.results.split_mean import mean_of_splits
 from stin_pipe.workflows.report.splits import render_splits
-from stin_pipe.workflows.report.text import mean_of_splits
-from stin_pipe.workflows.terminal.output import Output
 
 
 @pytest.fixture
@@ -18,18 +15,17 @@ def value(made_report, tmp_path: Path):
     made = made_report.make_report(tmp_path, ("a", "b", "c"), models=False)
     other = made_report.make_report(tmp_path / "other", ("a", "b", "c"), models=False, seed=3).result
     other = replace(other, split="2", metrics=other.metrics | {"split": "2"})
-    manifest = Manifest.load(made.run.manifest)
-    (made.run.path / "fuse-eval").mkdir()
-    found = mean_of_splits(
-        Output(as_json=True, command="fuse-eval"), made.run, manifest, [made.result, other]
-    )
-    return found, made.run.path / "fuse-eval"
+    folder = made.run.path / "fuse-eval"
+    folder.mkdir()
+    page = folder / "report.html"
+    mean = mean_of_splits([made.result, other], dataset="folder", report=str(page))
+    page.write_text(render_splits(made.run.path.name, mean))
+    return mean, folder
 
 
 def test_the_page_lies_beside_its_numbers_and_links_to_each_split(value, browser) -> None:
-    found, folder = value
+    mean, folder = value
     page = folder / "report.html"
-    assert found["report"] == str(page) and json.loads((folder / "all.json").read_text()) == found
     browser.open(page, width=360, height=740)
     assert browser.errors == [] and browser.requests == [page.as_uri()]
     assert browser.run("document.documentElement.scrollWidth") == 360
@@ -40,31 +36,28 @@ def test_the_page_lies_beside_its_numbers_and_links_to_each_split(value, browser
         "[...r.cells].map(c => c.firstChild.textContent)))"
     )
     for row, stream in zip(rows[0], ("spatial", "temporal", "fused"), strict=True):
-        assert row[:2] == [stream, f"{100 * found[stream]['top1']:.1f}"]
-    fused = [f"{100 * item['fused']['top1']:.1f}" for item in found["splits"]]
+        assert row[:2] == [stream, f"{100 * mean[stream]['top1']:.1f}"]
+    fused = [f"{100 * item['fused']['top1']:.1f}" for item in mean["splits"]]
     assert [row[4] for row in rows[1]] == fused
-    spread = f"± {100 * found['spread']['fused']['top1']:.1f}"
+    spread = f"± {100 * mean['spread']['fused']['top1']:.1f}"
     assert spread in browser.run("document.querySelector('tr.fused').textContent")
 
 
 def test_weights_that_differ_between_splits_are_given_by_split(made_report, tmp_path: Path) -> None:
     """Chosen on held-out videos, each split has its own."""
     made = made_report.make_report(tmp_path, ("a", "b", "c"), models=False)
-    manifest = Manifest.load(made.run.manifest)
-    (made.run.path / "fuse-eval").mkdir()
     for weights, common in (([0.4, 0.6], None), ([1.0, 1.5], [1.0, 1.5])):
-        metrics = made.result.metrics | {"fusion_weights": weights}
+        metrics = made.result.metrics | {"split": "2", "fusion_weights": weights}
         other = replace(made.result, split="2", metrics=metrics)
-        output = Output(as_json=True, command="fuse-eval")
-        found = mean_of_splits(output, made.run, manifest, [made.result, other])
-        assert found["fusion_weights"] == common
-        assert found["fusion_weights_by_split"] == {"1": [1.0, 1.5], "2": weights}
+        mean = mean_of_splits([made.result, other], dataset="folder", report="")
+        assert mean["fusion_weights"] == common
+        assert mean["fusion_weights_by_split"] == {"1": [1.0, 1.5], "2": weights}
 
 
 def test_names_are_text_and_one_split_has_no_spread(value) -> None:
-    found, _ = value
-    hostile = found | {"splits": [found["splits"][0] | {"split": "<b>\"'/../x"}]}
-    hostile["spread"] = {name: dict.fromkeys(metrics) for name, metrics in found["spread"].items()}
+    mean, _ = value
+    hostile = mean | {"splits": [mean["splits"][0] | {"split": "<b>\"'/../x"}]}
+    hostile["spread"] = {name: dict.fromkeys(metrics) for name, metrics in mean["spread"].items()}
     html = render_splits("<i>run</i>", hostile)
     assert "<b>" not in html and "<i>run" not in html and "±" not in html
     assert 'href="split%3Cb%3E%22%27/../x/report.html"' in html

@@ -1,15 +1,12 @@
-"""Charts as geometry: lines, marks and ticks in the units of an SVG box, drawn by the template."""
+"""Charts as geometry: lines, marks and ticks in the units of an SVG box; the template draws them."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from stin_pipe.stin.results.calibration import Calibration
 from stin_pipe.stin.results.stored import is_number, read_lines
-
-if TYPE_CHECKING:
-    from stin_pipe.stin.results.calibration import Calibration
 
 WIDTH, HEIGHT = 320.0, 150.0
 MAX_POINTS = 200
@@ -28,13 +25,13 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A chart in a box of WIDTH x HEIGHT; ticks are (place, label).
+    """A chart in a box of WIDTH x HEIGHT; ticks are (position, label).
 
     Attributes:
         title: what is drawn.
-        text: what it shows, in words, for those who do not see it.
+        text: what it shows, in words, for screen readers.
         lines: drawn in this order.
-        x_ticks, y_ticks: places in the units of the box, y down.
+        x_ticks, y_ticks: positions in the units of the box, y pointing down.
         x_label: meaning of the horizontal axis.
         diagonal: whether to draw the line on which both axes are equal.
     """
@@ -52,10 +49,10 @@ Series = Sequence[tuple[float, float]]
 
 
 def training_charts(folder: Path, stream: str) -> list[Chart]:
-    """Return the loss and the held-out top-1 of a training folder; none where it has no record."""
+    """Return the loss and the held-out top-1 of a training; nothing where its folder has no log."""
     records = read_lines(folder / "metrics.jsonl")
     charts = []
-    for kind, key, title in (("train", "loss", "training loss"), ("val", "top1", "top-1 held out")):
+    for kind, key, title in (("train", "loss", "training loss"), ("val", "top1", "held-out top-1")):
         series = [
             (float(record["step"]), float(record[key]))
             for record in records
@@ -66,18 +63,22 @@ def training_charts(folder: Path, stream: str) -> list[Chart]:
     return charts
 
 
-def reliability_chart(name: str, found: "Calibration") -> Chart:
-    """Return how often answers of each sureness are right; the larger a dot, the more videos."""
-    bins = [item for item in found.bins if item.count]
+def reliability_chart(name: str, calibration: Calibration) -> Chart:
+    """Return accuracy over confidence; the larger a dot, the more videos."""
+    bins = [item for item in calibration.bins if item.count]
     most = max(item.count for item in bins)
     scale = _Scale(x=(0.0, 1.0), y=(0.0, 1.0))
+
+    # By the root, so that a dot's area stands for its videos.
     series = [(item.confidence, item.accuracy) for item in bins]
     radii = [1.5 + 4.5 * math.sqrt(item.count / most) for item in bins]
     marks = tuple(
         (*scale.place(*point), round(radius, 1)) for point, radius in zip(series, radii, strict=True)
     )
+
     words = "; ".join(
-        f"said {item.confidence:.2f}, right {item.accuracy:.2f} ({item.count})" for item in bins
+        f"confidence {item.confidence:.2f}, accuracy {item.accuracy:.2f} ({item.count} videos)"
+        for item in bins
     )
     return Chart(
         title=name,
@@ -85,7 +86,7 @@ def reliability_chart(name: str, found: "Calibration") -> Chart:
         lines=(Line(style=name, name=name, points="", marks=marks),),
         x_ticks=scale.x_ticks((0.0, 0.5, 1.0), percent=True),
         y_ticks=scale.y_ticks((0.0, 0.5, 1.0), percent=True),
-        x_label="across: sureness, per cent; up: share right",
+        x_label="x: confidence, y: accuracy, per cent",
         diagonal=True,
     )
 
@@ -100,10 +101,12 @@ def line_chart(
     """
     if any(len(series) < 2 for series in lines.values()):
         raise ValueError("a line needs at least 2 points, got fewer")
+
     values = [point for series in lines.values() for point in series]
     xs, ys = [x for x, _ in values], [y for _, y in values]
     low, high = _round_range(min(ys), max(ys))
     scale = _Scale(x=(min(xs), max(xs)), y=(low, high))
+
     return Chart(
         title=title,
         text=text,
@@ -125,6 +128,8 @@ def line_chart(
 def _training_chart(series: Series, stream: str, title: str, *, share: bool) -> Chart:
     first, last = series[0], series[-1]
     best = max(value for _, value in series) if share else min(value for _, value in series)
+
+    # The text gives the numbers before thinning; the line's range is that of what is drawn.
     series = _thinned(series)
     values = [value for _, value in series]
     low, high = (0.0, 1.0) if share else _round_range(min(values), max(values))
@@ -172,7 +177,7 @@ def _round_range(low: float, high: float) -> tuple[float, float]:
 
 
 def _thinned(series: Series) -> Series:
-    """Average neighbouring values so that a long training stays a small picture; the last step is kept."""
+    """Average neighbouring values, so that a long training stays a small picture; the last step is kept."""
     width = -(-len(series) // MAX_POINTS)
     if width == 1:
         return series

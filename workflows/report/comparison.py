@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from stin_pipe.stin.results.comparison import Difference
 from stin_pipe.stin.results.side_by_side import StreamTable
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.workflows.report.page import render_page
@@ -15,7 +16,7 @@ WHISKER_MARGIN = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class ClassDifference:
-    """One class: its videos, each contender's share right, and the last one's lead over the first."""
+    """One class: its videos, the accuracy of each contender, and the lead of the last over the first."""
 
     name: str
     count: int
@@ -25,7 +26,7 @@ class ClassDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """One contender: how many of its videos do not count, and how its numbers were made."""
+    """One contender: how many of its videos are left out, and how its numbers were obtained."""
 
     name: str
     path: str
@@ -34,7 +35,7 @@ class Made:
 
 
 def check_page_path(path: Path, results: Sequence[Path]) -> None:
-    """Refuse a name for the page that would replace something else or make folders by mistake.
+    """Refuse a path for the page that would replace something else, or whose folder looks mistyped.
 
     Raises:
         StinPipeError: the file is one of the results, is not named as a page, or the folder above its folder
@@ -53,11 +54,13 @@ def check_page_path(path: Path, results: Sequence[Path]) -> None:
 
 def render_comparison(result: RunComparison) -> str:
     """Return the comparison as one HTML file that opens offline."""
+    # One reach for all lines of the page, so that their lengths can be compared.
     found = result.found
     widest = max(
         (abs(edge) for table in found.tables for item in table.comparisons for edge in _edges(item.top1)),
         default=0.0,
     )
+
     return render_page(
         "comparison.html.jinja",
         names=found.names,
@@ -81,18 +84,18 @@ def render_comparison(result: RunComparison) -> str:
 
 
 def class_differences(table: StreamTable) -> list[ClassDifference]:
-    """Return the classes of one stream, those first in which the last contender leads or lags most."""
+    """Return the classes of one stream; the largest difference between last and first comes first."""
     rows = [
         ClassDifference(
             name=name,
             count=count,
-            shares=tuple(item.by_class[place] for item in table.standings),
-            lead=table.standings[-1].by_class[place] - table.standings[0].by_class[place],
+            shares=tuple(item.by_class[label] for item in table.standings),
+            lead=table.standings[-1].by_class[label] - table.standings[0].by_class[label],
         )
-        for place, (name, count) in enumerate(table.classes)
+        for label, (name, count) in enumerate(table.classes)
     ]
     return sorted(rows, key=lambda row: (-abs(row.lead), row.name))
 
 
-def _edges(difference) -> Sequence[float]:
+def _edges(difference: Difference) -> Sequence[float]:
     return difference.interval.low, difference.interval.high

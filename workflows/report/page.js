@@ -1,5 +1,5 @@
 "use strict";
-// Everything is there to read without this script; it adds sorting, searching and the matrix's read-out.
+// The page is complete without this script, which adds sorting, searching and the read-out of the matrix.
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 const plain = (text) => text.trim().toLowerCase();
 
@@ -91,7 +91,7 @@ if (matrix) {
     const truth = document.createElement("bdi"), guess = document.createElement("bdi");
     truth.textContent = names[Number(cell.rowName.dataset.label)];
     guess.textContent = names[cell.column];
-    readout.replaceChildren("truth ", truth, ", answer ", guess, `: ${count} of ${total(cell.rowName)} videos`);
+    readout.replaceChildren("true class ", truth, ", predicted ", guess, `: ${count} of ${total(cell.rowName)} videos`);
   }
   function take(cell, focus) {
     if (current) current.tabIndex = -1;
@@ -152,7 +152,7 @@ if (matrix) {
       const name = document.createElement("bdi");
       name.textContent = names[found[0]];
       const row = [...matrix.tBodies[0].rows].find((item) => Number(item.dataset.label) === found[0]);
-      readout.replaceChildren("class ", name, `: ${row.dataset.hits} of ${total(row)} videos right`);
-    } else readout.textContent = `${found.length} classes found`;
+      readout.replaceChildren("class ", name, `: ${row.dataset.hits} of ${total(row)} videos correct`);
+    } else readout.textContent = `${found.length} classes match`;
   });
 }

@@ -15,8 +15,8 @@ KNOWN_STYLES = ("spatial", "temporal", "fused")
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """The parts of a page that are ours: style and script as they stand in it, and the policy that allows
-    nothing else: no other script, no fetch, no form, pictures only from the page itself."""
+    """The page's own style and script, and the policy that allows nothing else: no other script, no fetch, no
+    form, and pictures only from the page itself."""
 
     css: Markup
     js: Markup
@@ -24,7 +24,7 @@ class Page:
 
 
 def render_page(template: str, **values: Any) -> str:
-    """Fill a template of this package and return HTML, all of it UTF-8; every value is escaped."""
+    """Fill a template of this package and return HTML that is valid UTF-8; every value is escaped."""
     environment = Environment(
         loader=PackageLoader("stin_pipe.workflows.report", "."),
         autoescape=True,
@@ -44,17 +44,17 @@ def render_page(template: str, **values: Any) -> str:
 
 
 def percent(share: float | None) -> str:
-    """Return a share as per cent with one digit; a dash where there is none."""
+    """Return a share in per cent with one decimal; a dash for None."""
     return "–" if share is None or math.isnan(share) else f"{100 * share:.1f}"
 
 
 def points(difference: float) -> str:
-    """Return a difference of shares as points with their sign."""
+    """Return a difference of shares in percentage points, with its sign."""
     return f"{100 * difference:+.1f}".replace("-", "\u2212")
 
 
 def p_value(p: float) -> str:
-    """Return a p value as people write it."""
+    """Return a p value as papers print it."""
     return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 

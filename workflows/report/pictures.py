@@ -1,23 +1,22 @@
-"""Pictures of a few telling videos: frames, flow in colours, and what each stream looked at.
+"""Pictures of a few example videos: frames, flow in colours, and what each stream looked at.
 
-Read from the shards through the reader, drawn small, and kept in the page itself as data URIs.
+They are read from the shards, drawn small, and kept in the page itself as data URIs.
 """
 
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
+from stin_pipe.pipeline.flow.colour import flow_to_colour, full_length
+from stin_pipe.stin.clips.read_clips import ClipShape
+from stin_pipe.stin.network.model_file import TrainedModel
+from stin_pipe.stin.scoring.maps import StreamMaps, stream_maps
 from stin_pipe.stin.shards.codec import dequantise_flow
-
-if TYPE_CHECKING:
-    from stin_pipe.stin.network.model_file import TrainedModel
-    from stin_pipe.stin.scoring.maps import StreamMaps
-    from stin_pipe.stin.shards.reader import ShardReader
-    from stin_pipe.stin.shards.schema import ManifestVideo
+from stin_pipe.stin.shards.reader import ShardReader
+from stin_pipe.stin.shards.schema import ManifestVideo
 
 NUM_TILES = 6
 TILE_PX = 208
@@ -28,12 +27,12 @@ VIDEOS_A_GROUP = 3
 SPATIAL_RGB, TEMPORAL_RGB = (110, 176, 255), (255, 170, 92)
 MAP_STRENGTH = 0.9
 FULL_ATTENTION = 3.0
-"""Multiples of even attention that get the full colour, unless a video has more."""
+"""Multiples of uniform attention that get the full colour, unless a video has more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """A video worth showing: its row in the fused scores, and the group that it stands for."""
+    """A video to show: its row in the fused scores, and the group that it is an example of."""
 
     row: int
     group: str
@@ -41,17 +40,17 @@ class Chosen:
 
 @dataclass(frozen=True, kw_only=True)
 class Strip:
-    """Pictures of one video, side by side in order of time; each a data URI, or "" where there is none.
+    """Pictures of one video in order of time; each is a data URI, or "" where there is none.
 
     Attributes:
-        frames: numbers of the frames shown.
+        frames: numbers of the frames.
         rgb: the frames.
         flow: the flow field that begins at each frame.
-        differences: apparent differences of the spatial stream over the frames; empty without.
-        attention: attention of the temporal stream over the frames; empty without.
-        difference_frames, attention_frames: the frames that these lie over, at which their clips begin.
-        full_px: motion in pixels a frame (stored size) with the full colour.
-        attention_peak: the most that a place gets, in multiples of even attention; 0 without.
+        differences: appearance differences of the spatial stream over frames; empty for a plain stream.
+        attention: attention of the temporal stream over frames; empty for a plain stream.
+        difference_frames, attention_frames: the frames under these maps, the first ones of their clips.
+        full_px: motion in pixels per frame (stored size) that gets the full colour.
+        attention_peak: largest attention, in multiples of uniform attention; 0 without a map.
         width, height: of a picture in pixels.
     """
 
@@ -71,7 +70,7 @@ class Strip:
 def choose_videos(
     labels_N: np.ndarray, fused_NC: np.ndarray, spatial_NC: np.ndarray, temporal_NC: np.ndarray
 ) -> list[Chosen]:
-    """Choose the surest right answers, the surest wrong ones, and those where the streams differ most.
+    """Choose the most confident right and wrong predictions, and the strongest disagreements of the streams.
 
     Args:
         labels_N: true classes.
@@ -79,17 +78,18 @@ def choose_videos(
 
     Returns:
         Up to `VIDEOS_A_GROUP` videos a group, each video once; groups in the order `wrong`, `apart`, `right`.
-        How far the streams differ is the total variation between their probabilities.
+        Disagreement is the total variation distance between the streams' probabilities.
     """
     guesses = fused_NC.argmax(1)
-    sureness = fused_NC.max(1)
+    confidence = fused_NC.max(1)
     apart = np.abs(spatial_NC - temporal_NC).sum(1) / 2
     right = guesses == labels_N
     groups = {
-        "wrong": np.where(~right, sureness, -1.0),
+        "wrong": np.where(~right, confidence, -1.0),
         "apart": np.where(spatial_NC.argmax(1) != temporal_NC.argmax(1), apart, -1.0),
-        "right": np.where(right, sureness, -1.0),
+        "right": np.where(right, confidence, -1.0),
     }
+
     taken: set[int] = set()
     chosen = []
     for group, score in groups.items():
@@ -100,33 +100,31 @@ def choose_videos(
     return chosen
 
 
-def draw_strip(reader: "ShardReader", video: "ManifestVideo", models: Mapping[str, "TrainedModel"]) -> Strip:
+def draw_strip(reader: ShardReader, video: ManifestVideo, models: Mapping[str, TrainedModel]) -> Strip:
     """Draw one video.
 
     Args:
         reader: of the run's shards.
         video: which one.
-        models: the trained streams by name; a missing or plain one has no map.
+        models: the trained streams by name; a missing or plain stream has no map.
 
     Raises:
         ShardError: what is stored differs from its checksum.
     """
-    from stin_pipe.pipeline.flow.colour import flow_to_colour, full_length
-    from stin_pipe.stin.clips.read_clips import ClipShape
-    from stin_pipe.stin.scoring.maps import stream_maps
-
+    # The middles of equal parts: the first and the last frame of a video say least.
     count = min(NUM_TILES, video.num_frames - 1)
     frames = [int(index) for index in ((2 * np.arange(count) + 1) * (video.num_frames - 1)) // (2 * count)]
     width, height = _tile_size(video)
     rgb_NHWC = [_resized(frame, width, height) for frame in reader.read_rgb(video.id, frames)]
-    coding = reader.flow_coding(video.id)
-    flow_NHW2 = dequantise_flow(reader.read_flow(video.id, frames), coding).transpose(0, 2, 3, 1)
+    flow = dequantise_flow(reader.read_flow(video.id, frames), reader.flow_coding(video.id))
+    flow_NHW2 = flow.transpose(0, 2, 3, 1)
     full_px = full_length(flow_NHW2)
-    found = {
+
+    maps = {
         stream: stream_maps(model, reader, ClipShape.of(video), num_segments=max(2, count))
         for stream, model in models.items()
     }
-    differences, attention = found.get("spatial"), found.get("temporal")
+    differences, attention = maps.get("spatial"), maps.get("temporal")
     return Strip(
         frames=tuple(frames),
         rgb=tuple(data_uri(picture) for picture in rgb_NHWC),
@@ -150,7 +148,7 @@ def blend_map(frame_HWC: np.ndarray, strength_HW: np.ndarray, colour: Sequence[i
     """Return a grey, darkened frame with a map (0..1) in one colour over it: uint8 (H, W, 3)."""
     grey_HW1 = cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32) * 0.55
     alpha_HW1 = MAP_STRENGTH * np.clip(strength_HW, 0, 1)[..., None]
-    # The frame's own light stays on top of the colour, so that one sees what lies under it.
+    # The frame's brightness stays on top of the colour, so that what lies under it remains visible.
     lit = np.asarray(colour, np.float32) * (0.75 + 0.25 * grey_HW1 / 140)
     return np.rint((1 - alpha_HW1) * grey_HW1 + alpha_HW1 * lit).clip(0, 255).astype(np.uint8)
 
@@ -158,9 +156,8 @@ def blend_map(frame_HWC: np.ndarray, strength_HW: np.ndarray, colour: Sequence[i
 def map_strength(values_HW: np.ndarray, *, stream: str, peak: float) -> np.ndarray:
     """Return how strongly to draw a map, 0..1.
 
-    Differences run from none to the strip's strongest. Attention is drawn by its logarithm from even
-    attention (1) on, so that a stream which looks everywhere alike shows no preference that it does not have,
-    and one that stares at a place does not hide the rest.
+    Differences scale from none to the strongest of the strip. Attention scales by its logarithm, from uniform
+    attention (1) upwards: a stream without a preference shows none, and a single peak does not hide the rest.
     """
     if stream == "spatial":
         return values_HW / max(peak, 1e-12)
@@ -175,9 +172,9 @@ def data_uri(picture_HWC: np.ndarray) -> str:
 
 
 def _drawn_maps(
-    reader: "ShardReader", video: "ManifestVideo", maps: "StreamMaps", colour: tuple[int, int, int]
+    reader: ShardReader, video: ManifestVideo, maps: StreamMaps, colour: tuple[int, int, int]
 ) -> tuple[str, ...]:
-    """Draw a stream's maps over the frames that they belong to; segments without a difference stay empty."""
+    """Draw the maps of a stream over their frames; segments without a difference stay empty."""
     stream = "spatial" if maps.step else "temporal"
     width, height = _tile_size(video)
     frames = reader.read_rgb(video.id, maps.starts.tolist())
@@ -191,7 +188,7 @@ def _drawn_maps(
     return tuple(pictures) + ("",) * (len(maps.starts) - len(pictures))
 
 
-def _tile_size(video: "ManifestVideo") -> tuple[int, int]:
+def _tile_size(video: ManifestVideo) -> tuple[int, int]:
     scale = TILE_PX / max(video.width, video.height)
     return max(1, round(video.width * scale)), max(1, round(video.height * scale))
 

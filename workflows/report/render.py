@@ -1,43 +1,40 @@
-"""The report of one split: one HTML file that opens offline, every name from outside escaped."""
+"""The report of one split: one HTML file that opens offline; every name in it is escaped."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stin_pipe.stin.network.model_file import TrainedModel
+from stin_pipe.stin.results.analysis import Agreement
+from stin_pipe.stin.results.split_result import DataPath, SplitResult
+from stin_pipe.stin.results.tuning import Tuning
+from stin_pipe.stin.shards.run_dir import RunDir
+from stin_pipe.stin.shards.schema import Manifest
 from stin_pipe.workflows.report.charts import Chart, line_chart, reliability_chart, training_charts
 from stin_pipe.workflows.report.page import render_page
 from stin_pipe.workflows.report.splits import render_splits
 from stin_pipe.workflows.report.video_cards import video_cards
-
-if TYPE_CHECKING:
-    from stin_pipe.stin.network.model_file import TrainedModel
-    from stin_pipe.stin.results.analysis import Agreement
-    from stin_pipe.stin.results.split_result import DataPath, SplitResult
-    from stin_pipe.stin.results.tuning import Tuning
-    from stin_pipe.stin.shards.run_dir import RunDir
-    from stin_pipe.stin.shards.schema import Manifest
-    from stin_pipe.workflows.run.evaluation import Pages
+from stin_pipe.workflows.run.evaluation import Pages
 
 MAX_FAILURES_SHOWN = 200
 MAX_IDS_SHOWN = 100
 MANY_CLASSES, CROWD_OF_CLASSES = 24, 48
 MAX_MATRIX_CLASSES = 200
-"""More cells than their square make a page slow."""
+"""A matrix of more classes makes the page slow."""
 
 SECTIONS = (
     ("result", "Result"),
-    ("made", "How made"),
+    ("made", "Protocol"),
     ("data", "Data"),
     ("training", "Training"),
     ("classes-title", "Classes"),
     ("confusion", "Confusion"),
-    ("agreement", "Streams"),
+    ("agreement", Agreement),
     ("calibration", "Calibration"),
-    ("tuning", "Weights"),
+    ("tuning", "Fusion weights"),
     ("videos", "Videos"),
 )
 
@@ -52,7 +49,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class MatrixRow:
-    """One true class: its videos, how many of them are named right, and a cell for each answer."""
+    """One true class: its videos, how many of them are classified correctly, and a cell per prediction."""
 
     name: str
     count: int
@@ -63,7 +60,7 @@ class MatrixRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """How many videos there are at a stage of their way."""
+    """How many videos reached one stage between the lists and the scores."""
 
     count: int
     what: str
@@ -72,7 +69,7 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class AgreementPart:
-    """One part of the bar that shows who is right; `start` is the sum of the counts before it."""
+    """One part of the bar that shows which streams are right; `start` sums the counts before it."""
 
     what: str
     style: str
@@ -80,28 +77,27 @@ class AgreementPart:
     count: int
 
 
-def evaluation_pages() -> "Pages":
+def evaluation_pages() -> Pages:
     """Return what draws the pages of an evaluation."""
-    from stin_pipe.workflows.run.evaluation import Pages
-
     return Pages(split=render_report, mean=render_splits)
 
 
 def render_report(
-    run: "RunDir", manifest: "Manifest", result: "SplitResult", models: "Mapping[str, TrainedModel]"
+    run: RunDir, manifest: Manifest, result: SplitResult, models: Mapping[str, TrainedModel]
 ) -> str:
     """Return the report of one split as HTML.
 
     Args:
-        run: where the trainings, models and shards lie; whatever is missing of them is left out.
+        run: holds trainings and shards; whatever is missing there is left out of the page.
         manifest: of the run.
-        result: what fuse-eval found.
-        models: stream -> model that made its scores; a stream without one gets no maps.
+        result: of fuse-eval.
+        models: stream -> the model that made its scores; a stream without one gets no maps.
     """
     analysis = result.analysis
-    shown = video_cards(run, manifest, result, models)
+    examples = video_cards(run, manifest, result, models)
     guesses = result.fused.scores.argmax(1)
     matrix = matrix_rows(manifest.classes, result.fused.labels, guesses)
+
     return render_page(
         "report.html.jinja",
         run_name=run.path.name,
@@ -134,29 +130,32 @@ def render_report(
         reliability=[reliability_chart(name, found) for name, found in analysis.calibration.items()],
         tuning=result.tuning,
         tuning_chart=None if result.tuning is None else tuning_chart(result.tuning),
-        videos=shown.groups,
-        key_picture=shown.key_picture,
-        no_pictures=shown.missing,
+        videos=examples.groups,
+        key_picture=examples.key_picture,
+        no_pictures=examples.missing,
         failures=manifest.failed[:MAX_FAILURES_SHOWN],
     )
 
 
 def matrix_rows(classes: tuple[str, ...], labels: np.ndarray, guesses: np.ndarray) -> list[MatrixRow]:
-    """Return the confusion matrix without the classes that neither occur nor are guessed.
+    """Return the confusion matrix without the classes that neither occur nor are predicted.
 
-    Of more than `MAX_MATRIX_CLASSES`, those with the most mistakes (missed or wrongly said) are kept.
+    Of more than `MAX_MATRIX_CLASSES`, those with the most errors (missed or wrongly predicted) are kept.
 
     Args:
         classes: names by label.
         labels: int64 (N,), true classes.
-        guesses: int64 (N,), answers.
+        guesses: int64 (N,), predicted classes.
     """
     counts = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(counts, (labels, guesses), 1)
     mistakes = counts.sum(0) + counts.sum(1) - 2 * np.diag(counts)
+
+    # Labels ascend again after the choice, so that rows and columns keep the order of the classes.
     present = np.union1d(labels, guesses)
     order = present[np.argsort(-mistakes[present], kind="stable")]
     present = sorted(int(label) for label in order[:MAX_MATRIX_CLASSES])
+
     rows = []
     for truth in present:
         total = int(counts[truth].sum())
@@ -165,6 +164,7 @@ def matrix_rows(classes: tuple[str, ...], labels: np.ndarray, guesses: np.ndarra
         for guess in present:
             count = int(counts[truth, guess])
             kind = "r" if guess == truth else "w"
+            # Ten steps of shade, since the page's policy forbids a style of its own for each cell.
             style = f"{kind} s{math.ceil(10 * count / total)}" if count else ""
             cells.append(Cell(count=count, style=style))
         rows.append(
@@ -175,8 +175,8 @@ def matrix_rows(classes: tuple[str, ...], labels: np.ndarray, guesses: np.ndarra
     return rows
 
 
-def data_stages(data: "DataPath") -> list[Stage]:
-    """Return the counts from the lists to the scores."""
+def data_stages(data: DataPath) -> list[Stage]:
+    """Return how many videos reached each stage, from the lists to the scores."""
 
     def streams(counts: Mapping[str, int], word: str) -> str:
         if len(set(counts.values())) <= 1:
@@ -199,8 +199,8 @@ def data_stages(data: "DataPath") -> list[Stage]:
     ]
 
 
-def agreement_parts(agreement: "Agreement", num_scored: int) -> list[AgreementPart]:
-    """Return who is right how often, as parts of a bar; the counts sum to the scored videos."""
+def agreement_parts(agreement: Agreement, num_scored: int) -> list[AgreementPart]:
+    """Return which streams are right how often, as parts of a bar; the counts sum to the scored videos."""
     alone = {name: len(ids) for name, ids in agreement.right_alone.items()}
     every, none = len(agreement.right_in_all), len(agreement.right_in_none)
     counts = [("all streams right" if len(alone) > 2 else "both streams right", "both fused", every)]
@@ -208,10 +208,13 @@ def agreement_parts(agreement: "Agreement", num_scored: int) -> list[AgreementPa
         (f"only {name} right", name if name in ("spatial", "temporal") else "other", count)
         for name, count in alone.items()
     ]
+
+    # Of three or more streams (with scores from files) two can be right together.
     some = num_scored - every - none - sum(alone.values())
     if some:
-        counts.append(("several, but not all right", "other", some))
+        counts.append(("several streams right, but not all", "other", some))
     counts.append(("no stream right", "none", none))
+
     starts = np.cumsum([0, *(count for _, _, count in counts)])
     return [
         AgreementPart(what=what, style=style, start=int(start), count=count)
@@ -219,8 +222,8 @@ def agreement_parts(agreement: "Agreement", num_scored: int) -> list[AgreementPa
     ]
 
 
-def tuning_chart(tuning: "Tuning") -> Chart:
-    """Return held-out top-1 by the temporal stream's share, the chosen one marked."""
+def tuning_chart(tuning: Tuning) -> Chart:
+    """Return held-out top-1 over the share of the temporal stream, with the chosen share marked."""
     series = [(point.temporal_share, point.top1) for point in tuning.curve]
     return line_chart(
         "held-out top-1, per cent",
@@ -232,12 +235,12 @@ def tuning_chart(tuning: "Tuning") -> Chart:
     )
 
 
-def _agreement_lists(agreement: "Agreement") -> list[tuple[str, tuple[str, ...]]]:
+def _agreement_lists(agreement: Agreement) -> list[tuple[str, tuple[str, ...]]]:
     return [
-        *((f"Right in the {name} stream alone", ids) for name, ids in agreement.right_alone.items()),
-        ("Right in no stream", agreement.right_in_none),
-        ("Right in the fusion alone", agreement.won_by_fusion),
-        ("Lost by the fusion", agreement.lost_by_fusion),
+        *((f"Only the {name} stream is right", ids) for name, ids in agreement.right_alone.items()),
+        ("No stream is right", agreement.right_in_none),
+        ("Only the fusion is right", agreement.won_by_fusion),
+        ("Right in a stream, wrong after fusion", agreement.lost_by_fusion),
     ]
 
 

@@ -1,4 +1,4 @@
-"""The page of all splits: the mean over them, each by itself, and the way to each split's own report."""
+"""The page of all splits: their mean, each of them, and a link to the report of each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,6 +40,8 @@ def render_splits(run_name: str, value: Mapping[str, Any]) -> str:
                 intervals={stream: Interval(low=low, high=high) for stream, (low, high) in edges.items()},
             )
         )
+
+    # The splits of one run mostly differ from the papers in the same ways: each is listed once.
     differences = [text for item in value["splits"] for text in item["literature"]["differences"]]
     return render_page(
         "splits.html.jinja",

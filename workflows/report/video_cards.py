@@ -1,33 +1,32 @@
-"""The report's last part: a few telling videos, what each stream says of them, and their pictures."""
+"""The last part of the report: a few example videos, what each stream predicts, and their pictures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stin_pipe.pipeline.flow.colour import colour_key
+from stin_pipe.stin.network.model_file import TrainedModel
+from stin_pipe.stin.results.analysis import Answers, answers_of
+from stin_pipe.stin.results.split_result import SplitResult
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.reader import ShardReader
+from stin_pipe.stin.shards.run_dir import RunDir
+from stin_pipe.stin.shards.schema import Manifest
 from stin_pipe.workflows.report.pictures import Chosen, Strip, choose_videos, data_uri, draw_strip
-
-if TYPE_CHECKING:
-    from stin_pipe.stin.network.model_file import TrainedModel
-    from stin_pipe.stin.results.analysis import Answers
-    from stin_pipe.stin.results.split_result import SplitResult
-    from stin_pipe.stin.shards.reader import ShardReader
-    from stin_pipe.stin.shards.run_dir import RunDir
-    from stin_pipe.stin.shards.schema import Manifest
 
 KEY_PX = 192
 
 GROUPS = {
-    "wrong": ("Surest of a wrong answer", "The fused streams are wrong here, and sure of it."),
-    "apart": ("The streams differ most", "The two streams give different answers, each sure of its own."),
-    "right": ("Surest of the right answer", "The fused streams are right here, and sure of it."),
+    "wrong": ("Confidently wrong", "The fused streams are wrong, with the highest confidence."),
+    "apart": ("Strongest disagreement", "The two streams confidently predict different classes."),
+    "right": ("Confidently right", "The fused streams are right, with the highest confidence."),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class StreamAnswer:
-    """The likeliest class of one stream for one video."""
+    """The most probable class of one stream for one video."""
 
     stream: str
     name: str
@@ -36,7 +35,7 @@ class StreamAnswer:
 
 @dataclass(frozen=True, kw_only=True)
 class PictureRow:
-    """One row of a strip: its caption, what a picture of it shows, in words, and of which frame."""
+    """One row of a strip: its caption, what its pictures show, in words, and of which frames."""
 
     tag: str
     alt: str
@@ -46,7 +45,7 @@ class PictureRow:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoCard:
-    """One video; `strip` is None where its pictures could not be made, and `missing` says why."""
+    """One video; where its pictures could not be made, `strip` is None and `missing` says why."""
 
     id: str
     truth: str
@@ -66,24 +65,23 @@ class VideoCards:
 
 
 def video_cards(
-    run: "RunDir", manifest: "Manifest", result: "SplitResult", models: "Mapping[str, TrainedModel]"
+    run: RunDir, manifest: Manifest, result: SplitResult, models: Mapping[str, TrainedModel]
 ) -> VideoCards:
-    """Choose the videos and draw them; what cannot be read is said in its place, and never stops the page."""
-    from stin_pipe.pipeline.flow.colour import colour_key
-    from stin_pipe.stin.results.analysis import answers_of
-    from stin_pipe.stin.shards.reader import ShardReader
-
+    """Choose the videos and draw them; what cannot be read is noted in its place and never stops the page."""
     if not run.extract.is_dir():
         return VideoCards(groups=(), key_picture="", missing="the run has no extracted videos")
+
     ids = result.fused.ids
     answers = [answers_of(scores, ids) for scores in (*result.streams.values(), result.fused)]
-    sureness = {answer.name: np.exp(answer.log_probabilities) for answer in answers}
-    chosen = choose_videos(result.fused.labels, sureness["fused"], sureness["spatial"], sureness["temporal"])
+    shares = {answer.name: np.exp(answer.log_probabilities) for answer in answers}
+    chosen = choose_videos(result.fused.labels, shares["fused"], shares["spatial"], shares["temporal"])
+
     reader = ShardReader(run.extract, manifest)
     try:
         cards = [(item.group, _card(item, result, answers, reader, manifest, models)) for item in chosen]
     finally:
         reader.close()
+
     return VideoCards(
         groups=tuple(
             (title, text, tuple(card for group, card in cards if group == name))
@@ -97,26 +95,21 @@ def video_cards(
 
 def _card(
     chosen: Chosen,
-    result: "SplitResult",
-    answers: "list[Answers]",
-    reader: "ShardReader",
-    manifest: "Manifest",
-    models: "Mapping[str, TrainedModel]",
+    result: SplitResult,
+    answers: list[Answers],
+    reader: ShardReader,
+    manifest: Manifest,
+    models: Mapping[str, TrainedModel],
 ) -> VideoCard:
-    from stin_pipe.stin.shards.errors import StinPipeError
-
     video_id = result.fused.ids[chosen.row]
     names = result.fused.class_names
-    says = []
+    predictions = []
     for answer in answers:
         guess = int(answer.scores[chosen.row].argmax())
-        says.append(
-            StreamAnswer(
-                stream=answer.name,
-                name=names[guess],
-                probability=float(np.exp(answer.log_probabilities[chosen.row, guess])),
-            )
-        )
+        probability = float(np.exp(answer.log_probabilities[chosen.row, guess]))
+        predictions.append(StreamAnswer(stream=answer.name, name=names[guess], probability=probability))
+
+    # The run may have changed since these scores were made: a video may be gone, a shard damaged.
     strip, missing = None, ""
     try:
         if video_id not in manifest.videos:
@@ -124,10 +117,11 @@ def _card(
         strip = draw_strip(reader, manifest.videos[video_id], models)
     except StinPipeError as error:
         missing = str(error)
+
     return VideoCard(
         id=video_id,
         truth=names[int(result.fused.labels[chosen.row])],
-        answers=tuple(says),
+        answers=tuple(predictions),
         strip=strip,
         rows=() if strip is None else _rows(strip),
         missing=missing,
@@ -135,27 +129,20 @@ def _card(
 
 
 def _rows(strip: Strip) -> tuple[PictureRow, ...]:
-    rows = [
-        PictureRow(tag="video", alt="Picture", frames=strip.frames, pictures=strip.rgb),
-        PictureRow(
-            tag="optical flow", alt="Optical flow in colours", frames=strip.frames, pictures=strip.flow
+    """Return the rows of a strip; a stream without maps has none."""
+    described = (
+        ("video", "Picture", strip.frames, strip.rgb),
+        ("optical flow", "Optical flow in colours", strip.frames, strip.flow),
+        (
+            "difference (spatial)",
+            "Change in the spatial stream",
+            strip.difference_frames,
+            strip.differences,
         ),
-    ]
-    if strip.differences:
-        alt = "Where the spatial stream sees a change"
-        rows.append(
-            PictureRow(
-                tag="difference (spatial)",
-                alt=alt,
-                frames=strip.difference_frames,
-                pictures=strip.differences,
-            )
-        )
-    if strip.attention:
-        alt = "Where the temporal stream attends to"
-        rows.append(
-            PictureRow(
-                tag="attention (temporal)", alt=alt, frames=strip.attention_frames, pictures=strip.attention
-            )
-        )
-    return tuple(rows)
+        ("attention (temporal)", "Attention in the temporal stream", strip.attention_frames, strip.attention),
+    )
+    return tuple(
+        PictureRow(tag=tag, alt=alt, frames=frames, pictures=pictures)
+        for tag, alt, frames, pictures in described
+        if pictures
+    )
