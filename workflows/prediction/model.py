@@ -155,6 +155,7 @@ class Model:
             try:
                 run = make_one_video_run(Path(folder), source, classes=self.classes, params=self.params)
             except UnusableVideo as error:
+                # A single frame has no flow, but the spatial stream can still see it.
                 if error.reason != "too_short" or "spatial" not in self.streams:
                     raise
                 return self._predict_frame(source)
@@ -201,6 +202,7 @@ class Model:
                 protocol=self.protocol,
                 loader_workers=0,
             )
+            # An evaluation of the run may have chosen another share (--aux) than the training.
             share = self.fusion.aux.get(stream)
             scores[stream] = part if share is None else part.with_aux(share)
 
@@ -208,6 +210,7 @@ class Model:
         if both:
             parts = (scores[stream] for stream in STREAMS)
             scores[FUSED] = fuse(*parts, weights=self.fusion.weights, when=self.fusion.when)
+
         return Prediction(
             source=name,
             num_frames=run.video.num_frames,

@@ -182,8 +182,9 @@ def make_one_video_run(
     Raises:
         UnusableVideo: it gives no frames or no flow; the message says why.
     """
-    coding = FlowCoding.from_bound(params.bound_px)
+    # Any class will do: nobody knows the video's own, and its label is never looked at.
     listed = _listed(Path(source.name).name, class_name=classes[0])
+    coding = FlowCoding.from_bound(params.bound_px)
     (folder / "shards").mkdir()
     with ShardWriter(
         folder / "shards" / "00000.h5", attributes={"flow_zero": coding.zero, "flow_scale": coding.scale}
@@ -193,7 +194,6 @@ def make_one_video_run(
         raise UnusableVideo(outcome.reason, outcome.message)
 
     meta = outcome.meta
-    # Nobody knows its class; label 0 is never looked at.
     video = ManifestVideo.of(meta, shard="00000", group=outcome.group, splits=listed.splits)
     manifest = Manifest(
         dataset="folder",

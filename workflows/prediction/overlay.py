@@ -44,6 +44,7 @@ def overlay_paths(out: Path, videos: Sequence[Path], *, several: bool) -> list[P
             raise ValueError(f"--overlay {out}: the overlay of one video is an .mp4 file; name it OUT.mp4")
         paths = [out]
     else:
+        # Names may differ in case alone, or come from different folders; some file systems ignore case.
         if out.exists() and not out.is_dir():
             raise ValueError(f"--overlay {out}: several videos need a folder, but this is a file")
         paths, taken = [], set[str]()
@@ -54,6 +55,7 @@ def overlay_paths(out: Path, videos: Sequence[Path], *, several: bool) -> list[P
                 name = f"{video.stem}.overlay-{number}.mp4"
             taken.add(name.lower())
             paths.append(out / name)
+
     sources = {video.resolve() for video in videos}
     for path in paths:
         if path.resolve() in sources:
@@ -75,9 +77,9 @@ def write_overlay(
 
     Args:
         out: the .mp4 file to write; an older one is replaced.
-        frames: the frames that were extracted, (H, W, 3) uint8 RGB at the size of the video itself.
+        frames: the extracted frames at the size of the video itself, (H, W, 3) uint8 RGB.
         run: holds the video's flow and stored frames.
-        models: the trained streams by name, one or both.
+        models: one or both trained streams by name.
         fusion: how they are fused.
         prediction: of the whole video, for the line at the foot.
         on_progress: called with the share that is done.
@@ -96,25 +98,7 @@ def write_overlay(
         steps += count
         on_progress(steps / total)
 
-    running = {
-        stream: running_scores(
-            model,
-            run.reader(),
-            ClipShape.of(video),
-            ends=ends,
-            window_frames=round(WINDOW_S * fps),
-            aux_share=fusion.aux.get(stream),
-            on_window=step,
-        )
-        for stream, model in models.items()
-    }
-    scene = Scene(
-        reader=run.reader(),
-        video=video,
-        running=running,
-        probabilities=running_probabilities(running, fusion),
-        prediction=prediction,
-    )
+    scene = _scene(run, models, fusion, prediction, ends, fps, on_window=step)
 
     def pictures() -> Iterator[np.ndarray]:
         for index, frame in enumerate(islice(frames, video.num_frames)):
@@ -122,6 +106,39 @@ def write_overlay(
             step()
 
     _encode(out, pictures(), fps)
+
+
+def _scene(
+    run: OneVideoRun,
+    models: Mapping[str, TrainedModel],
+    fusion: FusionChoice,
+    prediction: Prediction,
+    ends: np.ndarray,
+    fps: float,
+    *,
+    on_window: Callable[[int], None],
+) -> Scene:
+    """Score the windows that end at these frames, and return what draws them."""
+    reader = run.reader()
+    running = {
+        stream: running_scores(
+            model,
+            reader,
+            ClipShape.of(run.video),
+            ends=ends,
+            window_frames=round(WINDOW_S * fps),
+            aux_share=fusion.aux.get(stream),
+            on_window=on_window,
+        )
+        for stream, model in models.items()
+    }
+    return Scene(
+        reader=reader,
+        video=run.video,
+        running=running,
+        probabilities=running_probabilities(running, fusion),
+        prediction=prediction,
+    )
 
 
 def running_probabilities(running: Mapping[str, Running], fusion: FusionChoice) -> np.ndarray:

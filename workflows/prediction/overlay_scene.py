@@ -92,7 +92,7 @@ class Scene:
 
     def _ground(self) -> np.ndarray:
         picture = np.full((HEIGHT, WIDTH, 3), PAPER, np.uint8)
-        _write(picture, f"optical flow (full colour {self.full_px:g} px a frame)", (654, 22), DIM, 13)
+        _write(picture, f"optical flow (full colour: {self.full_px:g} px per frame)", (654, 22), DIM, 13)
         if self.looked_at is not None:
             what = {"temporal": "attention (temporal stream)", "spatial": "difference (spatial stream)"}
             _write(picture, what[self.looked_at[0]], (654, 204), DIM, 13)
