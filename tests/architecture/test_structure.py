@@ -86,6 +86,17 @@ def test_arrows(path: Path) -> None:
             assert any(place.startswith(start) for start in ONLY_IN[root]), f"{place} may not import {name}"
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_of_ours_are_looked_for_in_the_one_package(path: Path) -> None:
+    """A checkout has a folder `workflows` to import by accident; an installation has none."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, (ast.Name, ast.Attribute)):
+            name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+            if name in ("PackageLoader", "files", "import_module") and node.args:
+                package = getattr(node.args[0], "value", "")
+                assert str(package).split(".")[0] not in PACKAGES, f"{path}: {name}({package!r})"
+
+
 def test_no_command_imports_another() -> None:
     for path in (ROOT / "workflows" / "commands").glob("*.py"):
         for name in imports(path):

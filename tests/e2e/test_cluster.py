@@ -11,7 +11,7 @@ def test_a_cluster_is_asked_before_any_work(made_videos, extracted_run: Path, tm
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    from stin_pipe.pipeline.flow.api import _why_no_cuda
+    from stin_pipe.pipeline.flow.backends import _why_no_cuda
 
     if not _why_no_cuda():
         pytest.skip("this machine has a GPU: its cluster would use it")

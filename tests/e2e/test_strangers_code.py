@@ -24,6 +24,8 @@ LIBRARIES = (
 )
 STANDARD = ("random.py", "pickle.py", "queue.py", "signal.py", "logging/__init__.py")
 
+EXTRACT = ("extract", "--videos", "videos", "--splits", "lists", "--size", "48x32", "--workers", 1)
+
 CONFIG = """
 run = "run"
 [extract]
@@ -88,11 +90,16 @@ def program(place: Path, tmp_path_factory: pytest.TempPathFactory):
     return call
 
 
+@pytest.mark.slow
 def test_a_chain_with_worker_processes(place: Path, program) -> None:
     """Local extraction, loader workers of both trainings and of the scoring, and then one video."""
     program("run", "--config", "run.toml")
     video = sorted((place / "videos").rglob("*.avi"))[0]
     assert program("predict", "--run", "run", "--segments", 2, "--crops", 1, video)["command"] == "predict"
+
+
+def test_workers_of_this_machine(place: Path, program) -> None:
+    assert program(*EXTRACT, "--run", "here", "--runner", "local")["done"] == 27
 
 
 def test_doctor(program) -> None:
@@ -101,15 +108,13 @@ def test_doctor(program) -> None:
 
 def test_workers_of_ray(place: Path, program) -> None:
     pytest.importorskip("ray")
-    extract = ("extract", "--run", "on_ray", "--videos", "videos", "--splits", "lists", "--size", "48x32")
-    assert program(*extract, "--runner", "ray", "--workers", 1)["done"] == 27
+    assert program(*EXTRACT, "--run", "on_ray", "--runner", "ray")["done"] == 27
 
 
 @pytest.mark.slow
 def test_training_workers_of_ray(place: Path, program) -> None:
     pytest.importorskip("ray")
-    extract = ("extract", "--run", "trained", "--videos", "videos", "--splits", "lists", "--size", "48x32")
-    program(*extract, "--runner", "local", "--workers", 1)
+    program(*EXTRACT, "--run", "trained", "--runner", "local")
     train = ("train-spatial", "--run", "trained", "--recipe", "small", "--epochs", 1, "--segments", 2)
     program(*train, "--train-workers", 2, "--loader-workers", 1)
 

@@ -69,9 +69,9 @@ def test_nodes_whose_ffmpeg_lacks_codecs_are_refused_or_told() -> None:
 
 
 def test_a_node_that_cannot_run_the_flow_back_end_says_so(tmp_path: Path, monkeypatch) -> None:
-    from stin_pipe.pipeline.flow import api
+    from stin_pipe.pipeline.flow import backends
 
-    monkeypatch.setattr(api, "_why_no_cuda", lambda: "there is no GPU")
+    monkeypatch.setattr(backends, "_why_no_cuda", lambda: "there is no GPU")
     asked = begin_preflight(tmp_path, video=None, flow_backend="cuda")
     assert "the cuda flow back end cannot run here: there is no GPU" in node_facts(asked).problem
     assert node_facts(replace(asked, flow_backend="cpu")).problem == ""

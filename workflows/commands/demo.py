@@ -76,7 +76,7 @@ def demo(output: Output, run_path: Path | None, **values: Any) -> None:
         make_videos(source, SynthParams(seed=options.seed))
 
         output.say("2 of 4: extracting frames and optical flow")
-        _extract(run, source, options)
+        _extract(output, run, source, options)
 
         output.say("3 of 4: training the spatial stream twice (plain, STIN) and the temporal stream")
         plain = _train(output, run, "spatial", options, plain=True)
@@ -111,16 +111,14 @@ def demo_config(stream: "StreamName", *, seed: int, plain: bool = False) -> "Tra
     )
 
 
-def _extract(run: "RunDir", source: Path, options: DemoOptions) -> None:
-    """Run the extract command on the made videos, as a user would."""
-    from stin_pipe.workflows.commands.extract import extract
+def _extract(output: Output, run: "RunDir", source: Path, options: DemoOptions) -> None:
+    """Extract the made videos, as a user would."""
+    from stin_pipe.workflows.run.extraction import ExtractOptions, extract_run
+    from stin_pipe.workflows.terminal.extract_report import shown_extract
 
-    paths = ["--run", run.path, "--videos", source / "videos", "--splits", source / "lists"]
-    extract.main(
-        [*map(str, paths), "--size", "96x72", "--runner", options.runner],
-        standalone_mode=False,
-        prog_name="stin-pipe extract",
-    )
+    extract_options = ExtractOptions(splits=source / "lists", size=(96, 72), runner=options.runner)
+    with shown_extract(output) as show:
+        extract_run(run.path, source / "videos", extract_options, show)
 
 
 def _train(

@@ -194,7 +194,6 @@ def make_one_video_run(
         raise UnusableVideo(outcome.reason, outcome.message)
 
     meta = outcome.meta
-    # Nobody knows its class; label 0 is never looked at.
     video = ManifestVideo.of(meta, shard="00000", group=outcome.group, splits=listed.splits)
     manifest = Manifest(
         dataset="folder",
