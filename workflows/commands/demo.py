@@ -22,6 +22,9 @@ Examples:
   stin-pipe demo --run runs/demo --json
 """
 SPLIT = "1"
+SIZE = (96, 72)
+"""Width and height of the videos in pixels, and of what is stored of them."""
+
 NUM_SEGMENTS, NUM_CROPS = 8, 5
 """Five crops, since a disc at the border is outside of the centre crop."""
 
@@ -73,7 +76,7 @@ def demo(output: Output, run_path: Path | None, **values: Any) -> None:
     with recorded(run, "demo", asdict(options)):
         source = run.path / "demo-videos"
         output.say("1 of 4: making videos (a class is a colour and a direction)")
-        make_videos(source, SynthParams(seed=options.seed))
+        make_videos(source, SynthParams(width=SIZE[0], height=SIZE[1], seed=options.seed))
 
         output.say("2 of 4: extracting frames and optical flow")
         _extract(output, run, source, options)
@@ -112,13 +115,14 @@ def demo_config(stream: "StreamName", *, seed: int, plain: bool = False) -> "Tra
 
 
 def _extract(output: Output, run: "RunDir", source: Path, options: DemoOptions) -> None:
-    """Extract the made videos, as a user would."""
+    """Extract the made videos."""
     from stin_pipe.workflows.run.extraction import ExtractOptions, extract_run
     from stin_pipe.workflows.terminal.extract_report import shown_extract
 
-    extract_options = ExtractOptions(splits=source / "lists", size=(96, 72), runner=options.runner)
+    settings = ExtractOptions(splits=source / "lists", size=SIZE, runner=options.runner)
     with shown_extract(output) as show:
-        extract_run(run.path, source / "videos", extract_options, show)
+        result = extract_run(run.path, source / "videos", settings, show)
+    output.say(f"{result.done} videos extracted: {result.frames} frames, {result.flow_pairs} flow fields")
 
 
 def _train(
