@@ -22,9 +22,10 @@ import numpy as np
 from stin_pipe.pipeline.decoding.frames import DecodeNotes, decode_frames
 from stin_pipe.pipeline.listing.find_videos import list_videos
 from stin_pipe.pipeline.planning.plan import ExtractParams, PlannedShard
+from stin_pipe.pipeline.planning.todo import ShardTask
 from stin_pipe.pipeline.shard import make_shard as shard_task
 from stin_pipe.pipeline.shard.fill import prepare_frame
-from stin_pipe.pipeline.shard.make_shard import ShardTask, make_shard
+from stin_pipe.pipeline.shard.make_shard import make_shard
 from stin_pipe.stin.processes.cpus import usable_cpus
 from stin_pipe.stin.shards.codec import encode_image
 

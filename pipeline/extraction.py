@@ -13,8 +13,8 @@ from typing import Any
 from stin_pipe.pipeline.listing.listing import Listing
 from stin_pipe.pipeline.planning.ledger import Ledger, write_absent, write_views
 from stin_pipe.pipeline.planning.plan import ExtractParams
-from stin_pipe.pipeline.planning.todo import Work, count_deleted, prepare_work
-from stin_pipe.pipeline.shard.make_shard import ShardReport, ShardTask, remove_leftovers, running_shards
+from stin_pipe.pipeline.planning.todo import ShardTask, Work, count_deleted, prepare_work
+from stin_pipe.pipeline.shard.make_shard import ShardReport, remove_leftovers, running_shards
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.schema import Manifest
 

@@ -3,6 +3,7 @@
 `failures.jsonl` and `manifest.json` are views of it, replaced whole.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -247,3 +248,12 @@ def _current(old: LedgerEntry | None, new: LedgerEntry) -> LedgerEntry:
 
 def _ids(videos: Iterable[ListedVideo]) -> list[str]:
     return [video.id for video in videos]
+
+
+def shard_digest(outcomes: list[VideoOutcome]) -> str:
+    """Return the content digest of a shard: its videos in order, or why one is not in it."""
+    digest = hashlib.sha256()
+    for outcome in outcomes:
+        content = outcome.meta.digest if outcome.meta else f"failed:{outcome.reason}"
+        digest.update(f"{outcome.id}\0{content}\n".encode())
+    return digest.hexdigest()

@@ -12,8 +12,14 @@ from pathlib import Path
 from stin_pipe.pipeline.listing.hash_split import hash_side
 from stin_pipe.pipeline.listing.listing import ListedVideo, Listing
 from stin_pipe.pipeline.planning.ledger import Ledger, next_plan_path
-from stin_pipe.pipeline.planning.plan import ExtractParams, Plan, PlanKind, make_plan, require_same_params
-from stin_pipe.pipeline.shard.make_shard import ShardTask
+from stin_pipe.pipeline.planning.plan import (
+    ExtractParams,
+    Plan,
+    PlanKind,
+    PlannedShard,
+    make_plan,
+    require_same_params,
+)
 from stin_pipe.stin.shards.errors import StinPipeError, and_more
 
 
@@ -30,6 +36,24 @@ class Decision:
     added: tuple[ListedVideo, ...] = ()
     retried: tuple[ListedVideo, ...] = ()
     removed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTask:
+    """Everything that a worker needs to make one shard.
+
+    Attributes:
+        num_threads: videos in progress at a time; more than one where a device computes the flow, so that
+            decoders and encoders keep it busy. The content of the shard does not depend on it.
+    """
+
+    extract_dir: Path
+    root: Path
+    shard: PlannedShard
+    params: ExtractParams
+    fingerprint: str
+    timeout_s: float
+    num_threads: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

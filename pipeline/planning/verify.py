@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from stin_pipe.pipeline.planning.ledger import Ledger, manifest_of
+from stin_pipe.pipeline.planning.ledger import Ledger, manifest_of, shard_digest
 from stin_pipe.pipeline.planning.plan import Plan, PlannedShard
-from stin_pipe.pipeline.shard.make_shard import shard_digest
 from stin_pipe.stin.shards.errors import REBUILD, ShardError, StinPipeError
 from stin_pipe.stin.shards.reader import ShardFile, content_digest
 from stin_pipe.stin.shards.schema import Manifest, Mark, VideoMeta

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 
+from stin_pipe.pipeline.planning.todo import ShardTask
 from stin_pipe.pipeline.runners.workers import worker_pool
-from stin_pipe.pipeline.shard.make_shard import MAX_TRIES, ShardReport, ShardTask, make_shard
+from stin_pipe.pipeline.shard.make_shard import MAX_TRIES, ShardReport, make_shard
 from stin_pipe.stin.shards.errors import StinPipeError
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from stin_pipe.pipeline.flow import resolve_backend
+from stin_pipe.pipeline.planning.todo import ShardTask
 from stin_pipe.pipeline.runners.nodes import (
     begin_preflight,
     check_nodes,
@@ -19,7 +20,7 @@ from stin_pipe.pipeline.runners.nodes import (
     node_facts,
 )
 from stin_pipe.pipeline.runners.slots import SlotKind, Slots, require_room, slot_kinds
-from stin_pipe.pipeline.shard.make_shard import MAX_TRIES, ShardReport, ShardTask
+from stin_pipe.pipeline.shard.make_shard import MAX_TRIES, ShardReport
 from stin_pipe.stin.processes.cpus import usable_cpus
 from stin_pipe.stin.processes.ray_session import cluster_address, ray_session
 from stin_pipe.stin.shards.errors import StinPipeError, first_line

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stin_pipe.pipeline.planning.plan import MIXED
+from stin_pipe.pipeline.planning.todo import ShardTask
 from stin_pipe.pipeline.runners.workers import use_one_thread
-from stin_pipe.pipeline.shard.make_shard import ShardReport, ShardTask, make_shard
+from stin_pipe.pipeline.shard.make_shard import ShardReport, make_shard
 from stin_pipe.stin.processes.worker_start import cannot_start
 from stin_pipe.stin.shards.errors import StinPipeError
 

@@ -4,7 +4,6 @@ It runs in any process on any node: everything it needs is in the task, everythi
 shared path. A killed task leaves nothing that counts, and the same task again gives the same bytes.
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +14,9 @@ from pathlib import Path
 
 from stin_pipe.pipeline.decoding.ffmpeg import find_ffmpeg
 from stin_pipe.pipeline.listing.listing import ListedVideo
-from stin_pipe.pipeline.planning.plan import IMPORTED, ExtractParams, PlannedShard
+from stin_pipe.pipeline.planning.ledger import shard_digest
+from stin_pipe.pipeline.planning.plan import IMPORTED
+from stin_pipe.pipeline.planning.todo import ShardTask
 from stin_pipe.pipeline.shard.fill import packed_fields
 from stin_pipe.pipeline.shard.flow_batches import FlowBatches
 from stin_pipe.pipeline.shard.from_images import import_video
@@ -28,24 +29,6 @@ MakeVideo = Callable[..., VideoOutcome]
 
 MAX_TRIES = 3
 """Times that a shard, or a video in it, is tried while processes under it die."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardTask:
-    """Everything that a worker needs to make one shard.
-
-    Attributes:
-        num_threads: videos in progress at a time; more than one where a device computes the flow, so that
-            decoders and encoders keep it busy. The content of the shard does not depend on it.
-    """
-
-    extract_dir: Path
-    root: Path
-    shard: PlannedShard
-    params: ExtractParams
-    fingerprint: str
-    timeout_s: float
-    num_threads: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,15 +120,6 @@ def _extract_with_retries(
         if outcome.reason != "decoder_died" or tries == MAX_TRIES:
             break
     return outcome
-
-
-def shard_digest(outcomes: list[VideoOutcome]) -> str:
-    """Return the content digest of a shard: its videos in order, or why one is not in it."""
-    digest = hashlib.sha256()
-    for outcome in outcomes:
-        content = outcome.meta.digest if outcome.meta else f"failed:{outcome.reason}"
-        digest.update(f"{outcome.id}\0{content}\n".encode())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

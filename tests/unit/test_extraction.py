@@ -18,9 +18,10 @@ from stin_pipe.pipeline.extraction import (
     make_shards,
 )
 from stin_pipe.pipeline.listing.find_videos import list_videos
-from stin_pipe.pipeline.planning.ledger import find_ledger
+from stin_pipe.pipeline.planning.ledger import find_ledger, shard_digest
 from stin_pipe.pipeline.planning.plan import ExtractParams, Plan
-from stin_pipe.pipeline.shard.make_shard import ShardReport, ShardTask, shard_digest
+from stin_pipe.pipeline.planning.todo import ShardTask
+from stin_pipe.pipeline.shard.make_shard import ShardReport
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.schema import Manifest, Mark, VideoMeta, VideoOutcome
 from stin_pipe.workflows.commands.extract import extract

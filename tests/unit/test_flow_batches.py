@@ -11,9 +11,10 @@ import pytest
 
 from stin_pipe.pipeline.listing.find_videos import list_videos
 from stin_pipe.pipeline.planning.plan import ExtractParams, PlannedShard
+from stin_pipe.pipeline.planning.todo import ShardTask
 from stin_pipe.pipeline.shard.fill import packed_fields
 from stin_pipe.pipeline.shard.flow_batches import FlowBatches
-from stin_pipe.pipeline.shard.make_shard import ShardTask, make_shard
+from stin_pipe.pipeline.shard.make_shard import make_shard
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.schema import Mark
 

@@ -11,10 +11,9 @@ from stin_pipe.pipeline.listing.find_videos import list_videos
 from stin_pipe.pipeline.listing.hash_split import hash_share, hash_side
 from stin_pipe.pipeline.listing.listing import Listing
 from stin_pipe.pipeline.planning import plan as plan_module
-from stin_pipe.pipeline.planning.ledger import find_ledger, plan_paths, read_ledger, write_views
+from stin_pipe.pipeline.planning.ledger import find_ledger, plan_paths, read_ledger, shard_digest, write_views
 from stin_pipe.pipeline.planning.plan import ExtractParams, Plan, make_plan
 from stin_pipe.pipeline.planning.todo import count_deleted, decide, prepare_work
-from stin_pipe.pipeline.shard.make_shard import shard_digest
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import CHECKSUM, publish_checked_json
 from stin_pipe.stin.shards.schema import Mark, VideoMeta, VideoOutcome

@@ -142,8 +142,8 @@ def test_slots_with_a_gpu_take_the_cpus_that_there_are() -> None:
 def test_a_worker_of_a_mixed_run_uses_its_own_back_end_and_keeps_the_fingerprint(tmp_path: Path) -> None:
     from stin_pipe.pipeline.listing.listing import ListedVideo
     from stin_pipe.pipeline.planning.plan import ExtractParams, PlannedShard
+    from stin_pipe.pipeline.planning.todo import ShardTask
     from stin_pipe.pipeline.runners import slots
-    from stin_pipe.pipeline.shard.make_shard import ShardTask
     from stin_pipe.stin.shards.reader import ShardFile
     from stin_pipe.stin.shards.schema import Mark
 

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from stin_pipe.pipeline.planning.plan import ExtractParams, PlannedShard
+from stin_pipe.pipeline.planning.todo import ShardTask
 from stin_pipe.pipeline.runners.ray import _drive
 from stin_pipe.pipeline.runners.slots import Slots, slot_kinds
-from stin_pipe.pipeline.shard.make_shard import ShardReport, ShardTask
+from stin_pipe.pipeline.shard.make_shard import ShardReport
 from stin_pipe.stin.shards.errors import StinPipeError
 
 

@@ -19,9 +19,10 @@ from stin_pipe.pipeline.listing.find_videos import list_videos
 from stin_pipe.pipeline.listing.listing import Listing
 from stin_pipe.pipeline.planning.ledger import find_ledger
 from stin_pipe.pipeline.planning.plan import ExtractParams, estimate_bytes
+from stin_pipe.pipeline.planning.todo import ShardTask
 from stin_pipe.pipeline.runners.local import run_local
 from stin_pipe.pipeline.runners.ray import flow_of_cluster, run_ray
-from stin_pipe.pipeline.shard.make_shard import ShardReport, ShardTask
+from stin_pipe.pipeline.shard.make_shard import ShardReport
 from stin_pipe.stin.processes.cpus import usable_cpus
 from stin_pipe.stin.processes.ray_session import cluster_address, ray_installed
 from stin_pipe.stin.shards.errors import ArgumentError
