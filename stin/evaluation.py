@@ -94,6 +94,7 @@ def evaluate_split(
     streams = scoring.test_list()
     fused = fuse(*(item.scores for item in streams), weights=weights, when=settings.when)
     fused.save(out_dir / "fused.npz")
+
     result = judge_split(
         split,
         [item.scores for item in streams],
@@ -109,6 +110,7 @@ def evaluate_split(
         score_files=score_file_digests(out_dir, [*settings.scored_streams, fused.stream]),
     )
 
+    # metrics.json last: where it is, the rest is whole, and compare checks the score files against it.
     _notice_replaced(out_dir, result, on_event)
     publish_bytes(out_dir / "predictions.jsonl", prediction_lines(result))
     publish_json(out_dir / "metrics.json", result.metrics)
@@ -229,12 +231,15 @@ def held_out_videos(
                 f"{path}: cannot be read ({error}), but --tune-fusion must know which videos the {stream} "
                 "stream held out; train it again, or leave --tune-fusion out"
             ) from error
+
+        # Divided as the training did; only an unchanged list has the same held-out part.
         lists = divide_training_list(manifest, split=split, share=config.val_share)
         if list_digest(lists.train) != trained_on:
             raise StinPipeError(
                 f"{path}: the run's training list has changed since the {stream} stream was trained, so its "
                 "held-out part is no longer known; train it again, or leave --tune-fusion out"
             )
+
         if config.select == "best":
             message = (
                 f"the {stream} stream was selected as the best on its held-out part, so it looks better "
@@ -250,6 +255,7 @@ def held_out_videos(
             f"weights are chosen on the {len(spatial & temporal)} that neither was trained on"
         )
         on_event(EvalNotice(message=message, level="note"))
+
     videos = tuple(video for video in held_out["spatial"] if video.id in temporal)
     if not videos:
         raise StinPipeError(

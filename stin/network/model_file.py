@@ -105,6 +105,7 @@ def _info_of(path: Path, metadata: Mapping[str, str]) -> ModelInfo:
         value = json.loads(text)
         if not isinstance(value, dict):
             raise ValueError(f"it must be an object, got {type(value).__name__}")
+        # The version before the fields: those of another version need not be known here.
         version = value.pop("format")
         if version != MODEL_FORMAT:
             raise StinPipeError(f"{path}: model format {version}, but this program reads {MODEL_FORMAT}")
@@ -153,6 +154,7 @@ def load_model(path: Path, *, device: torch.device | str = "cpu") -> TrainedMode
         raise _not_a_model(path, error) from error
     info = _info_of(path, _metadata_of(content))
 
+    # Before the network is built: a damaged description may ask for any amount of memory.
     try:
         _check_fit(weights, info)
     except (RuntimeError, ValueError) as error:

@@ -109,7 +109,9 @@ def tabulate(
     for name, stream in streams.items():
         by_seed, base = judgements[name], base_of[stream]
         top1 = {seed: item.top1 for seed, item in by_seed.items()}
-        aux = [item.aux_top1 for item in by_seed.values() if item.aux_top1 is not None]
+        aux = [
+            item.aux_top1 for item in by_seed.values() if item.aux_top1 is not None
+        ]  # plain ones have none
 
         difference = None
         if name != base:

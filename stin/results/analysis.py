@@ -124,6 +124,7 @@ def analyse(
 
     names = [scores.stream for scores in streams]
     pairs = [(FUSED, name) for name in names] + list(combinations(names, 2))
+
     return Analysis(
         accuracies=accuracies,
         intervals=_intervals(accuracies, drawn, labels),

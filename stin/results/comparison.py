@@ -88,6 +88,7 @@ def compare_drawn(
     signed = first_right_N.astype(np.int64) - second_right_N.astype(np.int64)
     alone = int((signed > 0).sum()), int((signed < 0).sum())
     both = int((first_right_N & second_right_N).sum())
+
     per_class = [signed[labels_N == label] for label in np.unique(labels_N)]
 
     # The deviation of the differences, not the difference of deviations: both saw the same recordings.
@@ -95,6 +96,7 @@ def compare_drawn(
         float((means[:, columns[0]] - means[:, columns[1]]).std())
         for means in (drawn.overall, drawn.by_class)
     )
+
     return Comparison(
         first=first,
         second=second,

@@ -47,6 +47,8 @@ def read_foreign_scores(
             f"{path}: names no classes; its columns are taken to be in the run's class order "
             f"({', '.join(class_names[:3])}{', ...' if len(class_names) > 3 else ''})"
         )
+
+    # All of it, before anything is joined: a file of another split often has some of its videos in common.
     _check_videos(path, table.ids, labels)
     _check_labels(path, table, labels, class_names)
     _check_values(path, table)
@@ -114,6 +116,7 @@ def _in_class_order(path: Path, table: ScoreTable, class_names: Sequence[str]) -
                 f"({', '.join(class_names[:3])}, ...); give the scores of the run's classes"
             )
         return table
+
     if len(table.classes) != table.scores.shape[1]:
         raise StinPipeError(
             f"{path}: {len(table.classes)} class names, but scores of {table.scores.shape[1]} classes"

@@ -28,6 +28,8 @@ def how_made(
         _fused(streams, settings, weights, tuning),
         "top-1 is over scored videos; “of listed” counts test videos that could not be extracted as wrong",
     ]
+
+    # "By this program": whoever compares many runs on the test list tunes on it, too, and we cannot know.
     if tuning is None:
         sentences.append("nothing was tuned on the test list by this program")
     else:
@@ -35,6 +37,7 @@ def how_made(
             f"the weights were chosen by {tuning.rule}; the choice used {tuning.num_videos} videos of the "
             "training list that neither stream was trained on, and never the test list"
         )
+
     if missing := missing_videos(manifest):
         sentences.append(missing)
     if manifest.flow_backend == "imported":

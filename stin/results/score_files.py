@@ -67,18 +67,20 @@ def read_score_table(path: Path) -> ScoreTable:
     if path.suffix.lower() in PICKLES:
         raise StinPipeError(_pickled(path))
     readers = {".npz": _read_npz, ".json": _read_json, ".csv": _read_csv}
+
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise StinPipeError(f"{path}: scores are read from .npz, .json or .csv files, not {path.suffix!r}")
 
     try:
         table = reader(path)
+        # Shapes first: whatever follows joins rows by id and would take a wrong row without an error.
         if table.scores.ndim != 2 or len(table.scores) != len(table.ids):
             raise ValueError(f"{len(table.ids)} ids, but scores of shape {table.scores.shape}")
         if table.labels is not None and len(table.labels) != len(table.ids):
             raise ValueError(f"{len(table.ids)} ids, but {len(table.labels)} labels")
     except StinPipeError:
-        raise
+        raise  # it says already what is wrong
     except Exception as error:  # zip, numpy, csv and json each report damage in their own ways
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
         raise StinPipeError(
@@ -135,6 +137,7 @@ def _read_json(path: Path) -> ScoreTable:
     for name in ("ids", "scores", "labels", "classes"):
         if not isinstance(value.get(name, []), list):
             raise ValueError(f"{name} must be a list, got {value[name]!r}")
+
     try:
         scores = np.asarray(value["scores"], np.float64)
     except (TypeError, ValueError) as error:
@@ -179,9 +182,10 @@ def _read_csv(path: Path) -> ScoreTable:
         lines: list[list[str]] = []
         rows: list[list[float]] = []
         for line in reader:
-            if line:
+            if line:  # spreadsheets end with empty lines
                 lines.append(line)
                 rows.append(_numbers(line, header, first, reader.line_num))
+
     return ScoreTable(
         ids=[line[0] for line in lines],
         scores=np.array(rows, np.float64).reshape(len(lines), len(header) - first),

@@ -124,6 +124,7 @@ def stand_side_by_side(
         raise StinPipeError(f"nothing to compare: no stream is in all results ({having})")
     shared.sort(key=lambda name: (name != "fused", name))
 
+    # Over all shared streams: a table with other videos than the next one could not be read beside it.
     sets = [set(item.streams[name].ids) for item in contenders for name in shared]
     common = sorted(set.intersection(*sets))
     if not common:
@@ -222,6 +223,7 @@ def _as_classes_of(name: str, scores: Scores, other: str, class_names: tuple[str
     """
     if scores.class_names == class_names:
         return scores
+
     ours, theirs = set(scores.class_names), set(class_names)
     if ours != theirs:
         extra = [
@@ -233,6 +235,7 @@ def _as_classes_of(name: str, scores: Scores, other: str, class_names: tuple[str
             f"{name} and {other} have different classes ({'; '.join(extra)}); accuracies over different "
             "classes cannot be compared"
         )
+
     columns = [scores.class_names.index(class_name) for class_name in class_names]
     new_label = {label: column for column, label in enumerate(columns)}
     return replace(
@@ -254,6 +257,7 @@ def _rows(name: str, scores: Scores, ids: Sequence[str]) -> Scores:
     twice = [video_id for video_id, count in Counter(scores.ids).items() if count > 1]
     if twice:
         raise StinPipeError(f"{name}: {len(twice)} videos are scored more than once: {name_some(twice)}")
+
     row_of = {video_id: row for row, video_id in enumerate(scores.ids)}
     rows = [row_of[video_id] for video_id in ids]
     chosen = scores.scores[rows]
@@ -263,6 +267,7 @@ def _rows(name: str, scores: Scores, ids: Sequence[str]) -> Scores:
             f"{name}: {len(broken)} videos have {scores.stream} scores that are not finite: "
             f"{name_some([ids[int(row)] for row in broken])}; score them again"
         )
+
     return replace(
         scores,
         ids=tuple(ids),

@@ -23,9 +23,12 @@ def mean_of_splits(results: Sequence[SplitResult], *, dataset: str, report: str)
         stream: {name: [item[stream][name] for item in metrics] for name in METRICS}
         for stream in results[0].analysis.accuracies
     }
+
+    # Tuned weights differ from split to split; then no single ones stand for all.
     weights = [item["fusion_weights"] for item in metrics]
     # A paper's mean is over all three splits of the data set; ours stands beside it only if it is, too.
     rows = published(dataset, "mean of 3 splits") if len(results) == 3 else ()
+
     return {
         "split": "all",
         "splits": metrics,

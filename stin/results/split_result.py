@@ -134,6 +134,9 @@ def judge_split(
     """
     data = _data_path(split, manifest, num_scored=len(fused.ids), trained=trained, held_out=held_out)
     analysis = analyse(streams, fused, recordings=recordings_of(manifest), num_listed=data.test_listed)
+
+    # Programs read these keys: they are added to, never renamed. Streams are keys beside them, which is why
+    # no stream may be called as one of them (RESERVED_NAMES of the command line).
     metrics = {
         "split": split,
         "num_videos": data.test_scored,
@@ -154,6 +157,7 @@ def judge_split(
         "report": report,
         "score_files": dict(score_files or {}),
     }
+
     return SplitResult(
         split=split,
         streams={scores.stream: scores for scores in streams},

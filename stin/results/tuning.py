@@ -89,6 +89,7 @@ def tune_fusion(
             f"{MIN_VIDEOS}); train both streams with a larger --val-share, or leave --tune-fusion out"
         )
 
+    # A grid, not an optimiser: with some dozen videos top-1 is a staircase, and the whole curve is shown.
     curve, rights = [], []
     for share in GRID:
         fused = fuse(spatial, temporal, weights=(1 - share, share), when=when)
@@ -105,6 +106,7 @@ def tune_fusion(
     best = min(
         range(len(GRID)), key=lambda i: (-curve[i].top1, round(abs(GRID[i] - DEFAULT_SHARE), 6), GRID[i])
     )
+
     numbers = recording_numbers(spatial.ids, spatial.labels, recordings)
     drawn = resample(rights[best][:, None], spatial.labels, numbers)
     return Tuning(

@@ -112,6 +112,7 @@ def weighted_mean(
         weights: of the streams in that order; only their ratios matter.
         when: ``before_softmax`` gives mean logits, ``after_softmax`` mean probabilities.
     """
+    # In float64, so that the order of the streams and the scale of the weights do not show in the result.
     parts = [part.astype(np.float64) for part in logits]
     if when == "after_softmax":
         parts = [softmax(part) for part in parts]
@@ -160,11 +161,13 @@ def accuracy(scores_NC: np.ndarray, labels_N: np.ndarray, *, num_listed: int | N
         raise ValueError(
             f"labels must be in 0..{scores_NC.shape[1] - 1}, got {labels_N.min()}..{labels_N.max()}"
         )
+    # A list shorter than its scores would make top1_of_listed exceed 1 without a word.
     if listed < num_scored:
         raise ValueError(f"num_listed must be >= the {num_scored} scored videos, got {listed}")
 
     ranks = label_ranks(scores_NC, labels_N)
     right = ranks == 0
+    # Classes without a scored video have no share; they are left out rather than counted as 0.
     classes = np.unique(labels_N)
     return Accuracy(
         top1=float(right.mean()),

@@ -122,6 +122,7 @@ class Scorer:
         Raises:
             StinPipeError: if a single crop does not fit into the GPU's memory, or a score is not finite.
         """
+        # Halved until it fits, and kept: the next video would run out of memory just as well.
         while True:
             try:
                 output = self._forward(sample)
@@ -141,12 +142,15 @@ class Scorer:
 
         aux = output.aux_logits
         logits = stream_scores(output, aux_at_test=self.aux_share)
+
+        # A nan would win or lose every comparison unnoticed, so it stops here, at the video that made it.
         if not torch.isfinite(logits).all():
             advice = "" if self.protocol.precision == "fp32" else ", or score with --amp off"
             raise StinPipeError(
                 f"{sample.ids[0]}: the {self.model.info.stream_name} model's scores are not finite; train it "
                 f"again with a lower --lr{advice}"
             )
+
         return ClipScores(
             logits=logits.cpu().numpy(),
             main_logits=output.logits.cpu().numpy(),
@@ -158,6 +162,7 @@ class Scorer:
         model = self.model
         step = self.protocol.step_for(model.info.num_segments)
         amp = "off" if self.protocol.precision == "fp32" else self.protocol.precision
+
         main: list[torch.Tensor] = []
         aux: list[torch.Tensor] = []
         for part in sample.clips.split(self.crops_a_pass):
@@ -169,6 +174,7 @@ class Scorer:
             )
             with autocast(amp, model.device):
                 output: StreamOutput = model.network(inputs, difference_step=step)
+            # Means are taken in float32 even where the network computes in half precision.
             main.append(output.logits.float())
             if output.aux_logits is not None:
                 aux.append(output.aux_logits.float())

@@ -119,11 +119,13 @@ class Scores:
                 value = {**json.loads(arrays.pop("about").tobytes()), **arrays}
             if value["format"] != SCORES_FORMAT:
                 raise ValueError(f"format {value['format']}, this program reads {SCORES_FORMAT}")
+
             # 0.1.0 named every array "logits"; a fusion after softmax is known by its protocol there.
             name = value.get("kind", "logits")
             if name not in get_args(Kind):
                 raise ValueError(f"kind {name!r}, this program reads {' and '.join(get_args(Kind))}")
             is_old_fusion = "kind" not in value and value["protocol"].get("when") == "after_softmax"
+
             main, aux = (None if is_old_fusion else value.get(part) for part in ("main_logits", "aux_logits"))
             return Scores(
                 ids=tuple(value["ids"]),

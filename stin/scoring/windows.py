@@ -103,6 +103,7 @@ def running_scores(
         inputs = network_input(
             join_samples(windows), stream=info.stream, bound_px=info.bound_px, device=model.device
         )
+        # Neighbours are compared: a window has as many segments as the training, so no wider step is due.
         output = model.network(inputs, return_maps=True)
         logits.append(stream_scores(output, aux_at_test=aux_at_test).float().cpu().numpy())
         if output.maps:

@@ -27,6 +27,7 @@ def show_comparison(output: Output, result: RunComparison) -> None:
     for name, count in found.num_left_out.items():
         if count:
             output.warn(f"{count} videos of {name} are missing from other results and do not count")
+
     for table in found.tables:
         output.table(
             f"{table.stream}, split {result.split}, {found.num_common} videos",

@@ -71,6 +71,7 @@ def show_result(output: Output, result: SplitResult) -> None:
                 for row in result.literature.rows
             ],
         )
+
     if result.tuning is not None:
         output.show(
             f"the temporal stream's share of {result.tuning.temporal_share:g} was chosen on "

@@ -124,6 +124,8 @@ def read_subject(path: Path, name: str, split: str) -> Subject:
     metrics = read_metrics(folder)
     if not metrics:
         raise StinPipeError(f"{folder / 'metrics.json'}: is damaged; run {again} again")
+
+    # An evaluation writes its score files one by one; between two of them the folder is of no evaluation.
     for stream in _of_another_evaluation(folder, metrics):
         raise StinPipeError(
             f"{folder / f'{stream}.npz'}: does not belong to the evaluation in metrics.json, which another "

@@ -88,11 +88,13 @@ def evaluate_run(
     options = options or EvalOptions()
     check_options(options)
     resolve_amp(options.amp, choose_device(options.device))
+
     run = open_run(run_path)
     manifest = Manifest.load(run.manifest)
     splits = _chosen_splits(run, manifest, options.split)
     if missing := missing_videos(manifest):
         on_event(EvalNotice(message=missing))
+    # All splits, before the first is scored: the last one's mistake would show hours later.
     for split in splits:
         _require_trained(run, split, options)
 
@@ -148,6 +150,8 @@ def check_options(options: EvalOptions, *, files_are_here: bool = True) -> None:
         )
     if options.files and options.split == ALL_SPLITS:
         raise ValueError("--scores: a score file belongs to one split; give --split N")
+
+    # Files before weights: a misspelled file is the likelier mistake, and easier to see.
     if files_are_here:
         for file in options.files.values():
             require_score_file(file)
@@ -158,6 +162,7 @@ def check_options(options: EvalOptions, *, files_are_here: bool = True) -> None:
         raise ValueError(
             f"--fusion-weights: {' and '.join(further)} {needs}: give 1,1.5{',W' * len(further)}"
         )
+
     try:
         check_weights(options.weights, names=options.stream_names)
     except ValueError as error:
