@@ -72,7 +72,7 @@ class TrainedModel:
 
 
 def save_model(path: Path, *, weights: Mapping[str, torch.Tensor], info: ModelInfo) -> None:
-    """Publish a model file whole."""
+    """Write a model file; a reader sees the old one or the new one, never a part."""
     text = json.dumps({**asdict(info), "format": MODEL_FORMAT}, sort_keys=True)
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
     publish_bytes(path, save(tensors, metadata={_MODEL_KEY: text}))

@@ -53,10 +53,10 @@ def calibrate(log_probabilities_NC: np.ndarray, labels_N: np.ndarray) -> Calibra
     confidence = np.exp(log_probabilities_NC.max(1))
     right = guesses == labels_N
     edges = np.linspace(0, 1, NUM_BINS + 1)
-    place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, NUM_BINS - 1)
+    bin_N = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, NUM_BINS - 1)
     bins = []
     for index in range(NUM_BINS):
-        inside = place == index
+        inside = bin_N == index
         count = int(inside.sum())
         bins.append(
             ReliabilityBin(

@@ -120,7 +120,7 @@ def recording_numbers(
 ) -> np.ndarray:
     """Return the number of each video's recording, int64 (N,).
 
-    A name that occurs in two classes stands for two recordings: data sets count them anew in each class.
+    A name that occurs in two classes stands for two recordings: data sets number them from 1 in each class.
     """
     names = recordings or {}
     keys = [

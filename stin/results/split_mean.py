@@ -34,9 +34,11 @@ def mean_of_splits(results: Sequence[SplitResult], *, dataset: str, report: str)
         "splits": metrics,
         "num_videos": sum(item["num_videos"] for item in metrics),
         "num_listed": sum(item["num_listed"] for item in metrics),
-        **{stream: {name: fmean(found) for name, found in values[stream].items()} for stream in values},
+        **{stream: {name: fmean(shares) for name, shares in values[stream].items()} for stream in values},
         "spread": {
-            stream: {name: stdev(found) if len(found) > 1 else None for name, found in values[stream].items()}
+            stream: {
+                name: stdev(shares) if len(shares) > 1 else None for name, shares in values[stream].items()
+            }
             for stream in values
         },
         "spread_is": "sample standard deviation between splits, null for one split",

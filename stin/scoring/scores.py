@@ -75,7 +75,7 @@ class Scores:
         return replace(self, scores=with_auxiliary(main, self.aux_logits, share=share))
 
     def save(self, path: Path) -> None:
-        """Publish the scores whole, as .npz or .json by the path's suffix."""
+        """Write the scores as .npz or .json, by the suffix of the path."""
         about = {
             "format": SCORES_FORMAT,
             "kind": self.kind,

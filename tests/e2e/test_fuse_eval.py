@@ -383,7 +383,7 @@ def test_scores_of_two_evaluations_are_not_compared_as_one(run: Path, tmp_path: 
     """Killed after the spatial scores: they are of 3 segments, all else of 2."""
     evaluate(run)
     other = Path(shutil.copytree(run, tmp_path / "other"))
-    assert compare_results([run, other], split="1").found.num_common == 12
+    assert compare_results([run, other], split="1").side_by_side.num_common == 12
     evaluate(other, "--segments", "3")
     shutil.copy(other / "fuse-eval" / "split1" / "spatial.npz", run / "fuse-eval" / "split1")
     with pytest.raises(StinPipeError, match=r"spatial\.npz: does not belong to .* fuse-eval --run"):

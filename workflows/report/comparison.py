@@ -55,25 +55,30 @@ def check_page_path(path: Path, results: Sequence[Path]) -> None:
 def render_comparison(result: RunComparison) -> str:
     """Return the comparison as one HTML file that opens offline."""
     # One reach for all lines of the page, so that their lengths can be compared.
-    found = result.found
+    side_by_side = result.side_by_side
     widest = max(
-        (abs(edge) for table in found.tables for item in table.comparisons for edge in _edges(item.top1)),
+        (
+            abs(edge)
+            for table in side_by_side.tables
+            for item in table.comparisons
+            for edge in _edges(item.top1)
+        ),
         default=0.0,
     )
 
     return render_page(
         "comparison.html.jinja",
-        names=found.names,
+        names=side_by_side.names,
         split=result.split,
-        num_common=found.num_common,
-        num_classes=len(found.tables[0].classes),
-        tables=[(table, class_differences(table)) for table in found.tables],
+        num_common=side_by_side.num_common,
+        num_classes=len(side_by_side.tables[0].classes),
+        tables=[(table, class_differences(table)) for table in side_by_side.tables],
         differences=result.protocol_differences,
         made=[
             Made(
                 name=item.contender.name,
                 path=str(item.path),
-                num_left_out=found.num_left_out[item.contender.name],
+                num_left_out=side_by_side.num_left_out[item.contender.name],
                 how=tuple(item.metrics.get("how_made", ())),
             )
             for item in result.subjects

@@ -21,16 +21,16 @@ def difference_text(item: Comparison) -> str:
 
 def show_comparison(output: Output, result: RunComparison) -> None:
     """Print one table a stream with its paired differences, then the classes that differ most."""
-    found = result.found
+    side_by_side = result.side_by_side
     for line in result.protocol_differences:
         output.warn(line)
-    for name, count in found.num_left_out.items():
+    for name, count in side_by_side.num_left_out.items():
         if count:
             output.warn(f"{count} videos of {name} are missing from other results and do not count")
 
-    for table in found.tables:
+    for table in side_by_side.tables:
         output.table(
-            f"{table.stream}, split {result.split}, {found.num_common} videos",
+            f"{table.stream}, split {result.split}, {side_by_side.num_common} videos",
             ["result", "top-1", "95 % interval", "top-5", "mean class"],
             [
                 [
@@ -46,7 +46,7 @@ def show_comparison(output: Output, result: RunComparison) -> None:
         for item in table.comparisons:
             output.show(difference_text(item))
 
-    _show_classes(output, found.tables[0])
+    _show_classes(output, side_by_side.tables[0])
 
 
 def _show_classes(output: Output, table: StreamTable) -> None:

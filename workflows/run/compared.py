@@ -40,13 +40,13 @@ class RunComparison:
     Attributes:
         split: the runs' split.
         subjects: in the order given; the first is what the others are compared with.
-        found: the numbers.
+        side_by_side: the numbers.
         protocol_differences: where the runs were evaluated differently, in words.
     """
 
     split: str
     subjects: tuple[Subject, ...]
-    found: SideBySide
+    side_by_side: SideBySide
     protocol_differences: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -58,14 +58,14 @@ class RunComparison:
                     "name": item.contender.name,
                     "path": str(item.path),
                     "num_videos": len(next(iter(item.contender.streams.values())).ids),
-                    "num_left_out": self.found.num_left_out[item.contender.name],
+                    "num_left_out": self.side_by_side.num_left_out[item.contender.name],
                     "how_made": item.metrics.get("how_made", []),
                 }
                 for item in self.subjects
             ],
-            "num_common": self.found.num_common,
+            "num_common": self.side_by_side.num_common,
             "protocol_differences": list(self.protocol_differences),
-            "tables": [table.to_json() for table in self.found.tables],
+            "tables": [table.to_json() for table in self.side_by_side.tables],
         }
 
 
@@ -95,7 +95,7 @@ def compare_results(results: Sequence[Path], *, split: str) -> RunComparison:
     return RunComparison(
         split=split,
         subjects=tuple(subjects),
-        found=stand_side_by_side([item.contender for item in subjects], recordings=recordings),
+        side_by_side=stand_side_by_side([item.contender for item in subjects], recordings=recordings),
         protocol_differences=_protocol_differences(subjects),
     )
 
