@@ -59,9 +59,7 @@ def test_without_slurm_here_the_scripts_are_written_and_the_error_is_plain(place
     assert "is from" not in called.json["error"]
     (place / "run.toml").write_text('split = "7"' + CONFIG)
     called = call(*arguments, cwd=place)
-    assert called.code == 2 and "(split is from run.toml, above the tables)" in called.json["error"], (
-        called.stderr
-    )
+    assert called.code == 2 and "(split is from run.toml, above the tables)" in called.json["error"]
 
 
 def test_ray_shows_the_command_with_every_path_whole(place: Path, call) -> None:

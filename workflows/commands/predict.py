@@ -10,7 +10,7 @@ import click
 
 from stin_pipe.workflows.terminal.options import common_options, run_option, usage_errors
 from stin_pipe.workflows.terminal.output import Output
-from stin_pipe.workflows.terminal.types import FILE, FiniteRange, Numbers
+from stin_pipe.workflows.terminal.types import FILE, FiniteRange, Numbers, WholeNumber
 
 if TYPE_CHECKING:  # they load torch, which --help must not
     from stin_pipe.workflows.prediction.model import Model, PredictProgress
@@ -50,7 +50,7 @@ class PredictOptions:
     help="Model file of one stream, in place of --run; give it twice for both streams.",
 )
 @click.option("--split", default="1", help="Split whose models are used (with --run).")
-@click.option("--segments", type=click.IntRange(min=1), default=25, help="Clips per video.")
+@click.option("--segments", type=WholeNumber(min=1), default=25, help="Clips per video.")
 @click.option("--crops", type=click.Choice(["1", "5", "10"]), default="10", help="Views per clip.")
 @click.option(
     "--fusion-weights",
