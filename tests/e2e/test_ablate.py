@@ -49,7 +49,7 @@ def test_variants_of_a_file_are_trained_compared_and_kept(call, run):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (("--only", "sagam"), "--only: 'sagam' is no variant; known: cbam"),
+        (("--only", "sagam"), "--only: 'sagam' is not a variant; known: cbam"),
         (("--streams", "sound"), "--streams must be of spatial, temporal, got 'sound'"),
         (
             ("--name", "../run"),

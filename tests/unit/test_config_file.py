@@ -76,3 +76,20 @@ def test_an_argument_error_keeps_its_names_on_the_way_from_a_worker() -> None:
     error = ArgumentError("--list and --splits exclude each other", "list_csv", "splits")
     again = pickle.loads(pickle.dumps(error))  # noqa: S301 - as a worker process hands it back
     assert (str(again), again.arguments) == (str(error), ("list_csv", "splits"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments"),
+    [
+        ({"tune_fusion": True, "fusion_weights": (1.0, 2.0)}, ("tune_fusion",)),
+        ({"files": {"pose": Path("pose.csv")}, "split": "all"}, ("files", "split")),
+        ({"files": {"pose": Path("pose.csv")}}, ("files",)),
+        ({"fusion_weights": (1.0,)}, ("fusion_weights",)),
+    ],
+)
+def test_options_of_an_evaluation_that_do_not_fit_are_named(changes: dict, arguments: tuple) -> None:
+    from stin_pipe.workflows.run.evaluation import EvalOptions, check_options
+
+    with pytest.raises(ArgumentError) as raised:
+        check_options(EvalOptions(**changes), files_are_here=False)
+    assert raised.value.arguments == arguments

@@ -17,6 +17,7 @@ from stin_pipe.stin.ablation import (
 from stin_pipe.stin.device import Amp, Runtime
 from stin_pipe.stin.network.config import StreamName
 from stin_pipe.stin.results.ablation_table import AblationTable, Judge
+from stin_pipe.stin.shards.errors import ArgumentError
 from stin_pipe.stin.shards.publish import publish_json
 from stin_pipe.stin.shards.schema import Manifest
 from stin_pipe.stin.training.config import TrainConfig, override
@@ -137,7 +138,7 @@ def table_name(options: AblateOptions, variants: Sequence[Variant]) -> str:
     else:
         check_file_name("--name", name)
     if name == "lock":
-        raise ValueError("--name: 'lock' is taken by the lock of the ablation; give another name")
+        raise ArgumentError("--name: 'lock' is taken by the lock of the ablation; give another name", "name")
     for variant in variants:
         if variant.name in ("lock.json", f"{name}.json", f"{name}.png"):
             raise ValueError(
@@ -162,7 +163,8 @@ def chosen_variants(dataset: str, options: AblateOptions) -> list[Variant]:
     only = options.only or ()
     names = {name for stream in streams for name in NAMED_VARIANTS[stream]}
     if unknown := sorted(set(only) - names):
-        raise ValueError(f"--only: {unknown[0]!r} is no variant; known: {', '.join(sorted(names))}")
+        known = ", ".join(sorted(names))
+        raise ArgumentError(f"--only: {unknown[0]!r} is not a variant; known: {known}", "only")
     variants: list[Variant] = []
     for stream in streams:
         own = [name for name in NAMED_VARIANTS[stream] if not only or name in only]
@@ -175,7 +177,7 @@ def _stream(name: str) -> StreamName:
     for stream in NAMED_VARIANTS:
         if name == stream:
             return stream
-    raise ValueError(f"--streams must be of {', '.join(NAMED_VARIANTS)}, got {name!r}")
+    raise ArgumentError(f"--streams must be of {', '.join(NAMED_VARIANTS)}, got {name!r}", "streams")
 
 
 def _base(stream: StreamName, dataset: str, options: AblateOptions) -> TrainConfig:

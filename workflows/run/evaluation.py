@@ -15,7 +15,7 @@ from stin_pipe.stin.results.split_mean import mean_of_splits
 from stin_pipe.stin.results.split_result import SplitResult
 from stin_pipe.stin.scoring.fusion import check_weights
 from stin_pipe.stin.scoring.settings import STREAMS, EvalSettings
-from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.errors import ArgumentError, StinPipeError
 from stin_pipe.stin.shards.publish import publish_bytes, publish_json
 from stin_pipe.stin.shards.run_dir import RunDir
 from stin_pipe.stin.shards.schema import Manifest
@@ -144,12 +144,13 @@ def check_options(options: EvalOptions, *, files_are_here: bool = True) -> None:
     """
     if options.tune_fusion and (options.fusion_weights is not None or options.files):
         other = "--fusion-weights" if options.fusion_weights is not None else "--scores"
-        raise ValueError(
+        raise ArgumentError(
             f"--tune-fusion and {other} exclude each other: weights are chosen on held-out videos that both "
-            "streams of the run score"
+            "streams of the run score",
+            "tune_fusion",
         )
     if options.files and options.split == ALL_SPLITS:
-        raise ValueError("--scores: a score file belongs to one split; give --split N")
+        raise ArgumentError("--scores: a score file belongs to one split; give --split N", "files", "split")
 
     # Files before weights: a misspelled file is the likelier mistake, and easier to see.
     if files_are_here:
@@ -159,14 +160,14 @@ def check_options(options: EvalOptions, *, files_are_here: bool = True) -> None:
     further = options.stream_names[len(STREAMS) :]
     if options.fusion_weights is None and further:
         needs = "needs a weight of its own" if len(further) == 1 else "need weights of their own"
-        raise ValueError(
-            f"--fusion-weights: {' and '.join(further)} {needs}: give 1,1.5{',W' * len(further)}"
+        raise ArgumentError(
+            f"--fusion-weights: {' and '.join(further)} {needs}: give 1,1.5{',W' * len(further)}", "files"
         )
 
     try:
         check_weights(options.weights, names=options.stream_names)
     except ValueError as error:
-        raise ValueError(f"--fusion-weights: {error}") from error
+        raise ArgumentError(f"--fusion-weights: {error}", "fusion_weights") from error
 
 
 def check_segments(settings: EvalSettings, *, spatial: StreamConfig) -> None:
@@ -176,9 +177,10 @@ def check_segments(settings: EvalSettings, *, spatial: StreamConfig) -> None:
         ValueError: says how many it needs.
     """
     if settings.segments < 2 and "spatial" in settings.scored_streams and not spatial.is_plain:
-        raise ValueError(
+        raise ArgumentError(
             f"--segments: the spatial stream compares clips of a video, so it needs 2 or more, got "
-            f"{settings.segments}; only a stream trained with --plain needs no second clip"
+            f"{settings.segments}; only a stream trained with --plain needs no second clip",
+            "segments",
         )
 
 
@@ -190,9 +192,10 @@ def check_held_out(settings: EvalSettings, trainings: Mapping[str, TrainConfig])
     """
     for stream, config in trainings.items():
         if settings.tune_fusion and config.val_share == 0:
-            raise ValueError(
+            raise ArgumentError(
                 f"--tune-fusion: the {stream} stream holds no video out (val_share = 0); set val_share = 0.1 "
-                "for both trainings, or leave --tune-fusion out"
+                "for both trainings, or leave --tune-fusion out",
+                "tune_fusion",
             )
 
 
