@@ -168,7 +168,8 @@ def _start(command: list[str]) -> subprocess.Popen[bytes]:
     # A child inherits the mask of the thread that starts it, through exec too.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
-        return subprocess.Popen(  # ffmpeg-python compiles the command; its own run() would hide stderr
+        # ffmpeg-python only compiles the command; its own run() would hide stderr.
+        return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
     finally:
@@ -202,7 +203,7 @@ def _decode_command(path: Path, filters: str, start_s: float) -> list[str]:
 
 
 def _filters(fps: float | None, start_s: float | None, end_s: float | None) -> list[str]:
-    """Cut out start_s <= t < end_s exactly, at whatever time base, then resample."""
+    """Cut out start_s <= t < end_s exactly, whatever the time base of the file, then resample."""
     ends = [f"start={_seconds(start_s)}"] if start_s is not None else []
     ends += [f"end={_seconds(end_s)}"] if end_s is not None else []
     filters = ["settb=1/1000000", f"trim={':'.join(ends)}"] if ends else []

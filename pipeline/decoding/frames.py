@@ -244,7 +244,8 @@ def _enlarge_pipe(descriptor: int) -> None:
     try:
         fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     except (AttributeError, PermissionError):
-        return  # not Linux, or over the user's quota of pipe memory: smaller reads, same frames
+        # Not Linux, or over the user's quota of pipe memory: smaller reads, same frames.
+        return
 
 
 def _no_frames(path: Path, notes: DecodeNotes, code: int) -> DecodeError:

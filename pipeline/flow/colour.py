@@ -46,6 +46,7 @@ def flow_to_colour(flow: Any, *, full_px: float | None = None) -> np.ndarray:
     turn = (np.arctan2(y, x) / (2 * np.pi)) % 1.0
     length = np.hypot(x, y)[..., None] / full_px
 
+    # From white at rest to the pure hue at the full length.
     hue = np.stack([np.interp(turn, _TURNS, _COLOURS[:, part]) for part in range(3)], axis=-1)
     colour = np.where(length <= 1, 1 - length * (1 - hue), hue * _BEYOND)
     return np.rint(255 * colour * finite[..., None]).astype(np.uint8)

@@ -28,7 +28,7 @@ class TracedFlow:
     Attributes:
         flow: (N, H, W, 2) float32, pixels a frame, x then y; or (N, 2 H, W) uint8, quantised. numpy, or
             torch where the frames are on a GPU.
-        iterations: (N, levels, warps) int32, finest level first; None where the back end does not tell.
+        iterations: (N, levels, warps) int32, finest level first; None where they are not counted.
     """
 
     flow: Any
@@ -54,7 +54,8 @@ def as_batch(frames: Any, name: str) -> Any:
 
 
 def like(frames: Any, flow: Any) -> Any:
-    """Give flow as a torch tensor if the frames are one; a back end for the CPU returns numpy."""
+    """Return flow as a torch tensor if the frames are one; a back end for the CPU returns numpy."""
+    # Frames are no tensors where nobody has imported torch, and importing it would take seconds.
     torch = sys.modules.get("torch")
     is_tensor = torch is not None and isinstance(frames, torch.Tensor)
     return torch.from_numpy(flow) if torch and is_tensor and isinstance(flow, np.ndarray) else flow
@@ -102,29 +103,31 @@ def check_pairs(frames0: Any, frames1: Any, *, value_range: float | None = None)
 
 
 def _check(batches: dict[str, Any], value_range: float | None) -> list[Any]:
-    """Check batches by name and make them grey; whether 1 or 255 is white shows in all of them together."""
+    """Check batches by name and make them grey."""
     checked = [_check_batch(frames, name) for name, frames in batches.items()]
     is_uint8 = "uint8" in str(checked[0].dtype)
     if value_range not in (None, 1, WHITE):
         raise ValueError(f"value_range must be 1 or 255, got {value_range!r}")
     if is_uint8 and value_range == 1:
         raise ValueError(f"{' and '.join(batches)} are uint8, whose white is 255, got value_range 1")
+    # Of all batches together: one of two frames may well be black.
     white = WHITE if is_uint8 else _white(checked, " and ".join(batches), value_range)
 
     greys = []
     for frames in checked:
         scaled = frames if white == WHITE else frames * (WHITE / white)
-        on_device = not isinstance(scaled, np.ndarray)
-        if scaled.ndim == 4:
-            scaled = _grey_on_device(scaled) if on_device else _grey(scaled)
-        greys.append(np.ascontiguousarray(scaled) if isinstance(scaled, np.ndarray) else scaled.contiguous())
+        if isinstance(scaled, np.ndarray):
+            greys.append(np.ascontiguousarray(_grey(scaled) if scaled.ndim == 4 else scaled))
+        else:
+            greys.append((_grey_on_device(scaled) if scaled.ndim == 4 else scaled).contiguous())
     return greys
 
 
 def _check_batch(frames: Any, name: str) -> Any:
-    """Check the shape and the dtype of frames; give uint8 or float32, numpy unless on a GPU."""
+    """Check the shape and the dtype of frames; return uint8 or float32, numpy unless on a GPU."""
     if hasattr(frames, "detach"):
-        frames = frames.detach()  # numpy cannot look into a tensor that requires a gradient
+        # numpy cannot look into a tensor that requires a gradient.
+        frames = frames.detach()
     elif not hasattr(frames, "dtype"):
         frames = np.asarray(frames)
     _check_shape(tuple(frames.shape), name)
@@ -155,7 +158,7 @@ def _check_shape(shape: tuple[int, ...], name: str) -> None:
 
 
 def _white(batches: list[Any], names: str, value_range: float | None) -> float:
-    """Give the value of white in floating frames, 1 or 255.
+    """Return the value of white in floating frames, 1 or 255.
 
     Raises:
         ValueError: If it may be either, or values lie outside of the range.

@@ -145,7 +145,7 @@ def _spelled(name: str) -> str:
 
 
 def pyramid_sizes(height: int, width: int, params: TVL1Params) -> list[tuple[int, int]]:
-    """Give (height, width) of each pyramid level in pixels, finest first.
+    """Return (height, width) of each pyramid level in pixels, finest first.
 
     A level is `scale_step` times the one before, rounded half to even; levels end before either side
     would fall below `MIN_SIDE_PX`.

@@ -59,7 +59,7 @@ def solve(
 
 
 def pyramid(frame: torch.Tensor, sizes: list[tuple[int, int]], params: TVL1Params) -> list[torch.Tensor]:
-    """Give the levels of a frame, each resized from the one before without smoothing."""
+    """Return the levels of a frame, each resized from the one before without smoothing."""
     levels = [frame]
     for size in sizes[1:]:
         levels.append(resize(levels[-1], size, 1 / params.scale_step))
@@ -88,7 +88,7 @@ def _two_samples(count: int, step: float, limit: int, like: torch.Tensor):
 
 
 def solve_level(frame0: torch.Tensor, frame1: torch.Tensor, flow: torch.Tensor, params: TVL1Params):
-    """Warp `num_warps` times and iterate after each warp; give the flow (2, H, W) and the iterations."""
+    """Warp `num_warps` times and iterate after each warp; return the flow (2, H, W) and the iterations."""
     gx, gy = centred_gradient(frame1)
     u1, u2 = flow
     p1x = p1y = p2x = p2y = torch.zeros_like(frame0)  # kept from warp to warp

@@ -41,7 +41,7 @@ def update_u(
     threshold,
     theta,
 ):
-    """Give the new (u1, u2): v = u + TH(u), then u = v + theta * div p.
+    """Return the new (u1, u2): v = u + TH(u), then u = v + theta * div p.
 
     `rho_c` is I1w - gx*u1_0 - gy*u2_0 - I0 of this warp, `inv_grad2` 1/(gx^2 + gy^2) or zero where the
     gradient vanishes, `threshold` lambda * theta.
@@ -57,7 +57,7 @@ def update_u(
 
 
 def update_p(px, py, ux, uy, dual_step):
-    """Give the new dual (px, py) of one flow component with forward differences `ux`, `uy`.
+    """Return the new dual (px, py) of one flow component with forward differences `ux`, `uy`.
 
     p = (p + dual_step * grad u) / (1 + dual_step * |grad u|); differences are zero across the last column
     and row, so that the duals there stay zero.
@@ -70,7 +70,7 @@ def update_p(px, py, ux, uy, dual_step):
 
 
 def catmull_rom(t):
-    """Give the four weights of the samples at -1, 0, 1, 2 for a position `t` in [0, 1) after sample 0.
+    """Return the four weights of the samples at -1, 0, 1, 2 for a position `t` in [0, 1) after sample 0.
 
     The bicubic kernel with a = -0.5, in Horner form. The last weight closes the sum to one.
     """

@@ -86,7 +86,8 @@ class FlowBatches:
             batch = [self._waiting.popleft()]
             room = self._max_pairs - (len(batch[0].greys) - 1)
             for chunk in list(self._waiting):
-                need = len(chunk.greys)  # its pairs, and the one between it and the chunk before it
+                # Its pairs, and the one between it and the chunk before it.
+                need = len(chunk.greys)
                 if chunk.greys.shape[1:] == batch[0].greys.shape[1:] and need <= room:
                     self._waiting.remove(chunk)
                     batch.append(chunk)

@@ -106,7 +106,7 @@ def _without_gaps(frames: Iterator[np.ndarray], *, name: str, fps: float) -> Ite
 
 
 def stored_fps(params: ExtractParams, notes: DecodeNotes) -> float:
-    """Return the rate of the stored frames, 0 when the file does not tell."""
+    """Return the rate of the stored frames, 0 if the file does not say."""
     return (params.fps or notes.fps) / params.stride
 
 

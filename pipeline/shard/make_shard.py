@@ -132,14 +132,15 @@ class RunningShard:
 
 
 def running_shards(extract_dir: Path) -> list[RunningShard]:
-    """Return the shards that the workers of a run are making, on whatever node."""
+    """Return the shards that the workers of a run are making, on all nodes."""
     shards = []
     for path in sorted((extract_dir / "shards").glob(".*.progress")):
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
             shards.append(RunningShard(**value))
         except (OSError, ValueError, TypeError):
-            continue  # finished or half written at this instant; the next look sees it
+            # Finished or half written at this instant: the next look sees it.
+            continue
     return shards
 
 

@@ -36,7 +36,7 @@ class ArgumentError(ValueError):
         return type(self), (str(self), *self.arguments)
 
 
-REBUILD = "`stin-pipe verify --run RUN --repair`, then the same extract again, makes this shard anew"
+REBUILD = "`stin-pipe verify --run RUN --repair`, then the same extract again, makes this shard again"
 """What a person does about a damaged shard."""
 
 MAX_LINE_CHARS = 300

@@ -127,7 +127,7 @@ _IDLE_LOCK = threading.Lock()
 
 @contextlib.contextmanager
 def _borrow_solver(height: int, width: int, params: TVL1Params) -> Iterator[_Solver]:
-    """Lend a solver to one thread; only solvers of the latest size and parameters are kept for the next."""
+    """Lend a solver to one thread; only those of the latest size and parameters are kept for the next."""
     job = height, width, params
     with _IDLE_LOCK:
         _IDLE[:] = [solver for solver in _IDLE if solver.job == job]

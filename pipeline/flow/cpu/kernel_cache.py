@@ -38,13 +38,13 @@ def _load_once() -> ModuleType:
 
 
 def load_kernels() -> ModuleType:
-    """Give `stin_pipe.pipeline.flow.cpu.pair`, compiled or loaded from the cache; safe from any thread."""
+    """Return `stin_pipe.pipeline.flow.cpu.pair`, compiled or loaded from the cache; safe from any thread."""
     with _THREADS_LOCK:
         return _load_once()
 
 
 def choose_directory(preferred: str = "") -> pathlib.Path:
-    """Give the first writable directory for the compiled kernels of this version.
+    """Return the first writable directory for the compiled kernels of this version.
 
     In order: below `preferred` (what NUMBA_CACHE_DIR says), the user's cache directory, a private
     directory among the temporary files, a fresh temporary directory.
@@ -53,7 +53,8 @@ def choose_directory(preferred: str = "") -> pathlib.Path:
     if cache := os.environ.get("XDG_CACHE_HOME"):
         roots.append(pathlib.Path(cache) / "stin-pipe")
     else:
-        with contextlib.suppress(RuntimeError):  # a user without a home, as in some containers
+        # Some containers run as a user without a home.
+        with contextlib.suppress(RuntimeError):
             roots.append(pathlib.Path.home() / ".cache/stin-pipe")
     roots.append(pathlib.Path(tempfile.gettempdir()) / f"stin-pipe-{os.getuid()}")
 

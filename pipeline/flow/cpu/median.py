@@ -40,7 +40,7 @@ def filter_median(space, height, width, pitch, side, padded, scratch):
 
 @numba.njit(**KERNEL)
 def _select_median(scratch, count):
-    """Give the median of `count` vectors, lane by lane.
+    """Return the median of `count` vectors, lane by lane.
 
     A little more than half of them are kept; the smallest and the largest of these cannot be the median
     and make room for the next, until three are left.

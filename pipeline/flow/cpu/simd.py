@@ -67,7 +67,7 @@ class _VectorModel(models.PrimitiveModel):
 
 
 def constant_lanes(value: float) -> ir.Constant:
-    """Give the constant vector with `value` in every lane."""
+    """Return the constant vector with `value` in every lane."""
     return ir.Constant(VEC, [ir.Constant(F32, value)] * LANES)
 
 

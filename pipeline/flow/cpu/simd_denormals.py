@@ -25,7 +25,7 @@ def _move(builder, name: str, slot) -> None:
 
 @lane_intrinsic
 def flush_denormals(typingctx):
-    """Let this thread take denormals as zero; give the mode before, for `restore_denormals`.
+    """Let this thread treat denormals as zero; return the old mode, for `restore_denormals`.
 
     Processors other than x86 keep them: slower there, and never wrong.
     """

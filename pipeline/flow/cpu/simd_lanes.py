@@ -19,7 +19,7 @@ from stin_pipe.pipeline.flow.cpu.simd import (
 
 @lane_intrinsic
 def spread(typingctx, scalar):
-    """Give the vector that has `scalar` in every lane."""
+    """Return the vector that has `scalar` in every lane."""
     del typingctx
 
     def codegen(context, builder, sig, args):
@@ -31,7 +31,7 @@ def spread(typingctx, scalar):
 
 @lane_intrinsic
 def lanes_below(typingctx, count):
-    """Give 1 in the lanes below `count` and 0 in the others."""
+    """Return 1 in the lanes below `count` and 0 in the others."""
     del typingctx
 
     def codegen(context, builder, sig, args):
@@ -87,7 +87,7 @@ def sum_lanes(typingctx, value):
 
 @lane_intrinsic
 def floor_lanes(typingctx, value):
-    """Give the floor of each lane."""
+    """Return the floor of each lane."""
     del typingctx
 
     def codegen(context, builder, sig, args):
@@ -101,7 +101,7 @@ def floor_lanes(typingctx, value):
 
 @lane_intrinsic
 def reciprocal_above(typingctx, value, floor):
-    """Give 1/x in the lanes where x > `floor`, 0 in the others."""
+    """Return 1/x in the lanes where x > `floor`, 0 in the others."""
     del typingctx
 
     def codegen(context, builder, sig, args):
@@ -115,7 +115,7 @@ def reciprocal_above(typingctx, value, floor):
 
 @lane_intrinsic
 def lane_numbers(typingctx):
-    """Give 0, 1, 2, ... in the lanes."""
+    """Return 0, 1, 2, ... in the lanes."""
     del typingctx
 
     def codegen(context, builder, sig, args):

@@ -31,7 +31,7 @@ def _is_flat(array, index, dtype: types.Type = types.float32) -> bool:
 
 @lane_intrinsic
 def load(typingctx, array, index):
-    """Give the vector at `array[index:]` of a flat float32 array; nothing is checked."""
+    """Return the vector at `array[index:]` of a flat float32 array; nothing is checked."""
     del typingctx
     if not _is_flat(array, index):
         return None
@@ -82,7 +82,7 @@ def store_quads(typingctx, array, index, first, second, third, fourth):
 
 @lane_intrinsic
 def load_quads(typingctx, array, index):
-    """Read `LANES` quads; give their first three channels as vectors."""
+    """Read `LANES` quads; return their first three channels as vectors."""
     del typingctx
     if not _is_flat(array, index):
         return None

@@ -46,7 +46,7 @@ _update_p = numba.njit(**INLINED)(update_p)
 
 @numba.njit(**INLINED)
 def _u_cell(space, here, pitch, p1y_up, p2y_up, p1x_before, p2x_before, threshold, theta):
-    """Update u of one vector; give the new u1, u2, the sum of squared changes, and its p1x, p2x."""
+    """Update u of one vector; return the new u1, u2, the sum of squared changes, and its p1x, p2x."""
     u1, u2 = load(space, here + U1 * pitch), load(space, here + U2 * pitch)
     p1x, p2x = load(space, here + P1X * pitch), load(space, here + P2X * pitch)
     new1, new2 = _update_u(
@@ -128,7 +128,7 @@ _row_pass_checked = _make_row_pass(checked=True)
 
 @numba.njit(**KERNEL)
 def _first_row(space, here, pitch, width, threshold, theta):
-    """Update u of row 0, which has no row above; give the sum of squared changes."""
+    """Update u of row 0, which has no row above; return the sum of squared changes."""
     zero = spread(np.float32(0))
     threshold, theta = spread(threshold), spread(theta)
     total = p1x = p2x = zero
@@ -156,7 +156,7 @@ def _last_row(space, here, pitch, width, dual_step):
 
 @numba.njit(**KERNEL)
 def _iterate(space, height, width, pitch, count, check_last, dual_step, threshold, theta):
-    """Do `count` iterations; give the sum of squared changes of the last one if it is to be checked."""
+    """Do `count` iterations; return the sum of squared changes of the last one if it is to be checked."""
     row_floats = NUM_PLANES * pitch
     total = 0.0
     for front in range(height + count):
@@ -185,7 +185,7 @@ def _iterate(space, height, width, pitch, count, check_last, dual_step, threshol
 def iterate_until_still(
     space, height, width, pitch, dual_step, threshold, theta, epsilon, max_iterations, check_interval
 ):
-    """Iterate until the stop rule holds after a whole number of intervals; give the iterations done."""
+    """Iterate until the stop rule holds after a whole number of intervals; return the iterations done."""
     done = 0
     # At most to the next check: iterations in flight cannot be taken back when the rule holds.
     while done < max_iterations:

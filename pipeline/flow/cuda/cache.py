@@ -24,7 +24,7 @@ _PACKAGES = ("numba", "numba-cuda", "llvmlite", "numpy")
 
 
 def load_code(capability: tuple[int, int], threads: int) -> dict[str, tuple[str, bytes]]:
-    """Give each kernel's entry name and machine code, from the cache or compiled now.
+    """Return each kernel's entry name and machine code, from the cache or compiled now.
 
     Args:
         capability: Compute capability of the GPU.
@@ -36,7 +36,8 @@ def load_code(capability: tuple[int, int], threads: int) -> dict[str, tuple[str,
     path = cache_folder() / f"flow-{_fingerprint(capability, threads)}.zip"
     if (code := _read(path)) is None:
         with _locked(path.with_suffix(".lock")):
-            if (code := _read(path)) is None:  # no other process has made it while this one waited
+            # Another process may have made it while this one waited.
+            if (code := _read(path)) is None:
                 texts = compile_ptx(threads)
                 code = {name: (entry_name(text), link(text, capability).code) for name, text in texts.items()}
                 _write(path, code)
@@ -44,7 +45,7 @@ def load_code(capability: tuple[int, int], threads: int) -> dict[str, tuple[str,
 
 
 def cache_folder() -> Path:
-    """Give the folder of compiled kernels: $STIN_PIPE_CACHE, the user's cache, else one under /tmp.
+    """Return the folder of compiled kernels: $STIN_PIPE_CACHE, the user's cache, else one under /tmp.
 
     Raises:
         StinPipeError: If no such folder can be written, or that under /tmp is not this user's alone.
@@ -89,7 +90,8 @@ def _fingerprint(capability: tuple[int, int], threads: int) -> str:
 def _read(path: Path) -> dict[str, tuple[str, bytes]] | None:
     """Read a cache file; None if there is none, or if it is damaged (then it is made again)."""
     try:
-        with zipfile.ZipFile(path) as archive:  # its checksums cover every byte of code
+        # A zip file, because its checksums cover every byte of code.
+        with zipfile.ZipFile(path) as archive:
             return {
                 member.filename: (member.comment.decode(), archive.read(member))
                 for member in archive.infolist()

@@ -27,7 +27,7 @@ class LinkedKernel:
 
 
 def kernels(threads: int) -> dict[str, tuple[Callable, Any]]:
-    """Give every kernel by name: its Python function and its signature."""
+    """Return every kernel by name: its Python function and its signature."""
     return {
         "iterate": (cuda_solver.build_iterate(threads), cuda_solver.ITERATE_SIGNATURE),
         "begin_solve": (cuda_solver.begin_solve, cuda_solver.BEGIN_SIGNATURE),
@@ -90,7 +90,7 @@ def link(ptx: str, capability: tuple[int, int]) -> LinkedKernel:
     options = [f"-arch={architecture}", "-O3", "-verbose"]
     handle = nvjitlink.create(len(options), options)
 
-    # Its calls fill buffers whose size another call tells first, and its handle is never collected.
+    # Its calls fill buffers whose size another call reports first, and its handle must be destroyed.
     try:
         nvjitlink.add_data(handle, nvjitlink.InputType.PTX, text, len(text), "kernel")
         nvjitlink.complete(handle)
@@ -115,7 +115,7 @@ def _text(log: bytearray) -> str:
 
 
 def entry_name(ptx: str) -> str:
-    """Give the name of the kernel in its PTX."""
+    """Return the name of the kernel in its PTX."""
     entry = re.search(r"\.visible \.entry (\w+)", ptx)
     assert entry, "numba-cuda gave PTX without an entry"
     return entry.group(1)

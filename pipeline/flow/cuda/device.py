@@ -4,7 +4,7 @@ Importing this module needs the package numba-cuda, but no GPU. Under numba's si
 (NUMBA_ENABLE_CUDASIM=1) pointers are numpy arrays and the accesses are plain ones.
 """
 
-# Each name below has one of two definitions, and numba gives both their types.
+# Each name below has one of two definitions, and numba types both.
 # pyright: reportRedeclaration=false, reportAttributeAccessIssue=false, reportArgumentType=false
 
 import numpy as np
@@ -30,7 +30,7 @@ if config.ENABLE_CUDASIM:
         return function
 
     def load4(array, at):
-        """Give the 4 floats at `at`."""
+        """Return the 4 floats at `at`."""
         return tuple(np.float32(value) for value in array[at : at + 4])
 
     def store4(array, at, a, b, c, d):
@@ -38,20 +38,20 @@ if config.ENABLE_CUDASIM:
         array[at : at + 4] = (a, b, c, d)
 
     def select(condition, yes, no):
-        """Give `yes` or `no`."""
+        """Return `yes` or `no`."""
         return yes if condition else no
 
     def advance(array, count):
-        """Give the array from `count` on."""
+        """Return the array from `count` on."""
         return array[count:]
 
     def take_ticket(counter):
-        """Add one to an integer, and give it as it was; blocks are simulated one after another."""
+        """Add one to an integer, and return its old value; blocks are simulated one after another."""
         counter[0] += 1
         return counter[0] - 1
 
     def pointer_to(array):
-        """Give what the simulator indexes: the array."""
+        """Return what the simulator indexes: the array."""
         return array
 
 else:
@@ -71,7 +71,7 @@ else:
 
     @intrinsic
     def load4(typing_context, pointer, at):
-        """Give the 4 floats at `at`, a multiple of 4, in one access."""
+        """Return the 4 floats at `at`, a multiple of 4, in one access."""
 
         def generate(context, builder, signature, arguments):
             row = builder.load(_row_address(builder, *arguments), align=_ROW_BYTES)
@@ -95,7 +95,7 @@ else:
 
     @intrinsic
     def select(typing_context, condition, yes, no):
-        """Give `yes` or `no` without a branch."""
+        """Return `yes` or `no` without a branch."""
 
         def generate(context, builder, signature, arguments):
             return builder.select(*arguments)
@@ -104,7 +104,7 @@ else:
 
     @intrinsic
     def advance(typing_context, pointer, count):
-        """Give the pointer `count` elements on, so that what follows counts in 32 bits."""
+        """Return the pointer `count` elements on, so that what follows counts in 32 bits."""
 
         def generate(context, builder, signature, arguments):
             return builder.gep(arguments[0], [arguments[1]])
@@ -113,7 +113,7 @@ else:
 
     @intrinsic
     def take_ticket(typing_context, counter):
-        """Add one to the integer at a pointer, at once for all blocks, and give it as it was."""
+        """Add one to the integer at a pointer, at once for all blocks, and return its old value."""
 
         def generate(context, builder, signature, arguments):
             return builder.atomic_rmw("add", arguments[0], ir.Constant(ir.IntType(32), 1), "monotonic")
@@ -122,7 +122,7 @@ else:
 
     @intrinsic
     def pointer_to(typing_context, array):
-        """Give an array's bare pointer: indexing an array would test for negative indices each time."""
+        """Return an array's bare pointer: indexing an array would test for negative indices each time."""
 
         def generate(context, builder, signature, arguments):
             return context.make_array(signature.args[0])(context, builder, arguments[0]).data

@@ -53,8 +53,6 @@ def solve(
 ) -> TracedFlow:
     """Solve N pairs of checked (N, H, W) frames in batches; see `backends.solve`.
 
-    With `bound_px` the fields are quantised on the GPU: an eighth of the bytes to move.
-
     Raises:
         StinPipeError: If the kernels cannot be compiled or loaded, or one pair does not fit into the memory.
     """
@@ -73,6 +71,7 @@ def solve(
     with torch.cuda.device(device):
         session = _session((height, width), num_pairs, params, device, chained=chained)
         capacity = session.shape.capacity
+        # Where the memory is short, the session is smaller than the batch.
         for start in range(0, num_pairs, capacity):
             batch = slice(start, min(start + capacity, num_pairs))
             put = _filler(frames0[batch], frames1[batch], session.shape)
@@ -98,14 +97,15 @@ def _filler(frames0: Any, frames1: Any, shape: "BatchShape") -> Callable[[Any], 
         for start, images in parts.items():
             if isinstance(images, np.ndarray):
                 images = torch.from_numpy(images if images.flags.writeable else images.copy())
-                images = images.to(target.device)  # as bytes, if they are: they widen on the GPU
+                # Bytes travel as bytes, a quarter of the floats, and widen on the GPU.
+                images = images.to(target.device)
             target[start : start + len(images)].copy_(images)
 
     return put
 
 
 def _session(size: tuple[int, int], num_pairs: int, params: TVL1Params, device: Any, *, chained: bool) -> Any:
-    """Give a session for batches of this kind: one from before, or a new one that the free memory allows."""
+    """Return a session for batches of this kind: a kept one, or a new one that fits the free memory."""
     import torch
 
     from stin_pipe.pipeline.flow.cuda.program import BatchShape, buffers

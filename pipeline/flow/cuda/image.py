@@ -7,7 +7,7 @@ Legend: planes are (rows, pitch) float32, flat, with `plane` floats; levels (fra
 in `solver`; gradients (pairs, 2 planes gx gy); field (pairs, 2 planes u1 u2). Lengths in pixels.
 """
 
-# numba gives these functions their types, which a checker of Python cannot see.
+# numba types these functions, which a Python type checker cannot see.
 # pyright: reportOptionalSubscript=false, reportArgumentType=false, reportCallIssue=false
 # pyright: reportOptionalCall=false, reportOperatorIssue=false, reportGeneralTypeIssues=false
 
@@ -120,7 +120,7 @@ def warp(
         # Further out the border's values repeat: the limits keep the integers small, not the result.
         at_x = min(max(np.float32(x) + u1, np.float32(-4.0)), np.float32(width + 3))
         at_y = min(max(np.float32(y) + u2, np.float32(-4.0)), np.float32(height + 3))
-        # In some versions of numba-cuda floor and round give a floating number.
+        # In some versions of numba-cuda floor and round return floats.
         x0, y0 = int(math.floor(at_x)), int(math.floor(at_y))  # noqa: RUF046
         wx = _catmull_rom(at_x - np.float32(x0))
         wy = _catmull_rom(at_y - np.float32(y0))
@@ -130,7 +130,8 @@ def warp(
         gradient_y = advance(gradients, (np.int64(pair) * 2 + 1) * plane)
         value = gx = gy = np.float32(0.0)
 
-        if 1 <= x0 < width - 2:  # one address serves four samples
+        # Away from the border one address serves four samples.
+        if 1 <= x0 < width - 2:
             for j in range(4):
                 run = min(max(y0 - 1 + j, 0), height - 1) * pitch + x0 - 1
                 value += wy[j] * _weigh_run(frame1, run, wx)

@@ -189,7 +189,7 @@ def patch_functions(
 
     @jit
     def load_edges_u(shared, t, down_slot):
-        """Give the right neighbour's left columns and the lower neighbour's top rows, of u1 and u2."""
+        """Return the right neighbour's left columns and the lower neighbour's top rows, of u1 and u2."""
         at = edges_at + 4 * edge
         return (
             load4(shared, at + 4 * (t + 1)),

@@ -106,7 +106,7 @@ def build_program(shape: BatchShape, params: TVL1Params) -> Program:
 
 
 def buffers(shape: BatchShape, params: TVL1Params) -> dict[str, tuple[type[np.generic], int]]:
-    """Give each buffer's element type and its number of elements."""
+    """Return each buffer's element type and its number of elements."""
     sizes = pyramid_sizes(shape.height, shape.width, params)
     plans = [plan_tiles(*size, threads=shape.threads, steps=params.check_interval) for size in sizes]
     capacity, plane = shape.capacity, plans[0].plane_size

@@ -30,7 +30,7 @@ THREADS = (256, 128, 64)
 
 
 def choose_threads(shared_bytes_of_a_block: int) -> int:
-    """Give the threads of a block of `iterate` on a GPU with this much shared memory for a block.
+    """Return the threads of a block of `iterate` on a GPU with this much shared memory for a block.
 
     Raises:
         StinPipeError: If even the smallest block does not fit.
@@ -45,20 +45,22 @@ def choose_threads(shared_bytes_of_a_block: int) -> int:
 
 
 def count_blocks(threads: int, shared_bytes_of_a_sm: int, num_sms: int) -> int:
-    """Give the blocks of `iterate` that a GPU holds at a time."""
-    reserved = 1024  # the system keeps so much of each block's shared memory
+    """Return the blocks of `iterate` that a GPU holds at a time."""
+    # The system keeps this much of each block's shared memory for itself.
+    reserved = 1024
     by_memory = shared_bytes_of_a_sm // (4 * shared_floats(threads) + reserved)
     by_registers = REGISTERS_OF_A_SM // (ITERATE_REGISTERS * threads)
     return num_sms * max(1, min(by_memory, by_registers))
 
 
 def blocks_of(device: torch.device, threads: int | None = None) -> tuple[int, int]:
-    """Give the threads of a block of `iterate`, by choice or the best, and the blocks that a GPU holds.
+    """Return the threads of a block of `iterate`, by choice or the best, and the blocks that a GPU holds.
 
     Raises:
         StinPipeError: If the GPU cannot hold even the smallest block.
     """
-    torch.cuda.synchronize(device)  # the driver is ready once torch has used it
+    # The driver is ready once torch has used it.
+    torch.cuda.synchronize(device)
     attributes = driver.CUdevice_attribute
 
     def ask(attribute: Any) -> int:
@@ -118,7 +120,8 @@ class Session:
         """
         with self._lock:
             stream = torch.cuda.current_stream(self.device)
-            stream.wait_event(self._done)  # the last batch may have run on another stream
+            # The last batch may have run on another stream.
+            stream.wait_event(self._done)
 
             put_frames(self._frames())
             self.buffers["num_pairs"].fill_(num_pairs)
@@ -188,7 +191,8 @@ def _as_c(argument: Slice | np.generic, buffers: dict[str, torch.Tensor]) -> Any
 @functools.lru_cache(maxsize=16)
 def _load_kernels(device: int, capability: tuple[int, int], threads: int) -> dict[str, Any]:
     """Load each kernel into a GPU's context; it stays there for the life of the process."""
-    torch.cuda.synchronize(device)  # makes torch's context current in this thread
+    # Makes torch's context the current one of this thread.
+    torch.cuda.synchronize(device)
     attributes = driver.CUfunction_attribute
     functions = {}
     for name, (entry, code) in load_code(capability, threads).items():
@@ -204,7 +208,7 @@ def _load_kernels(device: int, capability: tuple[int, int], threads: int) -> dic
 
 
 def _check(answer: tuple, task: str) -> Any:
-    """Give the value of a driver call's answer.
+    """Return the value of a driver call's answer.
 
     Raises:
         StinPipeError: If the driver reports an error.

@@ -12,7 +12,7 @@ Legend: state (2 buffers, pairs, 6 planes u1 u2 p1x p1y p2x p2y, rows, pitch); d
 rho_c, rows, pitch); all pointers are flat. Lengths in patches as in `tiles`.
 """
 
-# numba gives these functions their types, which a checker of Python cannot see.
+# numba types these functions, which a Python type checker cannot see.
 # pyright: reportOptionalSubscript=false, reportArgumentType=false, reportCallIssue=false
 
 import types as python_types
@@ -227,7 +227,8 @@ def build_iterate(threads: int) -> python_types.FunctionType:
         # The block that takes the last ticket sees the sums of all others, and decides for the whole round.
         if ends_round == 1 and num_items > 0:
             if t == 0:
-                cuda.threadfence()  # this block's sums come before its ticket
+                # This block's sums must be visible before its ticket.
+                cuda.threadfence()
                 shared[0] = np.float32(take_ticket(finished))
             cuda.syncthreads()
             is_last = shared[0] == np.float32(cuda.gridDim.x - 1)

@@ -6,7 +6,7 @@ side than it yields, so tiles overlap by a halo on each inner side, and a tile o
 All of it is counted in whole patches: loads stay 16 bytes wide, and a patch is owned as a whole or not.
 
 The plan depends on the image's size alone, never on the number of pairs or on free memory, so that a pair
-has the same result in whatever batch it is solved.
+has the same result in every batch.
 
 Legend: a length in patches unless its name says px; t the thread's index in its block.
 """
