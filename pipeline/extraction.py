@@ -1,6 +1,6 @@
-"""The stage from videos to shards: plan what is new, make every shard that is not done, publish the views.
+"""The stage from videos to shards: plan what is new, make every shard that is not done, publish the manifest.
 
-It prints nothing: what happens on the way is told as events, what it comes to is the result.
+It prints nothing: events tell what happens on the way, the result what the run holds in the end.
 """
 
 import time
@@ -19,12 +19,12 @@ from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.schema import Manifest
 
 RunTasks = Callable[[Sequence[ShardTask]], Iterator[ShardReport | None]]
-"""A runner: yields a report for each finished shard, and None in between; ends early when it is stopped."""
+"""A runner: yields a report for each finished shard and None in between; if it is stopped, it ends early."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractListed:
-    """The videos that were listed, and how they will be stored; nothing is written yet."""
+    """The listed videos and how they will be stored; nothing is written yet."""
 
     listing: Listing
     params: ExtractParams
@@ -70,15 +70,16 @@ class ExtractResult:
     """What a run holds after an extract.
 
     Attributes:
-        videos, done, failed: videos that were tried, that are in shards, that could not be extracted.
+        videos, done, failed: videos that were tried; those in shards; those that could not be extracted.
         skipped: video files that no list names.
         absent: listed videos that the folder lacks.
-        damaged: of those done, the ones kept in part.
-        failures: count of failed videos by reason.
+        flow_pairs: flow fields in the shards.
         seconds: time that this call took.
-        pairs_per_s: flow fields a second in this call; None where it made none.
-        num_deleted: failed videos whose files were deleted since.
-        too_many_failed: whether more than the allowed share of videos failed; deleted ones do not count.
+        pairs_per_s: flow fields that this call made a second; None if it made none.
+        damaged: videos in shards of which only a part could be decoded.
+        failures: number of failed videos by reason.
+        num_deleted: failed videos whose files were deleted since; they are no longer counted as failures.
+        too_many_failed: whether more than the allowed share of videos failed.
         manifest: every video of the run.
     """
 
@@ -127,12 +128,12 @@ def make_shards(
         run_tasks: makes the shards, here or on a cluster.
         retry_failed: try failed videos again.
         timeout_s: time limit a video.
-        max_failure_rate: share of failed videos that is still well.
-        on_event: called at the start and as the work goes on.
+        max_failure_rate: share of failed videos above which the result has `too_many_failed`.
+        on_event: called at the start of the work and as it goes on.
 
     Raises:
         StinPipeError: the run was planned with other parameters, classes or splits.
-        ExtractStopped: the runner ended before all shards were made.
+        ExtractStopped: the runner ended before it had made all shards.
     """
     started = time.monotonic()
     work = prepare_work(extract_dir, ledger, listing, params, retry_failed=retry_failed, timeout_s=timeout_s)
@@ -143,7 +144,7 @@ def make_shards(
     try:
         for report in _reports(extract_dir, work, run_tasks, on_event):
             num_pairs += report.num_frames - report.num_done
-    finally:  # also when interrupted: the views say what the marks say
+    finally:  # after an interruption, too, the manifest must agree with the marks
         remove_leftovers(extract_dir)
         ledger = work.ledger.look_again()
         manifest = write_views(ledger)
@@ -174,7 +175,7 @@ def make_shards(
 
 
 def _reports(extract_dir: Path, work: Work, run_tasks: RunTasks, on_event: OnEvent) -> Iterator[ShardReport]:
-    """Run the tasks and tell how many videos are done, those in unfinished shards included."""
+    """Run the tasks and tell how many videos are done, including those of unfinished shards."""
     remove_leftovers(extract_dir)
     if not work.tasks:
         return
@@ -189,7 +190,7 @@ def _reports(extract_dir: Path, work: Work, run_tasks: RunTasks, on_event: OnEve
             num_frames += report.num_frames
             yield report
 
-        # Workers note their progress in small files, which the driver can read on whatever node they are.
+        # Workers write how far they are into small files, which can be read from any node.
         in_hand = running_shards(extract_dir)
         rate = (num_frames + sum(shard.num_frames for shard in in_hand)) / (time.monotonic() - started)
         num_begun = num_videos + sum(shard.num_videos for shard in in_hand)

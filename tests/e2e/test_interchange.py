@@ -203,7 +203,7 @@ def test_the_wrong_folder_and_the_wrong_command_are_said(
     assert f"did you mean {exported / 'rawframes'}?" in called.json["error"]
     assert not (tmp_path / "run").exists()
     called = call("import", "--run", tmp_path / "run", "--frames", made_videos.videos, "--json")
-    assert called.code == 1 and "videos are taken by `stin-pipe extract`" in called.json["error"]
+    assert called.code == 1 and "for videos use `stin-pipe extract`" in called.json["error"]
     called = call(
         "extract",
         "--run",

@@ -34,7 +34,7 @@ def test_extract_and_training_work_and_say_what_is_missing(made_videos, tmp_path
         shutil.copytree(made_videos.videos / name, videos / name)
     done = base_install("extract", "--run", run, "--videos", videos, "--size", "48x32", "--json")
     assert done.returncode == 0, done.stderr
-    assert 'ray is not installed ("stin-pipe[cluster]"): processes of this machine do the work' in done.stderr
+    assert 'ray is not installed ("stin-pipe[cluster]"): processes on this machine do the work' in done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["done"] == 6
     settings = ("--recipe", "small", "--epochs", "1", "--segments", "2", "--loader-workers", "0", "--json")
     done = base_install("train-spatial", "--run", run, *settings)

@@ -354,4 +354,6 @@ def test_a_class_that_cannot_be_judged_is_told(tmp_path: Path, capsys: pytest.Ca
         (tmp_path / "list.csv").write_text("\n".join([*rows, *more]))
         listing = list_videos(tmp_path, list_csv=tmp_path / "list.csv")
         say_listing(Output(as_json=False, command="extract"), listing, params)
-        assert ("split 1: no test video of c, which cannot be judged so" in capsys.readouterr().err) == told
+        assert (
+            "split 1 has no test video of c; such classes cannot be evaluated" in capsys.readouterr().err
+        ) == told

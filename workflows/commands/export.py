@@ -1,4 +1,4 @@
-"""`stin-pipe export`: the videos of a run as folders of images, for other programs."""
+"""`stin-pipe export`: the videos of a run become folders of images, for other programs."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ Example:
 
 @click.command(epilog=EXAMPLES)
 @run_option()
-@click.option("--out", type=DIRECTORY, required=True, help="Folder to write: new or empty, or to resume.")
+@click.option("--out", type=DIRECTORY, required=True, help="Folder to write: new, empty, or one to resume.")
 @click.option(
     "--format",
     "image_format",
@@ -30,12 +30,12 @@ Example:
 @click.option(
     "--bound",
     type=FiniteRange(min=0, min_open=True),
-    help="Motion that grey 255 stands for, pixels a frame [default: that of the run].",
+    help="Motion in pixels a frame that grey 255 stands for [default: that of the run].",
 )
 @click.option("--workers", type=WholeNumber(min=1), help="Processes [default: all CPUs].")
 @common_options
 def export(output: Output, run_path: Path, out: Path, image_format: str, **values: Any) -> None:
-    """Write each video's frames and flow as images counted from 1, with the lists that loaders read.
+    """Write the frames and flow of each video as images counted from 1, with the lists that loaders read.
 
     Frames keep the bytes of the shards; flow becomes `q = round(255 (v + bound) / (2 bound))`, x and y apart.
     Lists hold `path total_frames label`. The same command again resumes.
@@ -65,8 +65,8 @@ def export(output: Output, run_path: Path, out: Path, image_format: str, **value
     if result.renamed:
         names = [f"{name} -> {folder}" for name, folder in result.renamed.items()]
         output.show(
-            f"{len(names)} folders have other names than their videos (only letters, digits and -_.+@; "
-            f"none twice): {and_more(names, 3)}; classInd.txt has the classes' own"
+            f"{len(names)} folders are not named like their videos (only letters, digits and -_.+@, each "
+            f"name once): {and_more(names, 3)}; classInd.txt keeps the names of the classes"
         )
     if result.pending:
         output.warn(f"{result.pending} videos are not extracted yet; export again when they are")

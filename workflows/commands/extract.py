@@ -1,4 +1,4 @@
-"""`stin-pipe extract`: videos to shards."""
+"""`stin-pipe extract`: videos become shards."""
 
 from pathlib import Path
 from typing import Any
@@ -35,25 +35,25 @@ Examples:
     "--dataset",
     type=click.Choice(["auto", "ucf101", "hmdb51", "folder"]),
     default="auto",
-    help="Kind of the lists; auto looks at --splits (style, number of classes).",
+    help="Kind of data set; auto looks at the lists in --splits (style, number of classes).",
 )
 @click.option("--splits", type=EXISTING_DIRECTORY, help="Folder of UCF-style or HMDB-style split lists.")
 @click.option(
     "--list", "list_csv", type=FILE, help="CSV of path,label[,split,start_s,end_s] instead of folders."
 )
-@click.option("--classes", type=Names(), default=None, help="Use these classes alone.")
+@click.option("--classes", type=Names(), default=None, help="Use only these classes.")
 @click.option(
     "--match",
     multiple=True,
     metavar="GLOB",
-    help="Use files whose path or name fits alone, such as '*_g01_*'; may be given several times.",
+    help="Use only files whose path or name matches, such as '*_g01_*'; repeatable.",
 )
 @click.option("--limit", type=WholeNumber(min=1), help="Use at most N videos, spread over the classes.")
 @click.option(
     "--flow",
     type=click.Choice(["auto", "cuda", "cpu", "opencv", "reference"]),
     default="auto",
-    help="Flow back end; auto is cuda where there is a GPU, else cpu.",
+    help="Flow back end; auto is cuda if there is a GPU, else cpu.",
 )
 @click.option(
     "--flow-set",
@@ -69,12 +69,12 @@ Examples:
 @click.option(
     "--short-side",
     type=WholeNumber(16, 4096),
-    help="Stored length of the shorter side, aspect kept [default: 256 for other data].",
+    help="Shorter side of stored frames, which keep their aspect ratio [default: 256 for other data].",
 )
 @click.option(
     "--bound",
     type=FiniteRange(min=0, min_open=True),
-    help="Largest motion stored, pixels a frame [default: 20 at 256 rows, in proportion].",
+    help="Largest motion stored, in pixels a frame [default: 20 at 256 rows, else in proportion].",
 )
 @click.option("--fps", type=FiniteRange(min=0, min_open=True, max=1000), help="Resample to this frame rate.")
 @click.option("--stride", type=WholeNumber(min=1), default=1, help="Keep every N-th frame.")
@@ -88,53 +88,55 @@ Examples:
     "--partial",
     type=click.Choice(["keep", "refuse"]),
     default="keep",
-    help="A video damaged in part: keep what could be decoded, or fail it.",
+    help="A partly damaged video: keep what could be decoded, or fail it.",
 )
 @click.option(
     "--runner",
     type=click.Choice(["auto", "ray", "local"]),
     default="auto",
-    help="Who runs the workers; auto is ray where it is installed, else processes of this machine.",
+    help="Who runs the workers; auto is ray if it is installed, else processes on this machine.",
 )
-@click.option("--address", help="Address of a Ray cluster; without one Ray starts on this machine.")
+@click.option("--address", help="Address of a Ray cluster [default: start Ray on this machine].")
 @click.option(
     "--workers",
     type=WholeNumber(min=1),
-    help="Slots of one CPU or one share of a GPU [default: all CPUs].",
+    help="Slots, each of one CPU or of one share of a GPU [default: all CPUs].",
 )
 @click.option(
     "--gpus-per-worker",
     type=FiniteRange(min=0, min_open=True, max=1),
     default=0.25,
-    help="Share of a GPU that a slot asks Ray for when flow runs on cuda.",
+    help="Share of a GPU for each slot if flow runs on cuda.",
 )
 @click.option(
     "--cpus-per-worker",
     type=WholeNumber(1, 64),
     default=4,
-    help="CPUs of a slot with flow on cuda, for its decoders and encoders.",
+    help="CPUs for each slot if flow runs on cuda, to decode and encode.",
 )
 @click.option(
     "--allow-mixed-flow",
     is_flag=True,
-    help="With --flow auto on a cluster: each node uses the back end that suits it.",
+    help="With --flow auto on a cluster: let each node use the back end that suits it.",
 )
 @failure_options
 @click.option(
-    "--dry-run", is_flag=True, help="Show what would be done, with the time and disk it would take."
+    "--dry-run", is_flag=True, help="Only show what would be done, and the time and disk it would take."
 )
 @click.option(
     "--grace",
     type=FiniteRange(min=0),
     default=0.0,
-    help="Seconds after SIGTERM in which the shards in hand may still be finished, for batch systems.",
+    help="Seconds to finish the shards in hand after SIGTERM, for batch systems.",
 )
-@click.option("--break-lock", is_flag=True, help="Take over from an extract on another host that is gone.")
+@click.option(
+    "--break-lock", is_flag=True, help="Take over from an extract on another host that no longer runs."
+)
 @common_options
 def extract(output: Output, run_path: Path, videos: Path, dry_run: bool, **values: Any) -> None:
     """Extract frames and TV-L1 optical flow of all videos into checksummed HDF5 shards.
 
-    The same command again resumes; videos added to the folder since join the run. Videos that fail are
+    The same command again resumes; videos added to the folder since then join the run. Videos that fail are
     listed with a reason in RUN/extract/failures.jsonl and do not stop the others.
     """
     from stin_pipe.workflows.run.dry_run import forecast_extract

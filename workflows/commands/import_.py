@@ -1,4 +1,4 @@
-"""`stin-pipe import`: folders of frames and flow images, made by other tools, to shards."""
+"""`stin-pipe import`: folders of frames and flow images, made by other tools, become shards."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ Examples:
     type=EXISTING_DIRECTORY,
     help="Folder of split lists: UCF style, HMDB style, or `path total_frames label` in train_split_1.txt.",
 )
-@click.option("--classes", type=Names(), default=None, help="Use these classes alone.")
+@click.option("--classes", type=Names(), default=None, help="Use only these classes.")
 @click.option("--limit", type=WholeNumber(min=1), help="Use at most N videos, spread over the classes.")
 @click.option("--image-name", default="img_%05d", help="Names of frames in a video's folder.")
 @click.option("--flow-x-name", default="flow_x_%05d", help="Names of images of flow to the right.")
@@ -37,7 +37,7 @@ Examples:
 @click.option(
     "--bound",
     type=FiniteRange(min=0, min_open=True),
-    help="Motion in pixels a frame that grey 255 stands for [default: what an export says, else 20].",
+    help="Motion in pixels a frame that grey 255 stands for [default: that of an export, else 20].",
 )
 @click.option("--fps", type=FiniteRange(min=0, min_open=True, max=1000), help="Rate of the frames.")
 @click.option(
@@ -48,13 +48,15 @@ Examples:
 )
 @click.option("--workers", type=WholeNumber(min=1), help="Processes [default: all CPUs].")
 @failure_options
-@click.option("--break-lock", is_flag=True, help="Take over from an import on another host that is gone.")
+@click.option(
+    "--break-lock", is_flag=True, help="Take over from an import on another host that no longer runs."
+)
 @common_options
 def import_(output: Output, run_path: Path, frames: Path, **values: Any) -> None:
-    """Take folders of JPEG or PNG images, as TSN and mmaction2 use them, into the shards of a new run.
+    """Take folders of JPEG or PNG images, as TSN and mmaction2 use them, into the shards of a run.
 
     Flow images must be `q = round(255 (v + bound) / (2 bound))`. T frames need T-1 fields; of T fields the
-    last is left out. The same command again resumes; bad folders are in RUN/extract/failures.jsonl.
+    last is left out. The same command again resumes; RUN/extract/failures.jsonl lists bad folders.
     """
     from stin_pipe.workflows.run.import_frames import ImportOptions, import_run
     from stin_pipe.workflows.terminal.extract_report import show_result, shown_extract

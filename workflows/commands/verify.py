@@ -19,13 +19,13 @@ Example:
 @click.command(epilog=EXAMPLES)
 @run_option()
 @click.option(
-    "--repair", is_flag=True, help="Delete the marks of damaged shards; the next extract makes them again."
+    "--repair", is_flag=True, help="Delete the marks of damaged shards, so that extract makes them again."
 )
 @common_options
 def verify(output: Output, run_path: Path, repair: bool) -> None:
     """Re-read every finished shard against its checksums, counts and digests.
 
-    Each line names the shard, the video and what to do. Exit code 1 when something is damaged, also with
+    Each line names the shard, the video and what to do. The exit code is 1 if something is damaged, even with
     --repair: extract has yet to make those shards again.
     """
     from stin_pipe.pipeline.planning.verify import VerifyProgress

@@ -1,4 +1,4 @@
-"""`extract --dry-run`: what would be done, and the time and disk that it would take; nothing is written."""
+"""What an extract would do, and the time and disk that it would take; nothing is written."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +22,12 @@ class Forecast:
 
     Attributes:
         num_shards: shards that a new run would have.
-        num_left: videos that would be extracted now.
+        num_left: videos that would be extracted.
         num_done: listed videos that would be left alone.
         num_bytes: disk that the work would take.
-        estimate: time and frames; None where nothing is left or nothing can be measured.
-        why_none: why there is no estimate although videos are left.
-        workers: slots that would work at a time; None where a cluster decides.
+        estimate: time and frames; None if no video is left, or none can be measured.
+        why_none: why there is no estimate, if videos are left.
+        workers: slots that would work at a time; None if the cluster decides.
     """
 
     listing: Listing
@@ -45,7 +45,7 @@ class Forecast:
         return self.estimate.slot_seconds / self.workers if self.estimate and self.workers else None
 
     def lines(self) -> list[str]:
-        """Return what a person reads of it."""
+        """Return the forecast as lines for people."""
         work = f"{self.num_left} videos" + ("" if self.num_done else f" into {self.num_shards} shards")
         done = f" ({self.num_done} are done)" if self.num_done else ""
         lines = [f"would extract {work}{done}, about {size(self.num_bytes)} of disk"]
@@ -84,7 +84,7 @@ class Forecast:
 
 
 def forecast_extract(run_path: Path, videos: Path, options: ExtractOptions, on_event: OnEvent) -> Forecast:
-    """Tell what `extract_run` would do with the same arguments; it raises the same errors."""
+    """Return what `extract_run` would do with the same arguments; it raises the same errors."""
     resolved = resolve_extract(videos, options, on_event)
     listing, params = resolved.listing, resolved.params
     if run_path.is_dir():
@@ -114,7 +114,7 @@ def forecast_extract(run_path: Path, videos: Path, options: ExtractOptions, on_e
 def _left(
     ledger: Ledger, listing: Listing, params: ExtractParams, *, retry_failed: bool
 ) -> tuple[list[ListedVideo], int]:
-    """Return the videos that an extract would do now, and how many of those listed it would leave alone."""
+    """Return the videos that would be extracted, and how many of the listed ones would be left alone."""
     decision = decide(ledger, listing, params, retry_failed=retry_failed)
     pending = [entry.video for entry in ledger.not_yet]
     left = [*pending, *decision.added, *decision.retried]
@@ -125,7 +125,7 @@ def _left(
 def _estimate(
     ledger: Ledger | None, listing: Listing, params: ExtractParams, left: list[ListedVideo]
 ) -> Estimate | None:
-    """Go by what the run has measured, else by a probe where the flow can be computed here."""
+    """Estimate by what the run has measured, else by a probe if this machine can compute the flow."""
     measured = estimate_from_run(ledger, listing.root, left) if ledger else None
     return measured or (estimate_by_probe(listing.root, left, params) if _runs_here(params) else None)
 

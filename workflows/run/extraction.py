@@ -1,4 +1,4 @@
-"""Extract the videos of a run: options to a listing and parameters, then the stage, locked and recorded."""
+"""Extract videos into a run: choose listing and parameters, then run the stage, locked and recorded."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -32,18 +32,18 @@ from stin_pipe.workflows.run.run_dir import create_run, recorded
 from stin_pipe.workflows.terminal.exits import Grace
 
 ROWS_OF_BOUND_20 = 256
-"""Height at which a bound of 20 pixels a frame is usual; at other sizes motion scales with the picture."""
+"""Rows at which a bound of 20 pixels a frame is usual; motion in pixels grows with the picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FailureOptions:
-    """When a video has failed, and how many may: extract and import have these.
+    """What extract and import have in common: when a video has failed, how many may fail, and the lock.
 
     Attributes:
-        timeout: seconds after which a video is given up.
+        timeout: seconds after which work on a video is given up.
         retry_failed: try failed videos again.
-        max_failure_rate: share of failed videos above which the result says that too many failed.
-        break_lock: take over from a process on another host that is gone.
+        max_failure_rate: share of failed videos above which the result has `too_many_failed`.
+        break_lock: take over from a process on another host that no longer runs.
     """
 
     timeout: float = 3600.0
@@ -60,25 +60,26 @@ class ExtractOptions(FailureOptions):
         dataset: `auto` looks at the lists in `splits`.
         splits: folder of UCF-style or HMDB-style split lists.
         list_csv: CSV of path,label[,split,start_s,end_s] instead of folders.
-        classes: use these classes alone.
-        match: use files whose path or name fits one of these globs alone.
+        classes: use only these classes.
+        match: use only files whose path or name matches one of these globs.
         limit: use at most this many videos, spread over the classes.
         flow: flow back end; `auto` is cuda where there is a GPU, else cpu.
         flow_settings: parameters of TV-L1 by name, such as `{"num_scales": 7}`.
-        size: (width, height) of stored frames; None is 340x256 for UCF101 and HMDB51, else by `short_side`.
-        short_side: stored length of the shorter side, aspect kept; None is 256.
-        bound: largest motion stored, pixels a frame; None is 20 at 256 rows, in proportion.
+        size: (width, height) of stored frames; None is 340x256 for UCF101 and HMDB51, else see `short_side`.
+        short_side: length of the shorter side of stored frames, which keep their aspect ratio; None is 256.
+        bound: largest motion stored, in pixels a frame; None is 20 at 256 rows, and in proportion.
         fps: resample to this rate.
         stride: keep every stride-th frame.
         codec: `jpeg` of quality 95, or lossless `png`.
-        partial: whether a video damaged in part is kept with what could be decoded, or refused.
+        partial: whether a partly damaged video is kept with what could be decoded, or refused.
         runner: who runs the workers; `auto` is ray where it is installed, else processes of this machine.
         address: of a Ray cluster; None starts Ray on this machine.
-        workers: slots of one CPU or one share of a GPU; None is all CPUs.
+        workers: slots, each of one CPU or of one share of a GPU; None is all CPUs.
         gpus_per_worker: share of a GPU that a slot asks Ray for when flow runs on cuda.
         cpus_per_worker: CPUs of such a slot, for its decoders and encoders.
         allow_mixed_flow: each node of a cluster uses the back end that suits it.
-        grace: seconds after SIGTERM in which shards in hand may still be finished; 0 leaves the signal alone.
+        grace: seconds after SIGTERM in which the shards in hand may still be finished; with 0 the signal is
+            not handled.
     """
 
     dataset: Literal["auto", "ucf101", "hmdb51", "folder"] = "auto"
@@ -107,7 +108,7 @@ class ExtractOptions(FailureOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedExtract:
-    """An extract with nothing left open: its videos, its parameters, and `ray` or `local` as its runner."""
+    """An extract with every open choice made: its videos, its parameters, `ray` or `local` as its runner."""
 
     options: ExtractOptions
     listing: Listing
@@ -124,7 +125,7 @@ class ResolvedExtract:
         return self.options.cpus_per_worker if self.params.flow_backend == "cuda" else 1
 
     def num_slots(self) -> int | None:
-        """How many slots work at a time; None where a cluster decides."""
+        """How many slots work at a time; None if the cluster decides."""
         if self.options.workers or self.cluster:
             return self.options.workers
         return max(1, usable_cpus() // self.cpus_per_slot)
@@ -136,17 +137,17 @@ def extract_run(
     options: ExtractOptions | None = None,
     on_event: OnEvent = lambda _event: None,
 ) -> ExtractResult:
-    """Extract frames and flow of the videos in a folder into a run; what is done already is left alone.
+    """Extract frames and flow of the videos in a folder into a run; what is done is left alone.
 
     Args:
-        run_path: the run directory, made where it is missing.
+        run_path: the run directory; created if it does not exist.
         videos: folder of videos, `videos/<class>/<video>`.
         options: see `ExtractOptions`.
         on_event: called with the listing, at the start of the work, and as it goes on.
 
     Raises:
-        ValueError: an option that does not exist or does not fit the others.
-        StinPipeError: nothing to extract, or a run that was made otherwise or is in use.
+        ValueError: an option is wrong or does not fit the others.
+        StinPipeError: nothing to extract, or a run that was made with other parameters or is in use.
         ExtractStopped: SIGTERM came, and `options.grace` is not 0.
     """
     resolved = resolve_extract(videos, options or ExtractOptions(), on_event)
@@ -166,8 +167,8 @@ def resolve_extract(videos: Path, options: ExtractOptions, on_event: OnEvent) ->
     """List the videos and decide what the options leave open; nothing is written.
 
     Raises:
-        ValueError: an option that does not exist or does not fit the others.
-        StinPipeError: nothing to extract, or a cluster that cannot be asked.
+        ValueError: an option is wrong or does not fit the others.
+        StinPipeError: nothing to extract, or no cluster at the address.
     """
     options = replace(options, runner=_choose_runner(options, on_event))
     listing = list_videos(
@@ -195,15 +196,15 @@ def make_in_run(
     run_tasks: RunTasks,
     on_event: Callable[[ExtractEvent], None],
 ) -> ExtractResult:
-    """Make the shards of a run under its lock, with a record of how in run.json.
+    """Make the shards of a run under its lock, and record in run.json how.
 
     Args:
-        run_path: the run directory, made where it is missing.
+        run_path: the run directory; created if it does not exist.
         command: `extract` or `import`.
         listing: the videos.
         params: what decides the bytes of a shard.
         options: those of the command.
-        source: for the record: the option that names the videos, and its value.
+        source: the option that names the videos and its value, for the record.
         run_tasks: makes the shards.
         on_event: called at the start of the work and as it goes on.
     """
@@ -229,7 +230,7 @@ def make_in_run(
 
 
 def _choose_runner(options: ExtractOptions, on_event: OnEvent) -> Literal["ray", "local"]:
-    """Return who runs the workers, and tell when the lack of ray decides."""
+    """Choose who runs the workers, and say so if it is only because ray is missing."""
     if options.address and options.runner == "local":
         raise ArgumentError("--address needs --runner ray", "address", "runner")
     if ray_installed():
@@ -242,7 +243,7 @@ def _choose_runner(options: ExtractOptions, on_event: OnEvent) -> Literal["ray",
             "address" if options.address else "runner",
         )
     if options.runner == "auto":
-        message = 'ray is not installed ("stin-pipe[cluster]"): processes of this machine do the work'
+        message = 'ray is not installed ("stin-pipe[cluster]"): processes on this machine do the work'
         on_event(ExtractNotice(message=message, is_warning=False))
     return "local"
 
@@ -260,7 +261,7 @@ def _choose_params(dataset: str, options: ExtractOptions) -> ExtractParams:
     if options.fps and options.stride > 1:
         raise ArgumentError("--fps and --stride exclude each other; give one of them", "fps", "stride")
     if not size and not short_side:
-        # Published results on the two data sets rest on this size, which bends 320x240 a little.
+        # Published results on the two data sets use this size, although it changes the aspect ratio a little.
         size, short_side = ((340, 256), None) if dataset in ("ucf101", "hmdb51") else (None, 256)
 
     flow_backend, tvl1_params = _choose_flow(options), set_params(options.flow_settings)
@@ -280,7 +281,7 @@ def _choose_params(dataset: str, options: ExtractOptions) -> ExtractParams:
 
 
 def _choose_flow(options: ExtractOptions) -> str:
-    """Resolve the back end once, for all workers; a cluster may have the GPU that this machine lacks."""
+    """Choose the back end once, for all workers; a cluster may have the GPU that this machine lacks."""
     address = _cluster(options)
     if options.allow_mixed_flow and (options.flow != "auto" or not address):
         raise ArgumentError(
@@ -296,7 +297,7 @@ def _choose_flow(options: ExtractOptions) -> str:
 def _run_tasks(
     tasks: Sequence[ShardTask], resolved: ResolvedExtract, on_event: OnEvent
 ) -> Iterator[ShardReport | None]:
-    """Give the tasks to the runner; SIGTERM, where there is time for it, lets it begin no further shard."""
+    """Give the tasks to the runner; within the time after SIGTERM it begins no further shard."""
     options, grace = resolved.options, Grace(resolved.options.grace)
 
     def stop() -> bool:
@@ -305,7 +306,7 @@ def _run_tasks(
 
     with grace:
         if options.runner == "local":
-            # Twice as many videos as CPUs: decoders wait for disks, and all of them for the GPU.
+            # Twice as many videos as CPUs: decoders wait for the disk, and all of them for the GPU.
             cpus = resolved.cpus_per_slot
             tasks = [replace(task, num_threads=2 * cpus if cpus > 1 else 1) for task in tasks]
             num_workers = min(resolved.num_slots() or 1, len(tasks))

@@ -18,7 +18,7 @@ from stin_pipe.stin.shards.schema import ImageCodec
 from stin_pipe.workflows.run.extraction import FailureOptions, make_in_run
 
 BOUND_OF_TSN_PX = 20.0
-"""What the tools of TSN write, which say nothing of it."""
+"""What the tools of TSN use; their files do not record it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +27,12 @@ class ImportOptions(FailureOptions):
 
     Attributes:
         splits: folder of split lists: UCF style, HMDB style, or those of frame folders.
-        classes: use these classes alone.
+        classes: use only these classes.
         limit: use at most this many videos, spread over the classes.
-        image_name: names of frames in a video's folder.
-        flow_x_name: names of images of flow to the right.
-        flow_y_name: names of images of flow downwards.
-        bound: motion in pixels a frame that grey 255 stands for; None is what an export says, else 20.
+        image_name: names of frames in the folder of a video.
+        flow_x_name: names of the images of flow to the right.
+        flow_y_name: names of the images of flow downwards.
+        bound: motion in pixels a frame that grey 255 stands for; None is the bound of an export, else 20.
         fps: rate of the frames.
         codec: how fields are stored; frames keep their bytes.
         workers: processes; None is all CPUs.
@@ -59,14 +59,14 @@ def import_run(
     """Take folders of images, `frames/<class>/<video>/`, into the shards of a run.
 
     Args:
-        run_path: the run directory, made where it is missing.
+        run_path: the run directory; created if it does not exist.
         frames: folder of class folders.
         options: see `ImportOptions`.
         on_event: called with the listing, at the start of the work, and as it goes on.
 
     Raises:
-        ValueError: an option that does not exist or does not fit the others.
-        StinPipeError: nothing to import, or a run that was made otherwise or is in use.
+        ValueError: an option is wrong or does not fit the others.
+        StinPipeError: nothing to import, or a run that was made with other parameters or is in use.
     """
     options = options or ImportOptions()
     names = FrameNames(image=options.image_name, flow_x=options.flow_x_name, flow_y=options.flow_y_name)
@@ -74,7 +74,7 @@ def import_run(
     if not folders:
         raise StinPipeError(
             f"{frames}: no folders of images; expected {frames}/<class>/<video>/{names.image % 1}.jpg; "
-            "give the folder above the classes, or --image-name; videos are taken by `stin-pipe extract`"
+            "give the folder above the classes, or --image-name; for videos use `stin-pipe extract`"
         )
     listing = list_videos(
         frames,
@@ -103,13 +103,13 @@ def import_run(
 def _choose_params(
     first_plan: Path, listing: Listing, names: FrameNames, options: ImportOptions, on_event: OnEvent
 ) -> ExtractParams:
-    """Describe what the shards hold; the short side is the first readable video's, or that of the run."""
+    """Describe the shards; their short side is that of the first readable video, or that of the run."""
     bound_px = options.bound or _exported_bound(listing.root)
     is_new = not first_plan.exists()
     if is_new and bound_px is None:
         message = (
-            f"no export.json beside {listing.root} and no --bound: the flow images are taken to have a bound "
-            f"of {BOUND_OF_TSN_PX:g} px, as the tools of TSN write; give --bound B if not"
+            f"no export.json beside {listing.root} and no --bound: the flow images are assumed to have a "
+            f"bound of {BOUND_OF_TSN_PX:g} px, as those of TSN's tools have; if not, give --bound"
         )
         on_event(ExtractNotice(message=message))
     short_side = first_short_side(listing, names) if is_new else Plan.load(first_plan).params.short_side
@@ -125,9 +125,9 @@ def _choose_params(
 
 
 def _exported_bound(frames: Path) -> float | None:
-    """Return the bound that `export` wrote beside its frames."""
+    """Return the bound that `stin-pipe export` recorded beside its frames; other tools record none."""
     try:
         bound = json.loads((frames.absolute().parent / "export.json").read_text(encoding="utf-8"))["bound_px"]
         return float(bound)
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # other tools made the frames
+        return None

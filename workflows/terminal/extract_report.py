@@ -1,4 +1,4 @@
-"""What a person sees of an extract or import: the plan before, progress on the way, the counts after."""
+"""What a person sees of an extract or import: the plan, then progress, then the counts."""
 
 import shutil
 from collections import Counter
@@ -18,6 +18,7 @@ from stin_pipe.pipeline.extraction import (
 from stin_pipe.pipeline.listing.listing import Listing
 from stin_pipe.pipeline.planning.plan import IMPORTED, ExtractParams
 from stin_pipe.pipeline.planning.todo import Work
+from stin_pipe.stin.shards.errors import and_more
 from stin_pipe.workflows.terminal.exits import EXIT_MANY_FAILURES, Terminated
 from stin_pipe.workflows.terminal.output import Meter, Output, duration, size
 
@@ -28,7 +29,7 @@ LOW_DISK_BYTES = 1 << 30
 
 @contextmanager
 def shown_extract(output: Output) -> Iterator[Callable[[ExtractEvent], None]]:
-    """Show the events of an extract; a stop by SIGTERM ends the program as it ends other commands."""
+    """Show the events of an extract; after a stop by SIGTERM end the program as other commands end."""
     meter: Meter | None = None
     with ExitStack() as stack:
 
@@ -55,13 +56,13 @@ def shown_extract(output: Output) -> Iterator[Callable[[ExtractEvent], None]]:
 
 
 def say_listing(output: Output, listing: Listing, params: ExtractParams) -> None:
-    """Say what was found and how it will be stored."""
+    """Say which videos there are and how they will be stored."""
     sides = Counter(side for video in listing.videos for side in [video.splits.get(listing.split_names[0])])
     output.say(
         f"{listing.dataset}: {len(listing.videos)} videos of {len(listing.classes)} classes "
         f"(split {listing.split_names[0]}: {sides['train']} train, {sides['test']} test), "
-        f"{listing.num_skipped} skipped (in no list, or not asked for), "
-        f"{listing.num_absent} absent (listed, not in the folder)"
+        f"{listing.num_skipped} skipped (in no list, or not selected), "
+        f"{listing.num_absent} absent (listed, but not in the folder)"
     )
     if listing.absent:
         more = ", ... (all in extract/absent.txt of the run)" if listing.num_absent > MAX_NAMED else ""
@@ -76,19 +77,18 @@ def say_listing(output: Output, listing: Listing, params: ExtractParams) -> None
 
 
 def _warn_of_lone_classes(output: Output, listing: Listing) -> None:
-    """Warn of classes that a split cannot train, or cannot judge."""
+    """Warn of classes without a video on one side of a split."""
     for split in listing.split_names:
         sides = {(video.splits.get(split), video.label) for video in listing.videos}
-        for side, what in (("train", "cannot be learnt"), ("test", "cannot be judged")):
+        for side, kind, problem in (("train", "training", "learned"), ("test", "test", "evaluated")):
             lone = [name for label, name in enumerate(listing.classes) if (side, label) not in sides]
             if lone:
-                more = f" and {len(lone) - MAX_NAMED} more" if len(lone) > MAX_NAMED else ""
-                names = ", ".join(lone[:MAX_NAMED])
-                output.warn(f"split {split}: no {side} video of {names}{more}, which {what} so")
+                names = and_more(lone, MAX_NAMED)
+                output.warn(f"split {split} has no {kind} video of {names}; such classes cannot be {problem}")
 
 
 def say_work(output: Output, work: Work) -> None:
-    """Say what is new, what is resumed and what is made again."""
+    """Say what is new, what continues and what is made again."""
     decision, ledger = work.decision, work.ledger
     if decision.added:
         output.say(f"{len(decision.added)} videos are new and join the run")
@@ -97,10 +97,10 @@ def say_work(output: Output, work: Work) -> None:
     if decision.removed:
         output.warn(
             f"{len(decision.removed)} videos of this run are no longer in the folder or the lists "
-            f"(first: {decision.removed[0]}); their shards are kept"
+            f"(first: {decision.removed[0]}); their shards stay"
         )
     for problem in ledger.broken.values():
-        output.warn(f"{problem}; this shard is made again")
+        output.warn(f"{problem}; the shard is made again")
 
     if not work.tasks:
         output.say("everything is extracted already")
@@ -109,7 +109,7 @@ def say_work(output: Output, work: Work) -> None:
 
 
 def show_result(output: Output, extract_dir: Path, result: ExtractResult, max_failure_rate: float) -> int:
-    """Show the counts, the first failures and what asks for attention; return the exit code."""
+    """Show the counts, the first failures and what needs attention; return the exit code."""
     rate = f", {result.pairs_per_s:g} fields/s" if result.pairs_per_s else ""
     output.show(
         f"{result.done} videos extracted ({result.frames} frames, {result.flow_pairs} flow fields), "
@@ -117,8 +117,8 @@ def show_result(output: Output, extract_dir: Path, result: ExtractResult, max_fa
     )
     if result.damaged:
         output.show(
-            f"{result.damaged} of them are damaged in part and were kept with what could be decoded "
-            "(notes in extract/shards/*.json; --partial refuse fails them)"
+            f"{result.damaged} of them are partly damaged and were kept with what could be decoded "
+            "(notes in extract/shards/*.json; with --partial refuse they fail)"
         )
     failures = extract_dir / "failures.jsonl"
     for video in result.manifest.failed[:MAX_FAILURES_SHOWN]:
@@ -126,11 +126,11 @@ def show_result(output: Output, extract_dir: Path, result: ExtractResult, max_fa
     if result.failed > MAX_FAILURES_SHOWN:
         output.show(f"  ... {result.failed - MAX_FAILURES_SHOWN} more in {failures}")
     if result.failed:
-        output.show("  when they are mended, the same command with --retry-failed reads them again")
+        output.show("  after repairing them, give the same command with --retry-failed")
 
     free = shutil.disk_usage(extract_dir).free
     if free < LOW_DISK_BYTES:
-        output.warn(f"only {size(free)} of disk left at {extract_dir}")
+        output.warn(f"only {size(free)} of disk space left at {extract_dir}")
     if result.num_deleted:
         output.say(
             f"the files of {result.num_deleted} failed videos were deleted; the failure rate leaves them out"
@@ -139,7 +139,7 @@ def show_result(output: Output, extract_dir: Path, result: ExtractResult, max_fa
         num_counted = result.failed - result.num_deleted
         output.warn(
             f"{num_counted} of {result.done + num_counted} videos failed, more than --max-failure-rate "
-            f"{max_failure_rate:g} allows (hence exit code 3); the others can be trained on; see {failures}"
+            f"{max_failure_rate:g} allows (exit code 3); the others can be trained on; see {failures}"
         )
     code = EXIT_MANY_FAILURES if result.too_many_failed else 0
     output.result({**result.to_json(), "exit_code": code})
