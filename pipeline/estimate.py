@@ -75,7 +75,8 @@ def estimate_from_run(ledger: Ledger, root: Path, videos: Sequence[ListedVideo])
 def estimate_by_probe(root: Path, videos: Sequence[ListedVideo], params: ExtractParams) -> Estimate | None:
     """Estimate by extracting the first frames of a few videos now; None if none of them decodes."""
     use_one_thread()
-    packed_fields(np.zeros((2, 32, 32), np.uint8), params)  # so that compiling is not measured
+    # Once beforehand, so that compiling is not measured.
+    packed_fields(np.zeros((2, 32, 32), np.uint8), params)
     num_solved = SLOW_PROBE_FRAMES if params.flow_backend in ("opencv", "reference") else PROBE_FRAMES
     seconds_a_frame = bytes_a_frame = 0.0
     all_frames = 0
@@ -86,7 +87,8 @@ def estimate_by_probe(root: Path, videos: Sequence[ListedVideo], params: Extract
             frames = prepared_frames(video, root, params, notes, deadline=started + PROBE_S)
             some = list(islice(frames, PROBE_FRAMES))
         except DecodeError:
-            continue  # the extract itself reports what is wrong with it
+            # The extract itself will report what is wrong with it.
+            continue
         frames.close()
         if len(some) < 2:
             continue

@@ -127,6 +127,7 @@ def claim_folder(out: Path, manifest: Manifest, bound_px: float) -> None:
             f"--out {out}: holds other content of {len(changed)} videos (first: {changed[0]}); "
             "give a new folder"
         )
+    # Videos that have left the run keep their folders, and so their entries.
     publish_json(record, settings | {"videos": stored_digests | digests})
 
 
@@ -213,6 +214,7 @@ def _export_tasks(extract_dir: Path, manifest: Manifest, out: Path, bound_px: fl
     by_shard: dict[str, dict[str, tuple[str, str]]] = {}
     for video in manifest.videos.values():
         folder = folders[video.id]
+        # It has this name only if it is whole.
         if not (out / FRAMES / folder).is_dir():
             by_shard.setdefault(video.shard, {})[folder] = (video.id, video.group)
     return [

@@ -143,8 +143,10 @@ def make_shards(
     num_pairs = 0
     try:
         for report in _reports(extract_dir, work, run_tasks, on_event):
+            # A video of T frames has T-1 fields.
             num_pairs += report.num_frames - report.num_done
-    finally:  # after an interruption, too, the manifest must agree with the marks
+    finally:
+        # After an interruption, too, the manifest must agree with the marks.
         remove_leftovers(extract_dir)
         ledger = work.ledger.look_again()
         manifest = write_views(ledger)

@@ -86,12 +86,14 @@ def read_csv(path: Path) -> list[CsvRow]:
     """
     rows = []
     with open_text(path) as handle:
+        # Strict: else a quote that is never closed swallows the rest of the file without a word.
         table = csv.DictReader(handle, strict=True)
         _require_columns(path, [name.strip().lower() for name in table.fieldnames or () if name.strip()])
         try:
             for cells in table:
                 place = f"{path}:{table.line_num}"
-                if any(cell.strip() for cell in cells.pop(None, ())):  # cells beyond the columns
+                # DictReader puts the cells beyond the columns under None.
+                if any(cell.strip() for cell in cells.pop(None, ())):
                     raise StinPipeError(
                         f"{place}: more cells than columns; put a value that holds a comma in quotes"
                     )
@@ -130,6 +132,7 @@ def _find_files(root: Path, list_csv: Path, rows: Sequence[CsvRow]) -> tuple[lis
         else:
             files.append(_RowFile(row=row, path=path, file=file))
 
+        # An absent file counts too: the list is wrong whether or not the file is there today.
         first = places.setdefault((file or path, row.start_s or 0.0, row.end_s), row.place)
         if first != row.place:
             raise StinPipeError(f"{row.place}: {row.path} was listed before, at {first}; list it once")
@@ -201,6 +204,7 @@ def _seconds(text: str, name: str, place: str) -> float | None:
     try:
         value = float(text)
     except ValueError:
+        # nan fails the comparison below, as any text that is no number should.
         value = float("nan")
     if not 0 <= value < float("inf"):
         raise StinPipeError(f"{place}: {name} must be seconds >= 0, got {text!r}")

@@ -50,6 +50,7 @@ def require_folder(path: Path, what: str) -> None:
 
 def inside(root: Path, path: str, *, source: Path) -> PurePosixPath:
     """Return a listed path relative to `root`; refuse one that leads out of it."""
+    # By the text alone: the user's own links may lead anywhere, paths in a list may not.
     normal = os.path.normpath(root.absolute() / path)
     relative = os.path.relpath(normal, os.path.normpath(root.absolute()))
     if relative == ".." or relative.startswith("../") or "\0" in path:
@@ -104,7 +105,8 @@ class FileFinder:
         self._files = set(files)
         self._by_name: dict[str, list[PurePosixPath]] = defaultdict(list)
         for file in files:
-            for name in {folded(file.stem), folded(file.name)}:  # a folder of frames has no extension
+            # Both, since a folder of frames has no extension, whatever dots are in its name.
+            for name in {folded(file.stem), folded(file.name)}:
                 self._by_name[name].append(file)
 
     def __call__(self, entry: ListEntry) -> PurePosixPath | None:

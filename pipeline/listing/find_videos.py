@@ -144,6 +144,7 @@ def _from_split_lists(
     root: Path, files: list[PurePosixPath], splits_dir: Path, style: ListStyle, *, official: bool
 ) -> Listing:
     lists = read_lists(splits_dir, style)
+    # Lists with fewer classes are another data set, and the official defaults are not for it.
     official = official or len(lists.classes) == OFFICIAL_CLASSES.get(style)
     find = FileFinder(files)
     listed_files: set[PurePosixPath] = set()

@@ -17,6 +17,7 @@ def hash_split(ids: Iterable[str]) -> dict[str, Subset]:
     ranked = sorted(ids, key=hash_share)
     sides: dict[str, Subset] = {video_id: hash_side(video_id) for video_id in ranked}
     if len(ranked) >= 2:
+        # The ends of the ranking are nearest to these sides anyway.
         sides[ranked[0]], sides[ranked[-1]] = "test", "train"
     return sides
 

@@ -80,6 +80,7 @@ def _read_ucf(folder: Path) -> SplitLists:
         assert match is not None
         subset: Subset = "train" if match[1].lower() == "train" else "test"
         for place, line in _lines(path):
+            # Training lists have the label behind the name, test lists have none.
             name = re.sub(r"\s+\d+$", "", line)
             class_name, _, file_name = name.rpartition("/")
             if not class_name or "/" in class_name:
@@ -135,6 +136,7 @@ def _read_frame_lists(folder: Path) -> SplitLists:
     for path in sorted(item for item in folder.iterdir() if _FRAME_LIST.fullmatch(item.name)):
         match = _FRAME_LIST.fullmatch(path.name)
         assert match is not None
+        # What other tools call val is the list that we test on.
         subset: Subset = "train" if match[1].lower() == "train" else "test"
         for place, line in _lines(path):
             video, *numbers = line.rsplit(None, 2)
@@ -171,6 +173,7 @@ def _collect(style: ListStyle, classes: tuple[str, ...], sides: _Sides) -> Split
         for (class_name, folder, file_name), splits in sides.items()
     )
     names = {split for entry in entries for split in entry.splits}
+    # By length first, so that split 10 comes after split 2.
     return SplitLists(
         style=style,
         classes=classes or tuple(sorted({entry.class_name for entry in entries})),

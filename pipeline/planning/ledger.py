@@ -44,6 +44,7 @@ class Ledger:
     def entries(self) -> dict[str, LedgerEntry]:
         """All planned videos by id, each with its current state."""
         entries: dict[str, LedgerEntry] = {}
+        # In the order of the plans, so that a video that was tried again ends in its newest state.
         for shard, _ in _shards(self.plans):
             mark = self.marks.get(shard.name)
             outcomes = {outcome.id: outcome for outcome in mark.outcomes} if mark else {}
@@ -226,6 +227,7 @@ def _disagreement(path: Path, mark: Mark, shard: PlannedShard, fingerprint: str)
     """Say how a mark differs from its plan or its shard file; empty if the shard is done."""
     if mark.fingerprint != fingerprint or [item.id for item in mark.outcomes] != _ids(shard.videos):
         return f"{path}: the mark belongs to another plan"
+    # Size is enough at every start; `verify` reads the bytes.
     data = path.with_suffix(".h5")
     if not data.exists():
         return f"{data}: the shard is missing"

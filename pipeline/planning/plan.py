@@ -139,6 +139,7 @@ class Plan:
         value = load_json(path, kind="plan", next_step=next_step)
         try:
             params = value.pop("params")
+            # JSON has no tuples, and fingerprints and comparisons need them.
             params["size"] = None if params["size"] is None else tuple(params["size"])
             shards = tuple(
                 PlannedShard(
@@ -177,6 +178,7 @@ def make_plan(
     """
     videos = listing.videos if videos is None else videos
     per_shard = min(MAX_VIDEOS_PER_SHARD, max(1, -(-len(videos) // MIN_SHARDS)))
+    # Parts of one file share its bytes.
     num_parts = Counter(video.path for video in listing.videos)
 
     # Filled in order, without a look back: the same listing must give the same shards on every machine.
@@ -235,7 +237,8 @@ def require_same_params(plan: Plan, params: ExtractParams, *, path: Path) -> Non
         for name in {**old, **new}
         if name != "flow" and old.get(name) != new.get(name)
     ]
-    if not differences:  # another ALGORITHM_VERSION
+    if not differences:
+        # Equal parameters, but another ALGORITHM_VERSION.
         raise StinPipeError(
             f"{path}: the run was made by a version of stin-pipe that extracts some videos differently "
             "(parts, --fps, pixels that are not square); it can be trained and evaluated as it is; to add "
@@ -253,7 +256,8 @@ def _stored_bytes(path: Path, params: ExtractParams) -> int:
     width, height = params.size or (round(4 / 3 * (params.short_side or 0)), params.short_side or 0)
     try:
         num_bytes = path.stat().st_size
-    except OSError:  # gone since it was listed; extraction records it as missing
+    except OSError:
+        # Gone since it was listed; the extraction records why.
         return 0
     return round(STORED_PER_SOURCE_BYTE * num_bytes * width * height / (340 * 256))
 
@@ -263,7 +267,8 @@ def _folder_bytes(folder: Path) -> int:
     try:
         images = sorted(folder.iterdir())
         return sum(8 * image.stat().st_size for image in images[::8])
-    except OSError:  # gone, or not readable; the import records why
+    except OSError:
+        # Gone, or not readable; the import records why.
         return 0
 
 

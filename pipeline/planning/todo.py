@@ -128,6 +128,7 @@ def prepare_work(
         ledger = _plan_more(ledger, listing, params, "added", decision.added)
         ledger = _plan_more(ledger, listing, params, "retry", decision.retried)
 
+    # The root is resolved here, since workers start in folders of their own.
     tasks = tuple(
         ShardTask(
             extract_dir=extract_dir,
@@ -182,6 +183,7 @@ def _require_one_source(
 ) -> None:
     """Refuse another data set that happens to have classes of the same names."""
     planned = [entry.video for entry in ledger.entries.values()]
+    # One is enough: people delete videos once they are extracted.
     if any(video.id in listed or os.path.lexists(listing.root / video.path) for video in planned):
         return
     raise StinPipeError(
@@ -231,7 +233,8 @@ def _show_source(video: ListedVideo) -> str:
 def _require_same_splits(ledger: Ledger, listed: dict[str, ListedVideo], listing: Listing) -> None:
     """Refuse lists that move a planned video between train and test."""
     if ledger.plans[0].split_from == listing.split_from == "hash":
-        return  # a class that grows may move videos of the listing, never those of the plan
+        # A class that grows may move videos of the listing; those of the plan stay where they are.
+        return
     moved = [
         entry.video.id
         for entry in ledger.entries.values()
@@ -248,5 +251,6 @@ def _with_stable_side(video: ListedVideo, listing: Listing) -> ListedVideo:
     """Give a video that joins a hash-split run the side of its own hash, whatever the others of its class."""
     if listing.split_from != "hash":
         return video
-    name = video.path if listing.dataset == "folder" else video.id  # as in the listing
+    # The listing hashes these names too, and names never change their side.
+    name = video.path if listing.dataset == "folder" else video.id
     return replace(video, splits={"1": hash_side(name)})

@@ -303,6 +303,7 @@ def load_json(path: Path, *, kind: str, next_step: str) -> dict[str, Any]:
         raise StinPipeError(f"{path}: the {kind} is not a JSON object", next_step=next_step)
     value = cast(dict[str, Any], loaded)
 
+    # The version first: another format may have another checksum.
     version = value.get("format_version")
     if version != FORMAT_VERSION:
         raise StinPipeError(
