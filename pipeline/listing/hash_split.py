@@ -8,7 +8,7 @@ from stin_pipe.stin.shards.schema import Subset
 TEST_SHARE = 0.3
 """Share of each class that goes to the test list, as in HMDB51."""
 
-HASH_SPLIT = "split 1 was made by a stable hash, 70 % train, 30 % test"
+HASH_SPLIT = "split 1 was made by a hash of the names, 70 % train and 30 % test"
 """How a `split_source` describes this split; nothing reads it back."""
 
 
