@@ -209,7 +209,7 @@ def test_empty_cells_and_a_column_of_row_numbers_do_no_harm(tmp_path: Path) -> N
 
 def test_the_page_names_the_endings_of_files_that_are_taken() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "own-videos.md").read_text(encoding="utf-8")
-    match = re.search(r"Files that end in ([\w\s,]+?) are\s+taken", page)
+    match = re.search(r"Files that end in ([\w\s,]+?) are\s+read", page)
     assert match is not None
     assert {f".{name}" for name in re.findall(r"\w+", match[1].replace(" or ", ", "))} == VIDEO_SUFFIXES
 
