@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import click
 
 from stin_pipe.stin.shards.errors import StinPipeError
-from stin_pipe.workflows.terminal.commands import COMMANDS, PACKAGE, RESUMABLE
+from stin_pipe.workflows.terminal.commands import COMMANDS, PACKAGE, PROGRAM, RESUMABLE
 from stin_pipe.workflows.terminal.config_file import place_of_mistake
 from stin_pipe.workflows.terminal.environment import name_environment
 from stin_pipe.workflows.terminal.exits import (
@@ -26,8 +26,6 @@ from stin_pipe.workflows.terminal.exits import (
     Terminated,
 )
 from stin_pipe.workflows.terminal.output import invocation, plain
-
-PROGRAM = "stin-pipe"
 
 
 class LazyGroup(click.Group):

@@ -1,66 +1,98 @@
-"""Batches from loader workers: how the workers start, how they end, and what becomes of their errors."""
+"""Batches from loader workers: how the workers start and end, and how their errors arrive."""
 
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from typing import Any
 
 import cv2
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from stin_pipe.stin.clips.dataset import Batch, ScoringClips, join_samples
-from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.clips.dataset import Batch, ScoringClips, TrainingClips, join_samples
+from stin_pipe.stin.shards.errors import StinPipeError, first_line
 
 TERMINATION_GRACE_S = 15
-"""Seconds that a loader worker goes on after SIGTERM."""
+"""Time that a loader worker lives on after SIGTERM."""
+
+
+class _Guarded(Dataset[Batch | StinPipeError]):
+    """Clips that return an error in the place of a sample.
+
+    An exception that a worker raises reaches us as its traceback in a text; a returned one arrives whole.
+    """
+
+    def __init__(self, clips: TrainingClips | ScoringClips) -> None:
+        self._clips = clips
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __getitem__(self, key: Any) -> Batch | StinPipeError:
+        try:
+            return self._clips[key]
+        except StinPipeError as error:
+            return error
+
+
+def clip_loader(
+    clips: TrainingClips | ScoringClips, *, num_workers: int, **options: Any
+) -> DataLoader[Batch | StinPipeError]:
+    """Build a loader for ``batches_of``, with torch's options for order and size of the batches."""
+    return DataLoader(
+        _Guarded(clips),
+        collate_fn=_join,
+        num_workers=num_workers,
+        worker_init_fn=_begin_worker,
+        # Its own generator: creating a loader must not draw from the one that dropout uses.
+        generator=torch.Generator(),
+        **options,
+    )
 
 
 def scoring_loader(
     clips: ScoringClips, *, batch_size: int, num_workers: int, pin_memory: bool
-) -> DataLoader[Batch]:
+) -> DataLoader[Batch | StinPipeError]:
     """Build a loader that visits the videos in order."""
-    return DataLoader(
-        clips,
-        batch_size=batch_size,
-        collate_fn=join_samples,
-        num_workers=min(num_workers, len(clips)),
-        pin_memory=pin_memory,
-        worker_init_fn=begin_worker,
-        generator=torch.Generator(),
-    )
+    num_workers = min(num_workers, len(clips))
+    return clip_loader(clips, num_workers=num_workers, batch_size=batch_size, pin_memory=pin_memory)
 
 
-def batches_of(loader: DataLoader[Batch]) -> Generator[Batch, None, None]:
-    """Yield a loader's batches, with errors of its worker processes told as if there were none.
+def batches_of(loader: DataLoader[Batch | StinPipeError]) -> Generator[Batch, None, None]:
+    """Yield a loader's batches; errors of its worker processes are raised here as they were raised there.
 
     Raises:
-        StinPipeError: what a worker raised, without the worker's traceback; or that a worker died.
+        StinPipeError: a sample cannot be read, or a worker died.
     """
     iterator = iter(loader)
     try:
-        yield from iterator
-    except StinPipeError as error:
-        # A worker's error arrives with its traceback in the text; the last line is "module.Name: message".
-        raise type(error)(str(error).strip().rsplit(f"{type(error).__name__}: ", 1)[-1]) from error
+        for batch in iterator:
+            if isinstance(batch, StinPipeError):
+                raise batch
+            yield batch
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
         raise StinPipeError(
-            f"a loader worker died ({str(error).strip().splitlines()[0]}); "
-            "if memory is short, lower --loader-workers"
+            f"a loader worker died ({first_line(error)}); if memory is short, lower --loader-workers"
         ) from error
     finally:
-        # Left to the garbage collector, an iterator that ends by an error finds its queues closed already: it
-        # then cannot tell its workers to end, and waits for them.
+        # An iterator that ends by an error and is left to the garbage collector finds its queues closed: it
+        # can no longer tell its workers to end, and waits for them.
         if isinstance(iterator, _MultiProcessingDataLoaderIter):
             iterator._shutdown_workers()
 
 
-def begin_worker(_worker: int) -> None:
-    """Prepare a loader worker, as the ``worker_init_fn`` of a loader."""
-    # A signal may go to the whole process group: the main process answers it, finishes its step and ends its
-    # workers. They outlive SIGTERM by as long as that may take, and not for ever, because multiprocessing
-    # ends what remains by SIGTERM and then waits for it.
+def _join(samples: Sequence[Batch | StinPipeError]) -> Batch | StinPipeError:
+    batches = [sample for sample in samples if not isinstance(sample, StinPipeError)]
+    errors = [sample for sample in samples if isinstance(sample, StinPipeError)]
+    return errors[0] if errors else join_samples(batches)
+
+
+def _begin_worker(_worker: int) -> None:
+    # A signal may go to the whole process group. The main process answers it: it finishes its step and ends
+    # its workers, which must outlive SIGTERM for that long. But not for ever: at exit, multiprocessing sends
+    # SIGTERM to the workers that are left and waits for them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda _signum, _frame: signal.alarm(TERMINATION_GRACE_S))
     cv2.setNumThreads(0)

@@ -7,12 +7,12 @@ answers. That makes one loader serve a whole training, over all its epochs, with
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 from torch.utils.data import DataLoader, Sampler
 
-from stin_pipe.stin.clips.dataset import Batch, TrainingClips, join_samples
-from stin_pipe.stin.clips.loader import begin_worker
+from stin_pipe.stin.clips.dataset import Batch, TrainingClips
+from stin_pipe.stin.clips.loader import clip_loader
 from stin_pipe.stin.clips.sampling import epoch_order
+from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.training.ranks import Ranks
 
 
@@ -64,16 +64,12 @@ def steps_per_epoch(*, num_samples: int, batch_size: int) -> int:
 
 def training_loader(
     clips: TrainingClips, steps: StepSampler, *, num_workers: int, pin_memory: bool
-) -> DataLoader[Batch]:
+) -> DataLoader[Batch | StinPipeError]:
     """Build the one loader of a training."""
-    return DataLoader(
+    return clip_loader(
         clips,
-        batch_sampler=steps,  # pyright: ignore[reportArgumentType] - items are asked for by (epoch, index)
-        collate_fn=join_samples,
         num_workers=num_workers,
+        batch_sampler=steps,  # items are asked for by (epoch, index)
         pin_memory=pin_memory,
-        worker_init_fn=begin_worker,
-        # Its own generator: creating a loader must not draw from the one that dropout uses.
-        generator=torch.Generator(),
         prefetch_factor=4 if num_workers else None,
     )

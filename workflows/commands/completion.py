@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 from click.shell_completion import get_completion_class
 
-from stin_pipe.workflows.cli import PROGRAM, cli
+from stin_pipe.workflows.terminal.commands import PROGRAM
 from stin_pipe.workflows.terminal.options import common_options
 from stin_pipe.workflows.terminal.output import Output
 
@@ -39,6 +39,7 @@ def completion(output: Output, shell: str | None) -> None:
         )
     completion_class = get_completion_class(shell)
     assert completion_class is not None, shell
-    script = completion_class(cli, {}, PROGRAM, _VARIABLE).source()
+    root = click.get_current_context().find_root().command
+    script = completion_class(root, {}, PROGRAM, _VARIABLE).source()
     output.show(script.rstrip())
     output.result({"shell": shell, "script": script})

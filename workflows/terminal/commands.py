@@ -1,5 +1,6 @@
 """The commands of `stin-pipe`, in the order in which a user meets them."""
 
+PROGRAM = "stin-pipe"
 PACKAGE = "stin_pipe.workflows.commands"
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": ("run", "run_chain", "Run the whole chain from one configuration file."),
