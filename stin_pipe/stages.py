@@ -8,7 +8,7 @@ that describe the work as it goes on. Nothing is printed, signals are left alone
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import click
 
@@ -186,29 +186,29 @@ def _checked(command: click.Command, values: Mapping[str, Any]) -> dict[str, Any
         ValueError: names the option and what it takes.
     """
     context = click.Context(command, info_name=command.name)
-    checked = {}
+    checked: dict[str, Any] = {}
     for param in command.params:
         name = max(param.opts, key=len).lstrip("-").replace("-", "_")
         if name not in values or name in ("run", "videos"):
             continue
         try:
-            checked[param.name] = param.process_value(context, _as_given_to_click(param, values[name]))
+            checked[str(param.name)] = param.process_value(context, _as_click_takes_it(param, values[name]))
         except click.UsageError as error:
             raise ValueError(f"{name}: {error.message}") from error
     return checked
 
 
-def _as_given_to_click(param: click.Parameter, value: Any) -> Any:
-    """Return a value of Python as the option takes it from a configuration file."""
+def _as_click_takes_it(param: click.Parameter, value: Any) -> Any:
+    """Return a value of Python in the form that the option's type reads."""
+    if param.name == "files" and value is not None:
+        return tuple((stream, Path(file)) for stream, file in value.items())
     if isinstance(value, Mapping):
-        files = isinstance(next(iter(value.values()), None), PathLike) or param.name == "files"
-        return tuple((name, Path(item) if files else item) for name, item in value.items())
-    if isinstance(value, PathLike):
-        return str(value)
-    if isinstance(param.type, click.Choice) and value is not None:
-        return str(value)
+        return tuple(cast("Mapping[str, Any]", value).items())
     if param.multiple and isinstance(value, str):
         return (value,)
+
+    if isinstance(param.type, click.Choice) and value is not None:
+        return str(value)
     return value
 
 
