@@ -45,7 +45,8 @@ def test_every_quoted_error_is_a_text_of_the_program() -> None:
 def commands_of(page: Path) -> list[list[str]]:
     """The `stin-pipe` lines of a page's code blocks."""
     found = []
-    for block in re.findall(r"^```\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    for block in (block for language, block in blocks if language in ("", "console")):
         for line in block.replace("\\\n", " ").splitlines():
             if "stin-pipe " in line and not re.search(r"docker|──|image:", line):
                 words = shlex.split(line[line.index("stin-pipe ") :], comments=True)
