@@ -176,7 +176,7 @@ def _report(arguments: list[str], message: str, code: int) -> None:
 
 
 def _called_command(arguments: list[str]) -> str | None:
-    """Return the full name of the command that was called; None when the arguments name none."""
+    """Return the full name of the command that was called; None if the arguments name no command."""
     if invocation.command:
         return invocation.command
     # It failed before its options were read, so only the words themselves can tell.

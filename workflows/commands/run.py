@@ -123,7 +123,7 @@ def _do_stages(output: Output, chain: "Chain", done: set[str]) -> list[dict[str,
     from stin_pipe.stin.scoring.settings import STREAMS
     from stin_pipe.workflows.run.run_dir import create_run, recorded
 
-    # Command, split, and what it does with the voice that the stage speaks with.
+    # Command, split, and the function that runs the stage and prints to the output it is given.
     stages: list[tuple[str, str | None, Callable[[Output], None]]] = []
     if not chain.videos_are_gone:
         stages.append(("extract", None, partial(_extract, output, chain)))
@@ -141,22 +141,22 @@ def _do_stages(output: Output, chain: "Chain", done: set[str]) -> list[dict[str,
             name = command if split is None else f"{command} split {split}"
             finished = " (done already, only checked)" if name in done else ""
             output.say(f"stage {number} of {len(stages)}: {name}{finished}")
-            voice = Output(as_json=output.as_json, command=command, keep_result=True)
+            stage_output = Output(as_json=output.as_json, command=command, keep_result=True)
             with usage_errors():
-                do(voice)
-            results.append({"stage": command, **voice.kept})
+                do(stage_output)
+            results.append({"stage": command, **stage_output.kept})
     return results
 
 
-def _extract(output: Output, chain: "Chain", voice: Output) -> None:
+def _extract(output: Output, chain: "Chain", stage_output: Output) -> None:
     """Extract; stop the chain if too many videos failed."""
     from stin_pipe.workflows.run.extraction import extract_run
     from stin_pipe.workflows.terminal.extract_report import show_result, shown_extract
 
     options = chain.options
-    with shown_extract(voice) as show:
+    with shown_extract(stage_output) as show:
         result = extract_run(options.run.path, options.videos, options.extract, show)
-    code = show_result(voice, options.run.extract, result, options.extract.max_failure_rate)
+    code = show_result(stage_output, options.run.extract, result, options.extract.max_failure_rate)
     if not code:
         return
     output.warn(
@@ -164,26 +164,26 @@ def _extract(output: Output, chain: "Chain", voice: Output) -> None:
         f"[extract] of {options.config}, or do without them with max_failure_rate = 0.2 there; then give the "
         "same command again"
     )
-    output.result({"stages": [{"stage": "extract", **voice.kept}], "exit_code": code})
+    output.result({"stages": [{"stage": "extract", **stage_output.kept}], "exit_code": code})
     raise click.exceptions.Exit(code)
 
 
-def _train(chain: "Chain", stream: "StreamName", split: str, voice: Output) -> None:
+def _train(chain: "Chain", stream: "StreamName", split: str, stage_output: Output) -> None:
     from stin_pipe.workflows.run.training import train_run
     from stin_pipe.workflows.terminal.training_report import show_training_result, shown_training
 
     options = replace(chain.options.trainings[stream], split=split)
-    with shown_training(voice, f"train {stream}" + (" (plain)" if options.plain else "")) as show:
+    with shown_training(stage_output, f"train {stream}" + (" (plain)" if options.plain else "")) as show:
         result = train_run(chain.options.run.path, stream, options, show, handle_signals=True)
-    show_training_result(voice, stream, split, result)
+    show_training_result(stage_output, stream, split, result)
 
 
-def _evaluate(chain: "Chain", split: str, voice: Output) -> None:
+def _evaluate(chain: "Chain", split: str, stage_output: Output) -> None:
     from stin_pipe.workflows.report.render import evaluation_pages
     from stin_pipe.workflows.report.text import show_evaluation, shown_events
     from stin_pipe.workflows.run.evaluation import evaluate_run
 
     options = replace(chain.options.evaluation, split=split)
-    with shown_events(voice) as show:
+    with shown_events(stage_output) as show:
         evaluation = evaluate_run(chain.options.run.path, options, show, pages=evaluation_pages())
-    show_evaluation(voice, evaluation)
+    show_evaluation(stage_output, evaluation)

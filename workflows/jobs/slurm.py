@@ -134,7 +134,7 @@ def render_scripts(job: SlurmJob) -> dict[str, str]:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    # Paths and names come from people, so none may become a second word or a command.
+    # Paths and names are what people typed; none may turn into a second word or a command.
     environment.filters |= {"sh": lambda value: shlex.quote(str(value)), "directive": _directive}
     return {
         name: environment.get_template(f"{name}.jinja").render(job=job, options=job.options)
@@ -171,7 +171,7 @@ def _check(job: SlurmJob) -> None:
                 {"run": "run_path"}.get(name, name),
             )
 
-    # Setup lines are shell code by intent; a second line could only come from a mistake.
+    # Setup lines are meant to be shell code, but a line break in one can only be a mistake.
     for line in job.options.setup:
         if re.search(r"[\x00-\x08\x0a-\x1f\x7f]", line):
             raise ArgumentError(f"--setup: {line!r} must be one line; repeat the option for more", "setup")

@@ -56,7 +56,7 @@ class Chain:
 
     Attributes:
         splits: to train and evaluate.
-        evaluate: what fuse-eval is asked for: each of these splits, or all of them together.
+        evaluate: values of `fuse-eval --split`: each of these splits, or all of them together.
         videos_are_gone: the run has everything extracted, and the folder of videos was deleted since.
     """
 
@@ -74,7 +74,7 @@ def read_chain(
     Args:
         ctx: of the command that reads the chain.
         config: the configuration file.
-        run_path: the run directory; None is a mistake, told with what to write.
+        run_path: the run directory; None raises an error that says what to write.
         files_are_here: whether files and folders that options name must exist on this machine.
 
     Raises:
@@ -88,11 +88,11 @@ def read_chain(
     def read(command: str, *, files_are_here: bool = files_are_here) -> dict[str, Any]:
         return read_stage(ctx, config, command, run.path, files_are_here=files_are_here)
 
-    # The videos of a finished extraction may have been deleted to save disk, and the chain goes on without.
+    # After a finished extraction the videos may be deleted to save disk; the chain goes on without them.
     is_extracted = extract_state(run).progress == "done"
     extract = read("extract", files_are_here=files_are_here and not is_extracted)
     videos = extract.pop("videos")
-    del extract["dry_run"]  # of the command alone; the chain has its own
+    del extract["dry_run"]  # a flag of the command; the chain has its own
     return ChainOptions(
         config=config,
         run=run,
@@ -145,7 +145,7 @@ def check_for_pods(options: ChainOptions, splits: Sequence[str]) -> None:
     Raises:
         ValueError: names the file, the table, and what is wrong.
     """
-    # The data set decides the recipe, and only the lists show which one it is: one that fits will do.
+    # The data set decides the recipe, but only the lists show which data set it is: one that fits will do.
     named = options.extract.dataset
     datasets = ("folder", *RECIPE_OF_DATASET) if named == "auto" else (named,)
     chosen = ("1",) if tuple(splits) == (ALL_SPLITS,) else splits
@@ -180,7 +180,7 @@ def _check_tables(
         with _blamed_on(options.config, f"[train] or [train-{stream}]"):
             configs[stream] = training_config(stream, dataset, training)
 
-    # The evaluation is checked against the trainings that will be, since no model exists yet.
+    # No model exists yet, so the evaluation is checked against the trainings that will make them.
     evaluation = replace(options.evaluation, split=splits[0] if len(splits) == 1 else ALL_SPLITS)
     with _blamed_on(options.config, "[fuse-eval]"):
         check_options(evaluation, files_are_here=files_are_here)

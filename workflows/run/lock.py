@@ -62,7 +62,7 @@ def run_lock(
     Raises:
         StinPipeError: another process holds it; the message names that process.
     """
-    # The lock appears with its whole content, by a link: nobody can read half a holder.
+    # Created elsewhere and then linked, so that nobody ever reads a half-written lock.
     own = _own_identity()
     temporary = temporary_name(path)
     temporary.write_text(json.dumps(asdict(own)), encoding="utf-8")
@@ -73,7 +73,7 @@ def run_lock(
     try:
         yield
     finally:
-        # Somebody may have broken the lock meanwhile, and holds it now.
+        # If somebody broke the lock in the meantime, it is theirs now.
         if read_holder(path) == own:
             path.unlink(missing_ok=True)
 
@@ -96,7 +96,7 @@ def read_holder(path: Path) -> Holder | None:
 
 def is_alive(holder: Holder) -> bool | None:
     """Tell whether the holder still runs; None if it is on another host, where nobody here can look."""
-    # Before the host: an attempt that died took its host along, and nobody could ask there.
+    # Checked before the host: an attempt that died may have taken its host down with it.
     own = _own_identity()
     if own.job and holder.job == own.job and holder.attempt != own.attempt:
         return False
@@ -195,5 +195,5 @@ def _start_ticks(process_id: int) -> int | None:
         text = Path(f"/proc/{process_id}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    # The name of the program stands in brackets and may hold spaces and brackets itself.
+    # The second field, the program's name in brackets, may contain spaces and brackets itself.
     return int(text.rpartition(")")[2].split()[19])

@@ -141,7 +141,7 @@ class TrainingState(StageState):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationState(StageState):
-    """How far the evaluation of one split is; accuracy and report are there once it is done."""
+    """How far the evaluation of one split is; accuracy and report exist once it is done."""
 
     command: str = "fuse-eval"
     fused_top1: float | None = None
@@ -160,7 +160,7 @@ class RunStatus:
 
     Attributes:
         trainings, evaluations: those that have a folder, by name.
-        chain: every stage of the chain that was last asked for, in order.
+        chain: every stage of the most recent chain, in order.
     """
 
     run: RunDir
@@ -188,7 +188,7 @@ def read_status(path: Path) -> RunStatus:
     run = open_run(path)
     recorded, with_files = recorded_splits(run), splits_with_files(run)
     stages = chain_stages(run, list(dict.fromkeys([*recorded, *with_files])))
-    # Folders of splits that the last chain did not ask for are shown too, but they are no part of that chain.
+    # Splits outside the most recent chain have their folders shown, but they are not part of the chain.
     started = sorted((stage for stage in stages if stage.progress != "not started"), key=lambda s: s.folder)
     (extract,) = (stage for stage in stages if isinstance(stage, ExtractState))
     return RunStatus(
@@ -228,7 +228,7 @@ def splits_with_files(run: RunDir) -> list[str]:
 
 def extract_state(run: RunDir) -> ExtractState:
     """Return how far the extraction is, from its plans and marks."""
-    # This one module loads OpenCV and HDF5, for a second; status is asked for on login nodes, in loops.
+    # This module alone loads OpenCV and HDF5, which takes a second, and people call status in loops.
     from stin_pipe.pipeline.shard.make_shard import running_shards
 
     if not plan_paths(run.extract):
@@ -281,7 +281,7 @@ def training_state(run: RunDir, command: str, split: str, manifest: Manifest | N
     if (path / "result.json").exists():
         return _finished_training(path, command, split, manifest)
 
-    # A resumed training cuts its metrics back to the checkpoint, so the last line is where it stands.
+    # A resumed training cuts its metrics back to its checkpoint, so the last line is current.
     steps, loss = 0, None
     for record in read_lines(path / "metrics.jsonl"):
         steps = int(record["step"]) if is_number(record.get("step")) else steps
@@ -373,4 +373,4 @@ def _manifest_or_none(run: RunDir) -> Manifest | None:
     try:
         return Manifest.load(run.manifest) if run.manifest.exists() else None
     except StinPipeError:
-        return None  # extract says what is wrong with it; the other stages can still be told
+        return None  # extract reports what is wrong with it; the other stages can still be shown

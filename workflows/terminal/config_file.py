@@ -90,7 +90,7 @@ def place_of_mistake(error: click.UsageError) -> str:
 
     file = _file_values(ctx)
     for item in ctx.command.params:
-        # A flag or a variable goes before the file, so its value need not be the one that stands there.
+        # A flag or a variable overrides the file, so the wrong value need not be the file's.
         if item.name in names and ctx.get_parameter_source(item.name or "") == ParameterSource.DEFAULT_MAP:
             for option in (word.lstrip("-") for word in item.opts):
                 if option in file.places:

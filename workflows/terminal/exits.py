@@ -17,7 +17,7 @@ class Terminated(BaseException):
 
 
 class Grace:
-    """Time to finish after SIGTERM: `seconds` of it; with 0, SIGTERM ends the process at once as usual.
+    """Gives the work `seconds` to finish after SIGTERM; with 0, SIGTERM ends the process at once as usual.
 
     Attributes:
         asked: whether SIGTERM has come.
@@ -30,7 +30,7 @@ class Grace:
         self._before: Any = None
 
     def __enter__(self) -> "Grace":
-        # Without seconds, the handler of the program stays: it ends the command at once.
+        # With 0 seconds the program's own handler stays, which ends the command at once.
         if self.seconds > 0:
             self._before = signal.signal(signal.SIGTERM, self._receive)
         return self

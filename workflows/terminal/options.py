@@ -73,8 +73,8 @@ def _full_name(ctx: click.Context) -> str:
 
 def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--config`, `--json` and `--debug`; the command gets an `Output` as `output`."""
-    # Decorators apply from the last to the first, and eager options are read in the order of the help text:
-    # the file first, since it may set the other two.
+    # The decorator applied last is the first option, and eager options are read in that order: the file comes
+    # first, since it may set the other two.
     function = click.option(
         "--debug",
         is_flag=True,

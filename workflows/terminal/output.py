@@ -76,7 +76,7 @@ class Output:
         self.command = command
         self.kept: dict[str, Any] = {}
         self._keep_result = keep_result
-        # Names of files hold brackets, which rich would take for markup.
+        # No markup: rich would read the brackets in file names as styles.
         self._errors = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
         self._results = self._errors if as_json else Console(markup=False, highlight=False, soft_wrap=True)
 
@@ -106,7 +106,7 @@ class Output:
         if self._keep_result:
             self.kept = dict(value)
         elif self.as_json:
-            # The object must be the last line, also after what others have printed.
+            # The object must be the last line, after everything that is still buffered.
             sys.stdout.flush()
             print(json.dumps(_finite({"command": self.command, **value}), allow_nan=False), flush=True)  # noqa: T201
 
@@ -117,7 +117,7 @@ class Output:
             yield _LineMeter(self, label, total, unit)
             return
 
-        # On a narrow terminal the texts give way; bar, count and time left stay whole.
+        # On a narrow terminal the texts are cut; bar, count and time left stay whole.
         whole = [Column(no_wrap=True) for _ in range(3)]
         columns = (
             _Shortened("{task.description}", markup=False, table_column=Column()),
@@ -169,7 +169,7 @@ class _LineMeter(Meter):
 
     def update(self, done: int, detail: str = "") -> None:
         now = time.monotonic()
-        # What a resumed command had done before must not count into its speed.
+        # What was done before a resumed command started must not count towards its speed.
         if self._first is None:
             self._first = done
         if now - self._last < LOG_INTERVAL_S:

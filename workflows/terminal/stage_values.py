@@ -40,7 +40,7 @@ def read_stage(
     except click.MissingParameter as error:
         option = max(error.param.opts, key=len).lstrip("-") if error.param else "an option"
         raise click.UsageError(f"{config}: [{command}] needs a value for {option}") from error
-    # Which splits there are is asked once, above the tables, for all stages alike.
+    # The splits are set once, above the tables, for all stages alike.
     if place := place_in_file(stage, "split"):
         raise click.UsageError(
             f'{config}: {place} has split, which the chain ignores; write split = "..." above all tables'

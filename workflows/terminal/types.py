@@ -1,4 +1,4 @@
-"""The types of option values: how they are written, and what people are told who write them otherwise."""
+"""The types of option values: how each is written, and the message for one that is not."""
 
 import math
 import re
@@ -27,7 +27,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class Parsed(click.ParamType):
-    """A type whose values are written as text; those of a configuration file may be there as lists."""
+    """A type whose values are written as text; in a configuration file, some may be lists."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse text; leave a list, and what was parsed before, such as a default."""
