@@ -115,6 +115,8 @@ def main() -> None:
             raise
         code = EXIT_FAILED
         _report(arguments, describe_error(error), code)
+
+    # What is still buffered may fail to be written, and then the command has failed.
     sys.exit(_ended(code))
 
 

@@ -193,6 +193,7 @@ def kubernetes(output: Output, run_path: Path | None, splits: tuple[str, ...], *
     _require(values, "image", "claim")
     options = KubernetesOptions(**values)
     config = _config()
+
     # Paths stay as they are written: they are those of the pods, not of this machine.
     with usage_errors():
         chain = read_chain(click.get_current_context(), config, run_path, files_are_here=False)
@@ -206,6 +207,8 @@ def kubernetes(output: Output, run_path: Path | None, splits: tuple[str, ...], *
                 splits=",".join(splits),
             )
         )
+
+    # Without a file the manifest goes to standard output, for `kubectl apply -f -`.
     if options.out:
         options.out.write_text(manifest, encoding="utf-8")
         output.show(f"wrote {options.out}; to apply it: kubectl apply -f {shlex.quote(str(options.out))}")

@@ -140,6 +140,7 @@ def _check(job: KubernetesJob) -> None:
         ("shm_size", options.shm_size, _QUANTITY, "a quantity such as 8Gi"),
         ("split", job.splits, _SPLITS, "names separated by commas"),
     ):
+        # The value goes into YAML as a JSON string, so this is about meaning, not about safety.
         if not pattern.fullmatch(value):
             flag = "--" + name.replace("_", "-")
             raise ArgumentError(f"{flag}: {value!r} is not {rule}", {"split": "splits"}.get(name, name))
