@@ -31,9 +31,9 @@ from stin_pipe.stin.scoring.settings import STREAMS, EvalSettings, StreamScores
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import publish_bytes, publish_json
 from stin_pipe.stin.shards.run_dir import RunDir
-from stin_pipe.stin.shards.schema import Manifest, ManifestVideo
+from stin_pipe.stin.shards.schema import Manifest, ManifestVideo, list_digest
 from stin_pipe.stin.training.config import config_from_json
-from stin_pipe.stin.training.holdout import divide_training_list, list_digest
+from stin_pipe.stin.training.holdout import divide_training_list
 
 
 @dataclass(frozen=True, kw_only=True)

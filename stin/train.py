@@ -21,11 +21,10 @@ from stin_pipe.stin.device import Runtime, choose_device
 from stin_pipe.stin.network.model_file import MODEL_FILE, RESULT_FILE
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.reader import ShardReader
-from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.stin.shards.schema import Manifest, list_digest
 from stin_pipe.stin.training.checkpoint import Checkpoint
 from stin_pipe.stin.training.config import TrainConfig, config_to_json
 from stin_pipe.stin.training.end import finish_training
-from stin_pipe.stin.training.holdout import list_digest
 from stin_pipe.stin.training.interrupt import Interrupted, StopSignal
 from stin_pipe.stin.training.learner import Learner, build_learner, require_enough_values
 from stin_pipe.stin.training.loop import TrainingLoop

@@ -17,8 +17,7 @@ from stin_pipe.stin.scoring.scorer import ClipScores, Scorer, TestProtocol, scor
 from stin_pipe.stin.scoring.scores import Scores
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.reader import ShardReader
-from stin_pipe.stin.shards.schema import FlowCoding, Manifest, ManifestVideo
-from stin_pipe.stin.training.holdout import list_digest
+from stin_pipe.stin.shards.schema import FlowCoding, Manifest, ManifestVideo, list_digest
 
 __all__ = ["ClipScores", "TestProtocol", "score_clip", "score_split"]
 

@@ -3,6 +3,7 @@
 docs/shard-format.md describes the HDF5 file itself; `writer` makes it, `reader` reads it.
 """
 
+import hashlib
 import json
 import zlib
 from collections.abc import Mapping
@@ -313,3 +314,9 @@ def load_json(path: Path, *, kind: str, next_step: str) -> dict[str, Any]:
     if not is_whole(value):
         raise StinPipeError(f"{path}: the {kind} differs from its checksum", next_step=next_step)
     return value
+
+
+def list_digest(videos: tuple[ManifestVideo, ...]) -> str:
+    """Return a digest of the videos of a list: of their ids, labels and contents."""
+    text = "\n".join(f"{video.id}\t{video.label}\t{video.digest}" for video in videos)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]

@@ -66,12 +66,6 @@ def divide_training_list(manifest: Manifest, *, split: str, share: float) -> Tra
     )
 
 
-def list_digest(videos: tuple[ManifestVideo, ...]) -> str:
-    """Return a digest of the videos of a list: of their ids, labels and contents."""
-    text = "\n".join(f"{video.id}\t{video.label}\t{video.digest}" for video in videos)
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-
-
 def describe_list_change(then: object, now: int) -> str:
     """Describe how a run's training list has changed, with the counts of videos that are known."""
     if not isinstance(then, int):

@@ -3,8 +3,8 @@
 import pytest
 
 from stin_pipe.stin.shards.errors import StinPipeError
-from stin_pipe.stin.shards.schema import Manifest, ManifestVideo
-from stin_pipe.stin.training.holdout import divide_training_list, list_digest
+from stin_pipe.stin.shards.schema import Manifest, ManifestVideo, list_digest
+from stin_pipe.stin.training.holdout import divide_training_list
 
 
 def manifest(rows):

@@ -13,8 +13,8 @@ from stin_pipe.pipeline.planning.ledger import plan_paths, read_ledger
 from stin_pipe.stin.results.stored import is_number, json_object, read_lines, read_metrics, read_result
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.run_dir import RunDir
-from stin_pipe.stin.shards.schema import Manifest
-from stin_pipe.stin.training.holdout import describe_list_change, divide_training_list, list_digest
+from stin_pipe.stin.shards.schema import Manifest, list_digest
+from stin_pipe.stin.training.holdout import describe_list_change, divide_training_list
 from stin_pipe.workflows.run.lock import Holder, is_alive, read_holder
 from stin_pipe.workflows.run.run_dir import open_run, read_run_json
 
