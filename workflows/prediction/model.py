@@ -94,9 +94,11 @@ def load_model(
     is_run = len(paths) == 1 and (paths[0].is_dir() or paths[0].suffix != ".safetensors")
     run = open_run(paths[0]) if is_run and not paths[0].is_file() else None
 
+    # Arguments are checked before any weights are read: a large model takes seconds to load.
     fusion = choose_fusion(fusion_weights, run=run, split=split)
     chosen = choose_device(device)
     protocol = EvalSettings(segments=segments, crops=crops, device=device).protocol
+
     streams = load_streams(paths if run is None else model_files_of(run, split), device=chosen)
     return Model(streams=streams, params=common_params(streams), protocol=protocol, fusion=fusion)
 
@@ -150,6 +152,7 @@ class Model:
             StinPipeError: an overlay cannot be written.
         """
         source = self._source(video, fps=fps, timeout_s=timeout_s)
+
         with tempfile.TemporaryDirectory(prefix="stin-pipe-predict-") as folder:
             on_progress(PredictProgress(step="extraction"))
             try:
@@ -200,8 +203,9 @@ class Model:
                 extract_dir=run.folder,
                 split=SPLIT,
                 protocol=self.protocol,
-                loader_workers=0,
+                loader_workers=0,  # starting processes takes longer than reading one video
             )
+
             # An evaluation of the run may have chosen another share (--aux) than the training.
             share = self.fusion.aux.get(stream)
             scores[stream] = part if share is None else part.with_aux(share)

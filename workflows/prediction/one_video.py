@@ -142,6 +142,7 @@ def frames_in_memory(frames: np.ndarray | torch.Tensor, *, fps: float | None) ->
         elif frames.ndim == 4 and frames.shape[1] == 3:
             hint = "; move the channels last: frames.transpose(0, 2, 3, 1), or permute for a tensor"
         raise ValueError(f"frames must have the shape (T, H, W, 3), got {frames.shape}{hint}")
+
     if 0 in frames.shape:
         raise ValueError(f"frames must hold at least one picture of at least one pixel, got {frames.shape}")
     if fps is not None and not 0 < fps < math.inf:
@@ -185,6 +186,7 @@ def make_one_video_run(
     # Any class will do: nobody knows the video's own, and its label is never looked at.
     listed = _listed(Path(source.name).name, class_name=classes[0])
     coding = FlowCoding.from_bound(params.bound_px)
+
     (folder / "shards").mkdir()
     with ShardWriter(
         folder / "shards" / "00000.h5", attributes={"flow_zero": coding.zero, "flow_scale": coding.scale}
@@ -195,6 +197,8 @@ def make_one_video_run(
 
     meta = outcome.meta
     video = ManifestVideo.of(meta, shard="00000", group=outcome.group, splits=listed.splits)
+
+    # No plan and no mark stand behind this manifest: it never leaves its temporary folder.
     manifest = Manifest(
         dataset="folder",
         classes=classes,
@@ -210,6 +214,7 @@ def make_one_video_run(
         flow_backend=params.flow_backend,
         fingerprint=params.fingerprint(),
     )
+
     return OneVideoRun(folder=folder, manifest=manifest, notes=meta.notes)
 
 
@@ -220,7 +225,7 @@ def single_frame(source: VideoSource, params: ExtractParams) -> np.ndarray:
         UnusableVideo: it gives none.
     """
     try:
-        # To the end, although one frame is wanted: only then is it known that the decoder found no fault.
+        # To the end, although one frame is wanted: the decoder reports some faults only there.
         frames = [encode_image(frame.rgb, codec=params.codec) for frame in source.prepared(params)]
     except DecodeError as error:
         raise UnusableVideo(error.reason, str(error)) from error

@@ -39,6 +39,7 @@ def overlay_paths(out: Path, videos: Sequence[Path], *, several: bool) -> list[P
     Raises:
         ValueError: a single one is not named .mp4, or an overlay would replace a video.
     """
+    # One video and a path that is no folder: the path is the file's own name.
     if not several and not out.is_dir():
         if out.suffix.lower() != ".mp4":
             raise ValueError(f"--overlay {out}: the overlay of one video is an .mp4 file; name it OUT.mp4")
@@ -156,6 +157,8 @@ def _encode(out: Path, pictures: Iterator[np.ndarray], fps: float) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(out)
     source = ffmpeg.input("pipe:0", f="rawvideo", pix_fmt="rgb24", s=f"{WIDTH}x{HEIGHT}", r=f"{fps:.6g}")
+
+    # What browsers and phones play, with the index in front, so that it plays while it loads.
     options: dict[str, Any] = {"pix_fmt": "yuv420p", "f": "mp4", "movflags": "+faststart"}
     if _has_encoder(program, "libx264"):
         options |= {"c:v": "libx264", "preset": "veryfast", "crf": 20}

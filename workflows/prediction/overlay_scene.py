@@ -50,8 +50,11 @@ class Scene:
             ((name, running[name]) for name in ("temporal", "spatial") if name in running
              and running[name].maps is not None), None
         )  # fmt: skip
+
+        # One scale of colour for the whole video, from a sample of it: reading all flow twice takes too long.
         sample = np.unique(np.linspace(0, video.num_frames - 2, 12).astype(int)).tolist()
         self.full_px = full_length(np.stack([self._flow(index) for index in sample]))
+
         self.ground = self._ground()
         self.window = -1
         self.bars = np.empty(0)
@@ -62,10 +65,13 @@ class Scene:
         window = int(np.searchsorted(self.ends, index, side="right")) - 1
         picture = self.ground.copy()
         _place(picture, frame, VIDEO_BOX, frame.shape)
+
+        # T frames have T - 1 fields: the last frame keeps the flow that led to it.
         flow = flow_to_colour(self._flow(min(index, self.video.num_frames - 2)), full_px=self.full_px)
         _place(picture, flow, FLOW_BOX, frame.shape)
         if self.looked_at is not None:
             _place(picture, self._map(frame, max(window, 0)), MAP_BOX, frame.shape)
+
         if window >= 0:
             if window != self.window:
                 self.window, self.bars = window, self._bars(window)

@@ -56,6 +56,7 @@ def common_params(models: Mapping[str, TrainedModel]) -> ExtractParams:
     infos = [model.info for model in models.values()]
     if len({info.classes for info in infos}) > 1:
         raise StinPipeError("the two models know different classes; train both on one run")
+
     extractions = [dict(info.extraction) for info in infos]
     first = extractions[0]
     if any(other != first for other in extractions):
@@ -88,6 +89,8 @@ def _params_here(value: Mapping[str, Any]) -> ExtractParams:
     for number in (*(size or ()), value.get("short_side") or 0, value.get("stride", 1)):
         if not isinstance(number, int):
             raise ValueError(f"sides and stride must be whole numbers, got {number!r}")
+
+    # A damaged video is worth a prediction, whatever the training thought of such videos.
     params = ExtractParams(**{**value, "size": size, "partial": "keep"})
     if params.codec not in ("jpeg", "png"):
         raise ValueError(f"codec must be jpeg or png, got {params.codec!r}")

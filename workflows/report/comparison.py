@@ -65,6 +65,15 @@ def render_comparison(result: RunComparison) -> str:
         ),
         default=0.0,
     )
+    made = [
+        Made(
+            name=item.contender.name,
+            path=str(item.path),
+            num_left_out=side_by_side.num_left_out[item.contender.name],
+            how=tuple(item.metrics.get("how_made", ())),  # score files of other programs do not say
+        )
+        for item in result.subjects
+    ]
 
     return render_page(
         "comparison.html.jinja",
@@ -74,15 +83,7 @@ def render_comparison(result: RunComparison) -> str:
         num_classes=len(side_by_side.tables[0].classes),
         tables=[(table, class_differences(table)) for table in side_by_side.tables],
         differences=result.protocol_differences,
-        made=[
-            Made(
-                name=item.contender.name,
-                path=str(item.path),
-                num_left_out=side_by_side.num_left_out[item.contender.name],
-                how=tuple(item.metrics.get("how_made", ())),
-            )
-            for item in result.subjects
-        ],
+        made=made,
         reach=min(1.0, widest + WHISKER_MARGIN),
         version=metadata.version("stin-pipe"),
     )

@@ -39,6 +39,7 @@ def render_page(template: str, **values: Any) -> str:
         "style": lambda name: name if name in KNOWN_STYLES else "other",
     }
     html = environment.get_template(template).render(page=_page(), **values)
+
     # A file name that is not UTF-8 carries surrogates, which no page can hold.
     return html.encode("utf-8", "backslashreplace").decode()
 

@@ -84,6 +84,7 @@ def choose_videos(
     confidence = fused_NC.max(1)
     apart = np.abs(spatial_NC - temporal_NC).sum(1) / 2
     right = guesses == labels_N
+    # A score below 0 keeps a video out of a group.
     groups = {
         "wrong": np.where(~right, confidence, -1.0),
         "apart": np.where(spatial_NC.argmax(1) != temporal_NC.argmax(1), apart, -1.0),
@@ -114,6 +115,7 @@ def draw_strip(reader: ShardReader, video: ManifestVideo, models: Mapping[str, T
     # The middles of equal parts: the first and the last frame of a video say least.
     count = min(NUM_TILES, video.num_frames - 1)
     frames = [int(index) for index in ((2 * np.arange(count) + 1) * (video.num_frames - 1)) // (2 * count)]
+
     width, height = _tile_size(video)
     rgb_NHWC = [_resized(frame, width, height) for frame in reader.read_rgb(video.id, frames)]
     flow = dequantise_flow(reader.read_flow(video.id, frames), reader.flow_coding(video.id))
@@ -125,6 +127,7 @@ def draw_strip(reader: ShardReader, video: ManifestVideo, models: Mapping[str, T
         for stream, model in models.items()
     }
     differences, attention = maps.get("spatial"), maps.get("temporal")
+
     return Strip(
         frames=tuple(frames),
         rgb=tuple(data_uri(picture) for picture in rgb_NHWC),

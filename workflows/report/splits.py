@@ -28,6 +28,7 @@ def render_splits(run_name: str, value: Mapping[str, Any]) -> str:
         value: the JSON object of all splits, as fuse-eval/all.json holds it.
     """
     streams = [*value["streams"], "fused"]
+
     rows = []
     for item in value["splits"]:
         edges = {stream: item["intervals"][stream]["top1"] for stream in streams}
