@@ -110,6 +110,10 @@ class TVL1Params:
         Raises:
             ValueError: If a name or a value is not one of TV-L1's.
         """
+        if not isinstance(record, Mapping):
+            raise ValueError(
+                f"the parameters of the flow must be an object of names and values, got {record!r}"
+            )
         values = dict(record)
         if values.pop("warm_start", False):
             raise ValueError("warm_start (each field starting from the one before) was removed after 0.1.0")
