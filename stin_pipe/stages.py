@@ -62,11 +62,30 @@ def extract(
     Args:
         run: run directory; made where it is missing.
         videos: folder of videos, ``videos/<class>/<video>``.
-        dataset, splits, list, classes, match, limit: which videos, and where labels and splits come from.
-        flow, flow_set, bound: flow back end, its parameters by name, largest motion stored (pixels a frame).
-        size, short_side, fps, stride, codec, partial: what is stored of a video.
-        timeout, retry_failed, max_failure_rate: when a video has failed, and how many may.
-        runner, address, workers, gpus_per_worker, cpus_per_worker, allow_mixed_flow: who does the work.
+        dataset: where labels come from; ``auto`` looks at the lists in ``splits``.
+        splits: folder of UCF-style or HMDB-style split lists.
+        list: CSV of path,label[,split,start_s,end_s] in place of class folders.
+        classes: use these classes alone.
+        match: use files whose path or name fits one of these globs.
+        limit: most videos to use, spread over the classes.
+        flow: flow back end; ``auto`` is cuda where there is a GPU, else cpu.
+        flow_set: parameters of TV-L1 by name, such as ``{"num_warps": 10}``.
+        size: stored frame size, ``"340x256"`` or (width, height) in pixels.
+        short_side: stored length of the shorter side in pixels, aspect kept.
+        bound: largest motion stored, pixels a frame; None is 20 at 256 rows, in proportion.
+        fps: resample to this frame rate.
+        stride: keep every stride-th frame.
+        codec: ``jpeg`` of quality 95, or lossless ``png``.
+        partial: keep what could be decoded of a damaged video, or refuse it.
+        timeout: seconds after which a video is given up.
+        retry_failed: try failed videos again.
+        max_failure_rate: share of failed videos above which ``too_many_failed`` is set.
+        runner: who runs the workers; ``auto`` is ray where it is installed, else local.
+        address: Ray cluster to use; None starts Ray on this machine.
+        workers: shards made at a time; None takes all CPUs.
+        gpus_per_worker: share of a GPU that each worker asks Ray for when flow runs on cuda.
+        cpus_per_worker: CPUs of such a worker.
+        allow_mixed_flow: let each node of a cluster use the back end that suits it.
         break_lock: take over from an extract on another host that is gone.
         progress: called with the listing, at the start, and as videos are done.
 
@@ -115,12 +134,27 @@ def train(
         run: run directory with extracted videos.
         stream: ``spatial`` (RGB frames) or ``temporal`` (optical flow).
         split: the split whose training list is used.
-        recipe, backbone, init: where the configuration and the weights start from; None leaves each to the
-            recipe, and the recipe to the data set.
-        epochs, batch_size, lr, segments, aux_weight, plain, no_flip, val_share, accumulate, seed: what the
-            recipe's values are replaced by; None keeps them.
+        recipe: ``tsn-ucf101``, ``tsn-hmdb51`` or ``small``; None chooses by data set. Whatever is None below
+            is left to the recipe.
+        backbone: ``resnet18``, ``34``, ``50``, ``101``, or ``timm:NAME``.
+        init: weights file to start from.
+        epochs: length of the training.
+        batch_size: videos a step.
+        lr: largest learning rate.
+        segments: clips of one video in a training sample, K.
+        aux_weight: weight of the auxiliary loss; 0 turns it off.
+        plain: train without injection, as a stream of a plain two-stream network.
+        no_flip: never mirror clips; for labels that tell left from right.
+        val_share: share of the training list that is held out to watch the training.
+        accumulate: parts in which a batch is run, to save memory.
         set: further settings of the recipe by name, such as ``{"ema_decay": 0.99}``.
-        device, amp, loader_workers, compile, train_workers, address: where and how fast it runs.
+        seed: of weights, order and augmentation.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        amp: mixed precision.
+        loader_workers: processes that read; None chooses by cores.
+        compile: use ``torch.compile``.
+        train_workers: processes that share each batch, started by Ray Train: a number, or (least, most).
+        address: Ray cluster of the train workers; None is this machine.
         progress: called at the start, after every step, and with every notice.
 
     Returns:
@@ -158,13 +192,16 @@ def evaluate(
     Args:
         run: run directory with both streams trained.
         split: the split to evaluate, or ``all`` for every split that is trained.
-        segments, crops: clips of a video, views of a clip.
+        segments: clips of a video.
+        crops: views of a clip: 1, 5 or 10.
         fusion_weights: of the spatial, the temporal and further streams; None is (1, 1.5).
         tune_fusion: choose the weights on the held-out part of the training list.
         fuse: where the weighted mean is taken.
         aux: share of the auxiliary scores.
         scores: stream -> score file of another program.
-        amp, device, loader_workers: where and how the networks run.
+        amp: mixed precision; ``auto`` is bf16 on a GPU that has it.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        loader_workers: processes that read; None chooses by cores.
         progress: called as the scoring goes on, and with every notice.
 
     Returns:
