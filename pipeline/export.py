@@ -103,6 +103,7 @@ def claim_folder(out: Path, manifest: Manifest, bound_px: float) -> None:
         "classes": list(manifest.classes),
         "bound_px": bound_px,
     }
+
     out.mkdir(parents=True, exist_ok=True)
     record = out / "export.json"
     if not record.exists():
@@ -244,11 +245,12 @@ def export_shard(task: ExportTask) -> ShardExport:
     Raises:
         OSError: `out` cannot be written.
     """
-    problems, num_videos, num_frames = [], 0, 0
     try:
         shard = ShardFile(task.shard)
     except StinPipeError as error:
         return ShardExport(num_videos=0, num_frames=0, problems=(str(error),))
+
+    problems, num_videos, num_frames = [], 0, 0
 
     try:
         for folder, (video_id, group) in task.folders.items():
@@ -256,6 +258,8 @@ def export_shard(task: ExportTask) -> ShardExport:
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary = temporary_name(target)
             temporary.mkdir()
+
+            # One damaged video is a problem to report; the others of its shard are written all the same.
             try:
                 if shard.video(group).id != video_id:
                     raise ShardError(f"{task.shard}: group {group} is not {video_id}; run extract again")

@@ -152,8 +152,22 @@ def make_shards(
         manifest = write_views(ledger)
 
     seconds = time.monotonic() - started
+    return _result(ledger, manifest, listing, max_failure_rate, seconds=seconds, num_pairs=num_pairs)
+
+
+def _result(
+    ledger: Ledger,
+    manifest: Manifest,
+    listing: Listing,
+    max_failure_rate: float,
+    *,
+    seconds: float,
+    num_pairs: int,
+) -> ExtractResult:
     num_frames = sum(video.num_frames for video in manifest.videos.values())
     num_done, num_failed = len(manifest.videos), len(manifest.failed)
+
+    # A failed video that was deleted is dealt with: it must not keep the exit code at 3 for ever.
     num_deleted = count_deleted(ledger, listing)
     num_counted = num_failed - num_deleted
     return ExtractResult(
@@ -167,7 +181,7 @@ def make_shards(
         shards=ledger.num_shards,
         seconds=round(seconds, 3),
         pairs_per_s=round(num_pairs / seconds, 2) if num_pairs else None,
-        flow_backend=params.flow_backend,
+        flow_backend=manifest.flow_backend,
         damaged=sum(bool(entry.outcome and entry.outcome.notes.get("damaged")) for entry in ledger.done),
         failures=dict(Counter(video.reason for video in manifest.failed)),
         num_deleted=num_deleted,

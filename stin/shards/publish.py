@@ -34,6 +34,7 @@ def publish_file(temporary: Path, path: Path) -> None:
     with temporary.open("rb+") as handle:
         os.fsync(handle.fileno())
     temporary.replace(path)
+    # The folder, too: else a power cut may lose the new name.
     _fsync_folder(path.parent)
 
 

@@ -152,5 +152,6 @@ def extract(output: Output, run_path: Path, videos: Path, dry_run: bool, **value
             output.result(forecast.to_json())
             return
         result = extract_run(run_path, videos, options, show)
+
     if code := show_result(output, run_path / "extract", result, options.max_failure_rate):
         raise click.exceptions.Exit(code)

@@ -95,6 +95,7 @@ def forecast_extract(run_path: Path, videos: Path, options: ExtractOptions, on_e
     if ledger is not None:
         left, num_done = _left(ledger, listing, params, retry_failed=options.retry_failed)
     estimate = _estimate(ledger, listing, params, left) if left else None
+    # If nothing can be measured, the sizes of the source files have to do.
     num_bytes = estimate.num_bytes if estimate else estimate_bytes(listing, params) if left else 0
 
     num_shards = len(make_plan(listing, params).shards)

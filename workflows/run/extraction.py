@@ -208,6 +208,7 @@ def make_in_run(
         run_tasks: makes the shards.
         on_event: called at the start of the work and as it goes on.
     """
+    # Not before the options have proved right: a mistake should leave no empty run behind.
     run = create_run(run_path)
     run.extract.mkdir(exist_ok=True)
     (run.extract / "shards").mkdir(exist_ok=True)
@@ -260,6 +261,7 @@ def _choose_params(dataset: str, options: ExtractOptions) -> ExtractParams:
         )
     if options.fps and options.stride > 1:
         raise ArgumentError("--fps and --stride exclude each other; give one of them", "fps", "stride")
+
     if not size and not short_side:
         # Published results on the two data sets use this size, although it changes the aspect ratio a little.
         size, short_side = ((340, 256), None) if dataset in ("ucf101", "hmdb51") else (None, 256)

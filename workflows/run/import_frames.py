@@ -76,6 +76,8 @@ def import_run(
             f"{frames}: no folders of images; expected {frames}/<class>/<video>/{names.image % 1}.jpg; "
             "give the folder above the classes, or --image-name; for videos use `stin-pipe extract`"
         )
+
+    # From here on a folder of images is a video like any other.
     listing = list_videos(
         frames,
         splits_dir=options.splits,

@@ -44,6 +44,7 @@ def shown_extract(output: Output) -> Iterator[Callable[[ExtractEvent], None]]:
                     (output.warn if event.is_warning else output.say)(event.message)
                 case ExtractProgress():
                     if meter is None:
+                        # Only now, so that the lines said before stay above the bar.
                         bar = output.progress(output.command, event.total_videos, unit="videos")
                         meter = stack.enter_context(bar)
                     meter.update(event.num_videos, f"{event.frames_per_s:.1f} frames/s")
@@ -120,6 +121,7 @@ def show_result(output: Output, extract_dir: Path, result: ExtractResult, max_fa
             f"{result.damaged} of them are partly damaged and were kept with what could be decoded "
             "(notes in extract/shards/*.json; with --partial refuse they fail)"
         )
+
     failures = extract_dir / "failures.jsonl"
     for video in result.manifest.failed[:MAX_FAILURES_SHOWN]:
         output.show(f"  failed: {video.reason}: {video.message}")
