@@ -116,7 +116,7 @@ def test_override_refuses_settings_that_the_stream_lacks():
         override(resolve_recipe("small", "temporal"), attention="x")
     with pytest.raises(ValueError, match="no setting 'ema_deacy'; did you mean ema_decay"):
         override(resolve_recipe("small", "spatial"), ema_deacy=0.9)
-    with pytest.raises(ValueError, match=r"no setting 'zz'; known: accumulate, .*weight_decay"):
+    with pytest.raises(ValueError, match=r"no setting 'zz'; its settings are accumulate, .*weight_decay"):
         override(resolve_recipe("small", "spatial"), zz=1)
     with pytest.raises(ValueError, match="batch_size must be > 0, got 0"):
         override(resolve_recipe("small", "spatial"), batch_size=0)
