@@ -1,8 +1,7 @@
-"""Train variants of a stream with several seeds, and say how far apart they are.
+"""Train variants of a stream with several seeds, and compare them.
 
-Every variant is trained with every seed, all on the same lists: the held-out part does not depend on the
-seed. So two variants are compared pair by pair, seed by seed, which takes the luck of a seed out of their
-difference.
+Every variant is trained with every seed, always on the same videos: the held-out part does not depend on the
+seed. So two variants are compared seed by seed, which takes the luck of a seed out of their difference.
 """
 
 import json
@@ -59,7 +58,7 @@ NAMED_VARIANTS: Mapping[StreamName, Mapping[str, Mapping[str, Any]]] = {
         "sagan-aux0": {"attention": "sagan", "aux_weight": 0.0},
     },
 }
-"""The switches of each stream by name; the first of a stream is what the others are compared with."""
+"""The variants of each stream by name; the first one is the base of the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,20 +73,20 @@ class Variant:
 
 
 def check_file_name(what: str, name: str) -> None:
-    """Refuse a name that is not fit for a file of its own.
+    """Refuse a name that cannot name a file.
 
     Raises:
-        ValueError: says what is wanted.
+        ValueError: says which characters are allowed.
     """
     if not name or name.startswith(".") or not all(c.isalnum() or c in "-_." for c in name):
         raise ValueError(
-            f"{what} must be letters, digits, '-', '_' and '.', and not begin with '.', got {name!r}: it "
-            "names a file or folder"
+            f"{what} must be letters, digits, '-', '_' and '.', and not begin with '.', got {name!r}: a file "
+            "or folder gets this name"
         )
 
 
 def named_variants(base: TrainConfig, names: Sequence[str] = ()) -> tuple[Variant, ...]:
-    """Return variants of ``base``'s stream by their names in ``NAMED_VARIANTS``; by default all of them.
+    """Return variants of ``base``'s stream by their names in ``NAMED_VARIANTS``; without names, all of them.
 
     Raises:
         ValueError: for an unknown name.

@@ -1,4 +1,4 @@
-"""Where and how fast a training or scoring runs: nothing here belongs to what is computed."""
+"""Where and how fast a training or a scoring runs; nothing here changes what is computed."""
 
 import resource
 from contextlib import AbstractContextManager, nullcontext
@@ -16,17 +16,17 @@ MAX_LOADER_WORKERS = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """What may differ from machine to machine, and between a training and its resumption.
+    """Settings that may differ between machines, and between a training and its resumption.
 
     Attributes:
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
-        loader_workers: processes that read shards; None takes none on a CPU (its cores have the network to
-            run) and up to 12 on a GPU.
+        loader_workers: processes that read shards; None takes none on a CPU, whose cores run the network, and
+            up to 12 on a GPU.
         amp: mixed precision; ``auto`` is bf16 on a GPU that has it and off elsewhere.
         checkpoint_every_s: seconds between checkpoints.
-        checkpoint_every_steps: steps between checkpoints as well; 0 leaves it to the seconds.
+        checkpoint_every_steps: steps between further checkpoints; 0 for none.
         channels_last: memory layout of the network; 8-23 % faster on a CPU as well.
-        compile: whether ``torch.compile`` makes the network faster after a pause at the start.
+        compile: whether to use ``torch.compile``: a pause at the start, faster steps after it.
         tensorboard: whether event files are written.
     """
 
@@ -41,13 +41,13 @@ class Runtime:
 
 
 def choose_device(name: str, *, local_rank: int = 0, local_count: int = 1) -> torch.device:
-    """Resolve ``auto`` and check that the device exists.
+    """Resolve ``auto``, and check that the device exists.
 
     Args:
         name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        local_rank: number of this process among those that train together on this machine: its GPU, where
-            ``name`` names none.
-        local_count: how many such processes there are.
+        local_rank: number of this process among those that train together on this machine, and so of its GPU
+            if ``name`` has no number.
+        local_count: number of these processes.
 
     Raises:
         ValueError: for a device that this machine does not have.
@@ -76,7 +76,7 @@ def choose_device(name: str, *, local_rank: int = 0, local_count: int = 1) -> to
 
 
 def loader_worker_count(wanted: int | None, device: torch.device, *, local_count: int = 1) -> int:
-    """Return how many processes feed one network of ``local_count`` that share this machine."""
+    """Return the loader workers of one of ``local_count`` networks that share this machine."""
     if wanted is not None:
         if wanted < 0:
             raise ValueError(f"loader_workers must be >= 0, got {wanted}")
@@ -87,7 +87,7 @@ def loader_worker_count(wanted: int | None, device: torch.device, *, local_count
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return the most memory this process has used: the GPU's where it computes on one, else its own."""
+    """Return the peak memory of this process: of its GPU if it computes on one, else of its own."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -103,7 +103,7 @@ def resolve_amp(amp: Amp, device: torch.device) -> Literal["off", "bf16", "fp16"
 
 
 def autocast(amp: Literal["off", "bf16", "fp16"], device: torch.device) -> AbstractContextManager[object]:
-    """Return the context a forward pass runs in."""
+    """Return the context for a forward pass."""
     if amp == "off":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16 if amp == "bf16" else torch.float16)

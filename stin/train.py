@@ -1,12 +1,11 @@
-"""Train one stream from the shards of a run: a plain loop that can be killed at any instant and resumed
-exactly.
+"""Train one stream from the shards of a run: a plain loop that can be killed at any time and resumes exactly.
 
-What decides the result is the configuration, the training list and the number of threads. The state between
-two steps is in the checkpoint; the clips and crops of a step follow from (seed, epoch, video) alone. So a
-resumed training ends, on a CPU, with the same weights and the same metrics.jsonl, bit for bit.
+The result depends only on the configuration, the training list and the number of threads. A checkpoint holds
+all state between two steps, and the clips and crops of a step follow from (seed, epoch, video). So on a CPU a
+resumed training ends with the same weights and the same metrics.jsonl, bit for bit.
 
-Several processes may train together (``ranks``): each runs this same loop on its part of every batch, and the
-first of them writes.
+Several processes may train together (``training.ranks``): each runs this same loop on its part of every
+batch, and the first one writes.
 """
 
 import hashlib
@@ -73,49 +72,50 @@ def train_stream(
     stop_file: Path | None = None,
     handle_signals: bool = True,
 ) -> TrainResult:
-    """Train a stream, or resume or merely report the training that ``out_dir`` holds.
+    """Train a stream, resume the training in ``out_dir``, or return its result if it is finished.
 
     Args:
-        config: complete configuration; its crop is lowered to the stored size where that is smaller.
+        config: complete configuration; its crop is lowered to the stored size if that is smaller.
         manifest: the run's videos, classes and splits.
         extract_dir: folder with ``shards/``.
-        out_dir: gets config.json, metrics.jsonl, event files, checkpoints/, best.safetensors,
-            model.safetensors and last of all result.json.
+        out_dir: folder for config.json, metrics.jsonl, event files, checkpoints/, best.safetensors,
+            model.safetensors and, written last, result.json.
         split: name of the split whose training list is used.
         runtime: device, loader workers and the like; may differ when resuming.
-        extraction: JSON values kept in the model file, for whoever must make frames and flow the same way.
-        on_progress: called at the start, after every step, and with every notice; in the first process alone.
-        stop_file: asks to stop when it appears, as a signal does; see ``StopSignal``.
-        handle_signals: whether SIGTERM and SIGINT end the training after a checkpoint.
+        extraction: JSON values for the model file: how frames and flow were made, so that others can be made
+            alike.
+        on_progress: called at the start, after every step, and with every notice; only in the first process.
+        stop_file: stops the training when it appears, as a signal does; see ``StopSignal``.
+        handle_signals: whether SIGTERM and SIGINT stop the training after a checkpoint.
 
     Raises:
-        StinPipeError: if the data or the folder do not allow it; if the loss is no longer finite; out of GPU
-        memory; the same in all processes that train together.
+        StinPipeError: if the data or the folder do not allow the training, the loss is no longer finite, or
+            the GPU's memory does not suffice; the same error in all processes that train together.
         Interrupted: after SIGTERM or SIGINT, when a checkpoint has been written.
     """
     runtime = runtime or Runtime()
     with joined_ranks(on_gpu=runtime.device != "cpu" and torch.cuda.is_available()) as ranks:
         device = _choose_device(runtime, ranks)
-        job = ranks.together(
+        plan = ranks.together(
             lambda: plan_training(
                 config, manifest=manifest, out_dir=Path(out_dir), split=split, extraction=extraction or {}
             )
         )
-        ranks.together(lambda: _require_large_batches(job, ranks))
-        folder = _open(job, ranks)
+        ranks.together(lambda: _require_large_batches(plan, ranks))
+        folder = _open(plan, ranks)
         if folder.result is not None:
-            return _stored_result(folder.result, job.out_dir, list_change=folder.list_change)
+            return _stored_result(folder.result, plan.out_dir, list_change=folder.list_change)
 
         notices = Notices(on_progress if ranks.is_first else lambda _event: None)
-        notify_of_lists(job, notices.add)
+        notify_of_lists(plan, notices.add)
         learner = ranks.together(
-            lambda: _build(job, runtime, device, ranks, notices, load_init=folder.checkpoint is None)
+            lambda: _build(plan, runtime, device, ranks, notices, load_init=folder.checkpoint is None)
         )
         reader = ShardReader(Path(extract_dir), manifest)
         with StopSignal(stop_file, handle_signals=handle_signals) as stop:
-            state = _train(job, learner, folder.checkpoint, reader, stop, notices)
+            state = _train(plan, learner, folder.checkpoint, reader, stop, notices)
             result = (
-                finish_training(job, learner, state, notices=notices.messages) if ranks.is_first else None
+                finish_training(plan, learner, state, notices=notices.messages) if ranks.is_first else None
             )
             return next(item for item in ranks.all_values(result) if item is not None)
 
@@ -129,7 +129,7 @@ def _choose_device(runtime: Runtime, ranks: Ranks) -> torch.device:
 
 
 def _build(
-    job: TrainingPlan,
+    plan: TrainingPlan,
     runtime: Runtime,
     device: torch.device,
     ranks: Ranks,
@@ -138,23 +138,23 @@ def _build(
     load_init: bool,
 ) -> Learner:
     learner = build_learner(
-        job.config,
-        num_classes=len(job.info.classes),
-        bound_px=job.info.bound_px,
+        plan.config,
+        num_classes=len(plan.info.classes),
+        bound_px=plan.info.bound_px,
         runtime=runtime,
         device=device,
         notify=notices.add,
         load_init=load_init,
         ranks=ranks,
     )
-    own_samples = job.batch_size // ranks.count
-    smallest = own_samples // min(own_samples, job.config.optim.accumulate)
+    own_samples = plan.batch_size // ranks.count
+    smallest = own_samples // min(own_samples, plan.config.optim.accumulate)
     require_enough_values(learner, num_samples=smallest)
     return learner
 
 
 def _train(
-    job: TrainingPlan,
+    plan: TrainingPlan,
     learner: Learner,
     checkpoint: Checkpoint | None,
     reader: ShardReader,
@@ -163,17 +163,17 @@ def _train(
 ) -> LoopState:
     """Train from the checkpoint, or from the start, to the end; return where the loop stands then."""
     state, metrics_bytes = _resume(checkpoint, learner, notices.add)
-    notices.on_event(_start(job, learner, state))
+    notices.on_event(_start(plan, learner, state))
     log = None
     if learner.ranks.is_first:
         log = MetricsLog(
-            job.out_dir, num_bytes=metrics_bytes, step=state.step, tensorboard=learner.runtime.tensorboard
+            plan.out_dir, num_bytes=metrics_bytes, step=state.step, tensorboard=learner.runtime.tensorboard
         )
     with log or nullcontext():
         for message in log.notices if log else ():
             notices.add(message)
         TrainingLoop(
-            job=job,
+            plan=plan,
             learner=learner,
             state=state,
             reader=reader,
@@ -199,31 +199,31 @@ def _stored_result(stored: Mapping[str, Any], out_dir: Path, *, list_change: str
         ) from error
 
 
-def _require_large_batches(job: TrainingPlan, ranks: Ranks) -> None:
-    if job.batch_size < ranks.count:
+def _require_large_batches(plan: TrainingPlan, ranks: Ranks) -> None:
+    if plan.batch_size < ranks.count:
         raise StinPipeError(
-            f"a batch of {job.batch_size} videos is too small for {ranks.count} train workers; "
+            f"a batch of {plan.batch_size} videos is too small for {ranks.count} train workers; "
             "raise --batch-size, or lower --train-workers"
         )
 
 
-def _open(job: TrainingPlan, ranks: Ranks) -> TrainingFolder:
+def _open(plan: TrainingPlan, ranks: Ranks) -> TrainingFolder:
     identity = {
-        "config": config_to_json(job.config),
-        "split": job.split,
-        TRAINING_LIST: list_digest(job.lists.train),
+        "config": config_to_json(plan.config),
+        "split": plan.split,
+        TRAINING_LIST: list_digest(plan.lists.train),
     }
-    init = Path(job.config.init)
-    if job.config.init and init.is_file():  # it may be gone once the training has begun
+    init = Path(plan.config.init)
+    if plan.config.init and init.is_file():  # it may be gone once the training has begun
         identity[INIT_DIGEST] = hashlib.sha256(init.read_bytes()).hexdigest()
-    count = len(job.lists.train)
+    count = len(plan.lists.train)
     found = ranks.together(
-        lambda: open_training(job.out_dir, identity=identity, num_train=count, claim=ranks.is_first)
+        lambda: open_training(plan.out_dir, identity=identity, num_train=count, claim=ranks.is_first)
     )
     seen = ranks.all_values(found.checkpoint.step if found.checkpoint else 0)
     if len(set(seen)) > 1:
         raise StinPipeError(
-            f"{job.out_dir}: the train workers see checkpoints of different steps ({seen}); "
+            f"{plan.out_dir}: the train workers see checkpoints of different steps ({seen}); "
             "the run must be on a path that all nodes share"
         )
     return found
@@ -246,15 +246,15 @@ def _resume(
     return state, int(checkpoint.state["metrics_bytes"])
 
 
-def _start(job: TrainingPlan, learner: Learner, state: LoopState) -> TrainStart:
+def _start(plan: TrainingPlan, learner: Learner, state: LoopState) -> TrainStart:
     return TrainStart(
-        stream=job.config.stream_name,
+        stream=plan.config.stream_name,
         num_parameters=learner.num_parameters,
         flops_per_sample=learner.flops_per_sample,
         first_step=state.step,
-        total_steps=job.total_steps,
-        num_train=len(job.lists.train),
-        num_held_out=len(job.lists.held_out),
+        total_steps=plan.total_steps,
+        num_train=len(plan.lists.train),
+        num_held_out=len(plan.lists.held_out),
         device=str(learner.device),
         num_ranks=learner.ranks.count,
     )

@@ -1,4 +1,4 @@
-"""Samples as the network takes them, and batches of them.
+"""Samples for training and scoring, and batches of them.
 
 Shapes: B samples, K segments; C is 3, or 2 * stack_len with x and y of each field in turn.
 """
@@ -41,13 +41,13 @@ class Batch:
     flow_zero: torch.Tensor
     """float32 (B,), quantised value of zero motion; 0 for RGB."""
     flow_scale: torch.Tensor
-    """float32 (B,), pixels a quantum; 0 for RGB."""
+    """float32 (B,), pixels of one quantum; 0 for RGB."""
     ids: tuple[str, ...]
     num_repeated: int
-    """Flow fields that were repeated because a video is shorter than a stack."""
+    """Flow fields that were repeated, because a video is shorter than a stack."""
 
     def pin_memory(self) -> "Batch":
-        """Return the batch in page-locked memory, for copies to a GPU that do not wait."""
+        """Return the batch in page-locked memory, from which copies to a GPU need not wait."""
         return Batch(
             clips=self.clips.pin_memory(),
             labels=self.labels,
@@ -59,7 +59,7 @@ class Batch:
 
 
 class TrainingClips(Dataset[Batch]):
-    """Samples of a training list, each drawn anew in every epoch."""
+    """Samples of a training list, drawn at random in each epoch; an index is (epoch, video)."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class TrainingClips(Dataset[Batch]):
 
 
 class ScoringClips(Dataset[Batch]):
-    """Evenly spaced clips of each video in the crops of the test protocol."""
+    """Evenly spaced clips of each video, in the crops of the test protocol."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class ScoringClips(Dataset[Batch]):
 
 
 def join_samples(samples: Sequence[Batch]) -> Batch:
-    """Put samples of one video each side by side."""
+    """Join samples of one video each to a batch."""
     return Batch(
         clips=torch.stack([sample.clips for sample in samples]),
         labels=torch.cat([sample.labels for sample in samples]),
@@ -168,7 +168,7 @@ def join_samples(samples: Sequence[Batch]) -> Batch:
 def network_input(
     batch: Batch, *, stream: StreamConfig, bound_px: float, device: torch.device
 ) -> torch.Tensor:
-    """Move a batch's bytes to the device and normalise them there: float32 of the same shape."""
+    """Move a batch to the device and normalise it there; return float32 of the shape of its clips."""
     clips = batch.clips.to(device, non_blocking=True)
     if isinstance(stream, SpatialConfig):
         return normalise_rgb(clips)
@@ -195,8 +195,7 @@ def one_sample(video: ClipShape, clips: np.ndarray, sample: CutClips) -> Batch:
 
 
 def _jitter(clips_KCHW: np.ndarray, *, strength: float, generator: np.random.Generator) -> np.ndarray:
-    # One gain and one offset for all clips of the sample: differences between them must stay those of the
-    # video.
+    # One gain and one offset for all clips of the sample: their differences must remain those of the video.
     gain = 1 + strength * (2 * generator.random() - 1)
     offset = 64 * strength * (2 * generator.random() - 1)
     table = np.clip(np.rint((np.arange(256) - 128) * gain + 128 + offset), 0, 255).astype(np.uint8)

@@ -1,6 +1,6 @@
-"""The clips of one video: chosen frames or flow stacks, cut to the crops asked for.
+"""The clips of one video: frames or flow stacks, cut to crops.
 
-One code path serves training, scoring a shard and scoring a clip in memory, so that they cannot differ.
+Training, scoring from shards and scoring a video in memory share this code, so that they cannot differ.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from stin_pipe.stin.shards.schema import FlowCoding, ManifestVideo
 
 
 class ClipSource(Protocol):
-    """Whatever gives frames and fields by video id: a shard reader, or one clip in memory."""
+    """Gives frames and fields by video id: a shard reader, or one video in memory."""
 
     def read_rgb(self, video_id: str, indices: Sequence[int], window: Window | None = None) -> np.ndarray:
         """Return RGB frames, uint8 (n, H, W, 3), or a window (rows, columns) of each."""
@@ -28,13 +28,13 @@ class ClipSource(Protocol):
         ...
 
     def flow_coding(self, video_id: str) -> FlowCoding:
-        """Return what the quantised values mean."""
+        """Return the meaning of the quantised values."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipShape:
-    """What must be known of a video to choose its clips."""
+    """The properties of a video from which its clips are chosen."""
 
     id: str
     label: int
@@ -44,7 +44,7 @@ class ClipShape:
 
     @classmethod
     def of(cls, video: ManifestVideo) -> "ClipShape":
-        """Take what is needed from a manifest's entry."""
+        """Return the shape of a video of a manifest."""
         return cls(
             id=video.id,
             label=video.label,
@@ -55,11 +55,10 @@ class ClipShape:
 
 
 class ShapeTable(Sequence[ClipShape]):
-    """Many shapes in a few arrays.
+    """The shapes of many videos, in a few arrays.
 
-    A loader's worker that reads a Python object takes a copy of its memory page, for the sake of the count of
-    references; from arrays it reads in the memory that all processes share. So workers do not grow with the
-    list.
+    A loader worker that reads a Python object copies its memory page, because the reference count changes;
+    arrays are read from memory that all processes share. So workers do not grow with the length of the list.
     """
 
     def __init__(self, videos: Sequence[ClipShape]) -> None:
@@ -81,10 +80,10 @@ class ShapeTable(Sequence[ClipShape]):
 
     def __getitem__(self, index: int | slice) -> "ClipShape | ShapeTable":
         if isinstance(index, slice):
-            return ShapeTable([self[place] for place in range(*index.indices(len(self)))])
+            return ShapeTable([self[number] for number in range(*index.indices(len(self)))])
         label, num_frames, height, width = self._numbers[index].tolist()
-        place = index % len(self)
-        name = self._names[self._ends[place] : self._ends[place + 1]].tobytes()
+        number = index % len(self)
+        name = self._names[self._ends[number] : self._ends[number + 1]].tobytes()
         return ClipShape(
             id=name.decode("utf-8", "surrogateescape"),
             label=label,
@@ -96,7 +95,7 @@ class ShapeTable(Sequence[ClipShape]):
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryClip:
-    """One video in memory, readable like a shard whatever the id asked for."""
+    """One video in memory, which is read like a shard; the id does not matter."""
 
     rgb: np.ndarray | None
     flow: np.ndarray | None
@@ -122,7 +121,7 @@ class MemoryClip:
 
 @dataclass(frozen=True, kw_only=True)
 class CutClips:
-    """The clips of one video in one or more crops."""
+    """The clips of one video, in one or more crops."""
 
     clips: np.ndarray
     """uint8 (crops, K, C, crop_px, crop_px)."""
@@ -139,40 +138,45 @@ def read_clips(
     stream: StreamConfig,
     crop_px: int,
 ) -> CutClips:
-    """Read the clips that begin at ``starts`` and cut every crop from them; each frame or field is decoded
-    once."""
+    """Read the clips that begin at ``starts``, and cut every crop from them.
+
+    Each frame or field is decoded once, even if several clips share it.
+    """
     num_segments = len(starts)
     window = None
-    if len(crops) == 1:  # what one crop leaves out need not be converted and copied
+    # What a single crop leaves out need not be converted and copied.
+    if len(crops) == 1:
         (crop,) = crops
         window = (
             slice(crop.top, crop.top + crop.height),
             slice(crop.left, crop.left + crop.width),
         )
         crops = (replace(crop, top=0, left=0),)
+
     if isinstance(stream, SpatialConfig):
-        indices, place = np.unique(starts, return_inverse=True)
+        indices, index_of_clip = np.unique(starts, return_inverse=True)
         frames_NHWC = source.read_rgb(video.id, indices.tolist(), window)
         if len(indices) < num_segments:
-            frames_NHWC = frames_NHWC[place]
+            frames_NHWC = frames_NHWC[index_of_clip]
         cut = [crop_frames(frames_NHWC, crop=crop, size_px=crop_px) for crop in crops]
         return CutClips(clips=np.stack(cut), coding=None, num_repeated=0)
+
     stacks = flow_stacks(starts=starts, stack_len=stream.stack_len, num_fields=video.num_frames - 1)
-    indices, place = np.unique(stacks.indices, return_inverse=True)
+    indices, index_of_field = np.unique(stacks.indices, return_inverse=True)
     fields_N2HW = source.read_flow(video.id, indices.tolist(), window)
     coding = source.flow_coding(video.id)
     cut = []
     for crop in crops:
         cut_N2HW = crop_fields(fields_N2HW, crop=crop, size_px=crop_px, zero=coding.zero)
-        cut.append(cut_N2HW[place.reshape(-1)].reshape(num_segments, -1, crop_px, crop_px))
+        cut.append(cut_N2HW[index_of_field.reshape(-1)].reshape(num_segments, -1, crop_px, crop_px))
     return CutClips(clips=np.stack(cut), coding=coding, num_repeated=stacks.num_repeated)
 
 
 def item_count(video: ClipShape, stream: StreamConfig) -> int:
-    """Return how many frames or flow fields the stream can choose from."""
+    """Return the number of frames or flow fields from which the stream can choose."""
     return video.num_frames if isinstance(stream, SpatialConfig) else video.num_frames - 1
 
 
 def clip_length(stream: StreamConfig) -> int:
-    """Return how many of them one clip takes."""
+    """Return how many of them make one clip."""
     return 1 if isinstance(stream, SpatialConfig) else stream.stack_len

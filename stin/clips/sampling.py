@@ -1,7 +1,7 @@
 """Which frames and flow fields of a video a stream looks at.
 
-Pure functions over counts: they know neither shards nor tensors, and each returns the indices it chose, so
-that a caller can show them. A *segment* is one of K equal parts of a video; a *clip* is what one segment
+Pure functions of counts: they know neither shards nor tensors, and each returns the indices it chose, so that
+a caller can show them. A *segment* is one of K equal parts of a video; a *clip* is what one segment
 yields: one frame, or a stack of ``stack_len`` consecutive flow fields. Field i is the motion from frame i to
 frame i + 1, so a video of T frames has T - 1 fields.
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class FlowStacks:
-    """The fields of K flow stacks, and how many of them are repeats."""
+    """The fields of K flow stacks, and how many of them are repeated."""
 
     indices: np.ndarray
     """int64 (K, stack_len), field indices in 0..num_fields-1, never decreasing within a stack."""
@@ -26,8 +26,8 @@ class FlowStacks:
 def sample_generator(*, seed: int, epoch: int, sample_id: str, view: int = 0) -> np.random.Generator:
     """Make the generator that decides everything random about one sample in one epoch.
 
-    It depends on its arguments alone: not on the process, the worker, the batch or what was drawn before.
-    That is what lets a resumed training see the very same clips and crops.
+    It depends only on its arguments: not on the process, the worker, the batch or what was drawn before. So a
+    resumed training sees the very same clips and crops.
     """
     key = f"{seed}\n{epoch}\n{view}\n{sample_id}".encode("utf-8", "surrogateescape")
     return np.random.default_rng(int.from_bytes(hashlib.blake2b(key, digest_size=16).digest(), "little"))
@@ -52,12 +52,12 @@ def training_starts(
         ValueError: for a count below 1.
 
     Source: Wang et al., Temporal Segment Networks, ECCV 2016, section 3.1.
-    Differs: the usual code cuts parts of floor(n / K) starts and so never draws from the last n mod K; here
-    the parts differ by at most one start and cover all.
+    Differs: the usual code cuts parts of floor(n / K) starts, and so never draws the last n mod K starts;
+    here the parts cover all starts and differ in size by at most one.
     """
     first, end = _part_bounds(num_items=num_items, clip_len=clip_len, num_segments=num_segments)
-    # An empty part (fewer starts than segments) draws from the start it would begin at; the draw is made all
-    # the same, so that what follows from this generator does not depend on the length of the video.
+    # An empty part (fewer starts than segments) takes the start where it would begin. It draws all the same,
+    # so that later draws from this generator do not depend on the length of the video.
     width = np.maximum(end - first, 1)
     return first + np.floor(generator.random(num_segments) * width).astype(np.int64)
 
@@ -83,10 +83,10 @@ def flow_stacks(*, starts: np.ndarray, stack_len: int, num_fields: int) -> FlowS
         raise ValueError(
             f"starts must lie in 0..{num_fields - 1}, got {int(starts.min())}..{int(starts.max())}"
         )
-    wanted = starts[:, None] + np.arange(stack_len, dtype=np.int64)[None, :]
+    fields = starts[:, None] + np.arange(stack_len, dtype=np.int64)[None, :]
     return FlowStacks(
-        indices=np.minimum(wanted, num_fields - 1),
-        num_repeated=int((wanted >= num_fields).sum()),
+        indices=np.minimum(fields, num_fields - 1),
+        num_repeated=int((fields >= num_fields).sum()),
     )
 
 

@@ -1,8 +1,8 @@
 """Crops, flips and normalisation: from stored frames to what a network takes.
 
-Everything up to the network's door stays uint8, because cropping and resizing bytes is several times cheaper
-than floats and a batch of bytes is a quarter of the traffic; ``normalise_rgb`` and ``normalise_flow`` run on
-the device.
+Clips stay uint8 until they reach the network: cropping and resizing bytes is several times cheaper than
+floats, and a batch of bytes is a quarter of the traffic. ``normalise_rgb`` and ``normalise_flow`` run on the
+device.
 
 Shapes: frames_NHWC are RGB frames; fields_N2HW are quantised flow fields, x on top of y. A crop is square.
 """
@@ -21,14 +21,13 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 FLOW_BOUND_NORMALISED = 0.5 / 0.226
-"""What a motion of ``bound_px`` becomes: TSN feeds (q / 255 - 0.5) / 0.226, so that its bound arrives at
-2.21."""
+"""The value of a motion of ``bound_px``: TSN feeds (q / 255 - 0.5) / 0.226, so its bound becomes 2.21."""
 
 TEST_CROP_SHARE = 0.875
-"""A test crop's side as a share of the stored short side: 224 of 256."""
+"""Side of a test crop as a share of the stored short side: 224 of 256."""
 
-# The thirteen places of TSN's corner cropping, in quarters of the free room (x, y).
-_CROP_PLACES = (
+# The thirteen positions of TSN's corner cropping, in quarters of the free room (x, y).
+_CROP_POSITIONS = (
     (0, 0), (4, 0), (0, 4), (4, 4), (2, 2),
     (0, 2), (4, 2), (2, 4), (2, 0),
     (1, 1), (3, 1), (1, 3), (3, 3),
@@ -37,13 +36,13 @@ _CROP_PLACES = (
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """How a training clip is cut.
+    """How a training clip is cropped and changed at random.
 
     Attributes:
-        crop_px: side of the square the network sees; lowered to the stored size by ``fit_to_manifest``.
+        crop_px: side of the square that the network sees; see ``fitting_crop_px``.
         scales: crop sides as shares of the stored short side.
-        flip: mirror half of the samples; off where left and right are the label.
-        jitter: strength of random brightness, contrast and colour of RGB clips (0 none, 0.4 strong).
+        flip: mirror half of the samples; turn it off where left and right are the label.
+        jitter: strength of random brightness and contrast of RGB clips; 0 is none, 0.4 is strong.
     """
 
     crop_px: int = 224
@@ -62,7 +61,7 @@ class AugmentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """A rectangle of the stored picture, and whether it is mirrored; one for all clips of a sample."""
+    """A rectangle of the stored picture, and whether it is mirrored; the same for all clips of a sample."""
 
     top: int
     left: int
@@ -95,25 +94,25 @@ def draw_training_crop(
         width: stored width in pixels.
         scales: shares of the short side; height and width take neighbouring scales at most one step apart.
         flip: whether a flip may be drawn (half of the time).
-        generator: from ``sampling.sample_generator``; it makes four draws, whatever comes of them.
+        generator: from ``sampling.sample_generator``; three numbers are drawn, whatever the arguments are.
 
     Raises:
         ValueError: if ``scales`` is empty or has a value outside (0, 1].
 
     Source: Wang et al., Towards good practices for very deep two-stream ConvNets, 2015, section 3.3; TSN adds
-    the places between the corners.
+    the positions between the corners.
     """
     if not scales or not all(0 < scale <= 1 for scale in scales):
         raise ValueError(f"scales must be shares in (0, 1], got {scales}")
     short = min(height, width)
     pairs = [(a, b) for i, a in enumerate(scales) for j, b in enumerate(scales) if abs(i - j) <= 1]
     scale_h, scale_w = pairs[int(generator.random() * len(pairs))]
-    place_x, place_y = _CROP_PLACES[int(generator.random() * len(_CROP_PLACES))]
+    x, y = _CROP_POSITIONS[int(generator.random() * len(_CROP_POSITIONS))]
     mirrored = bool(generator.random() < 0.5)
     crop_h, crop_w = max(1, round(short * scale_h)), max(1, round(short * scale_w))
     return Crop(
-        top=(height - crop_h) * place_y // 4,
-        left=(width - crop_w) * place_x // 4,
+        top=(height - crop_h) * y // 4,
+        left=(width - crop_w) * x // 4,
         height=crop_h,
         width=crop_w,
         flip=flip and mirrored,
@@ -121,9 +120,9 @@ def draw_training_crop(
 
 
 def protocol_crops(*, height: int, width: int, num_crops: int, flip: bool) -> tuple[Crop, ...]:
-    """Return the test crops: the centre (1), or the corners and the centre (5), or those mirrored too (10).
+    """Return the test crops: the centre (1); the corners and the centre (5); or these and their mirrors (10).
 
-    Where flips are off, 10 crops are the 5 unmirrored ones: mirrored views would show another class.
+    Without ``flip``, 10 crops are the 5 that are not mirrored: mirrored views would show another class.
 
     Raises:
         ValueError: if ``num_crops`` is not 1, 5 or 10.
@@ -131,18 +130,18 @@ def protocol_crops(*, height: int, width: int, num_crops: int, flip: bool) -> tu
     if num_crops not in (1, 5, 10):
         raise ValueError(f"num_crops must be 1, 5 or 10, got {num_crops}")
     side = max(1, round(min(height, width) * TEST_CROP_SHARE))
-    places = ((2, 2),) if num_crops == 1 else _CROP_PLACES[:5]
+    positions = ((2, 2),) if num_crops == 1 else _CROP_POSITIONS[:5]
     mirrored = (False, True) if num_crops == 10 and flip else (False,)
     return tuple(
         Crop(
-            top=(height - side) * place_y // 4,
-            left=(width - side) * place_x // 4,
+            top=(height - side) * y // 4,
+            left=(width - side) * x // 4,
             height=side,
             width=side,
             flip=mirror,
         )
         for mirror in mirrored
-        for place_x, place_y in places
+        for x, y in positions
     )
 
 
@@ -158,8 +157,8 @@ def crop_frames(frames_NHWC: np.ndarray, *, crop: Crop, size_px: int) -> np.ndar
 def crop_fields(fields_N2HW: np.ndarray, *, crop: Crop, size_px: int, zero: float) -> np.ndarray:
     """Cut one crop from every quantised field and resize it: uint8 (N, 2, size_px, size_px).
 
-    A mirrored crop has its x component negated. The values stay motions in stored pixels: a resize does not
-    rescale them, so that the same motion gives the same value at every crop scale (as TSN has it).
+    A mirrored crop has its x component negated. The values stay motions in stored pixels: they are not
+    rescaled with the picture, so that the same motion has the same value at every crop scale (as in TSN).
     """
     cut = fields_N2HW[:, :, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     out_N2HW = np.empty((len(cut), 2, size_px, size_px), np.uint8)
@@ -172,9 +171,8 @@ def crop_fields(fields_N2HW: np.ndarray, *, crop: Crop, size_px: int, zero: floa
 def flip_quantised(fields_N2HW: np.ndarray, *, zero: float) -> np.ndarray:
     """Mirror quantised fields left to right and negate their x component: q becomes 2 * zero - q.
 
-    This is exact where 2 * zero is a whole number, which holds for our own zero (128) and for the usual
-    imported one (127.5); a value that has no counterpart (q = 0 with zero 128, which our writer never stores)
-    is clipped.
+    This is exact if 2 * zero is a whole number, as it is for our own zero (128) and the usual imported one
+    (127.5). A value without a counterpart (q = 0 with zero 128, which our writer never stores) is clipped.
     """
     mirrored = fields_N2HW[..., ::-1].copy()
     negated = np.rint(2.0 * zero - mirrored[:, 0].astype(np.float32))
@@ -199,8 +197,8 @@ def normalise_flow(
         clips: uint8 (B, ..., H, W).
         zero: float (B,), the quantised value of zero motion of each video.
         scale: float (B,), pixels a quantum of each video.
-        bound_px: the motion that becomes ``FLOW_BOUND_NORMALISED``; the run's bound, so that a video
-            that was quantised otherwise still arrives in the same unit.
+        bound_px: the motion that becomes ``FLOW_BOUND_NORMALISED``. It is the run's bound, so that a video
+            with another quantisation still has the same unit.
 
     Source: the flow preprocessing of TSN's code (mean 0.5, standard deviation 0.226 of q / 255).
     Differs: the mean of each field is not subtracted; zero motion is 0, not +0.0087 (q = 128 of 255 is not a

@@ -1,13 +1,12 @@
 """Residual networks with torchvision's parameter names, so that its weight files load by path.
 
-torchvision itself is no dependency: beside a CPU-only torch from the plain index it cannot be imported at
-all. A backbone here ends at its last feature map; streams put their own heads on it. It runs in two halves,
-so that a stream can look at, and add to, the features between them: ``to_tap(x)`` then
-``from_tap(features)``.
+torchvision itself is not a dependency: its plain wheel cannot be imported beside a CPU-only torch. A backbone
+ends at its last feature map, to which the streams add their own heads. It runs in two halves, so that a
+stream can look at, and add to, the features between them: ``to_tap(x)``, then ``from_tap(features)``.
 
 Names: ``resnet18``, ``resnet34``, ``resnet50``, ``resnet101``; a suffix ``-w32`` sets the width of the first
-stage (64 in the published ones), for training from scratch on small data; ``timm:NAME`` takes a model of timm
-where that works.
+stage (64 in the published ones), for training from scratch on small data; ``timm:NAME`` takes a model of
+timm, if it is installed.
 
 Source: He et al., Deep residual learning, CVPR 2016, table 1. As in torchvision, the stride of a bottleneck
 is in its 3x3 convolution ("v1.5").
@@ -46,7 +45,7 @@ class BasicBlock(nn.Module):
         self.downsample = _shortcut(in_channels, channels, stride=stride)
 
     def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
-        """Return features of the block's channels at 1 / stride of the size."""
+        """Return (N, channels, h, w) at 1 / stride of the size."""
         shortcut = x_NCHW if self.downsample is None else self.downsample(x_NCHW)
         y_NCHW = torch.relu(self.bn1(self.conv1(x_NCHW)))
         return torch.relu(self.bn2(self.conv2(y_NCHW)) + shortcut)
@@ -68,7 +67,7 @@ class Bottleneck(nn.Module):
         self.downsample = _shortcut(in_channels, channels * self.expansion, stride=stride)
 
     def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
-        """Return features of four times the block's channels at 1 / stride of the size."""
+        """Return (N, 4 * channels, h, w) at 1 / stride of the size."""
         shortcut = x_NCHW if self.downsample is None else self.downsample(x_NCHW)
         y_NCHW = torch.relu(self.bn1(self.conv1(x_NCHW)))
         y_NCHW = torch.relu(self.bn2(self.conv2(y_NCHW)))
@@ -76,7 +75,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A residual network without or (``num_classes``) with torchvision's final layer ``fc``."""
+    """A residual network; with ``num_classes``, it has torchvision's final layer ``fc``."""
 
     def __init__(
         self, name: str, *, in_channels: int = 3, width: int = 64, num_classes: int | None = None
@@ -86,6 +85,7 @@ class ResNet(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, width, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
+
         channels_in = width
         self._tap_channels: dict[str, int] = {}
         for stage, num_blocks in enumerate(_BLOCKS[name]):
@@ -96,6 +96,7 @@ class ResNet(nn.Module):
                 channels_in = channels * block.expansion
             self.add_module(TAPS[stage], nn.Sequential(*blocks))
             self._tap_channels[TAPS[stage]] = channels_in
+
         self.num_features = channels_in
         self.fc = None if num_classes is None else nn.Linear(channels_in, num_classes)
         for module in self.modules():
@@ -126,7 +127,7 @@ class ResNet(nn.Module):
 
 
 class TimmBackbone(nn.Module):
-    """A model of timm, ended at its last feature map; the only tap is its end, named ``layer4``."""
+    """A model of timm up to its last feature map; its end is the only tap, named ``layer4``."""
 
     def __init__(self, name: str, *, in_channels: int) -> None:
         super().__init__()
@@ -145,7 +146,7 @@ class TimmBackbone(nn.Module):
     def tap_channels(self, tap: Tap) -> int:
         """Return the channels of the last feature map."""
         if tap != "layer4":
-            raise ValueError(f"a timm backbone can be tapped at layer4 alone, got {tap}")
+            raise ValueError(f"a timm backbone can be tapped only at layer4, got {tap}")
         return self.num_features
 
     def to_tap(self, x_NCHW: torch.Tensor, tap: Tap) -> torch.Tensor:
@@ -154,7 +155,7 @@ class TimmBackbone(nn.Module):
         if features.ndim != 4 or features.shape[1] != self.num_features:
             raise ValueError(
                 f"a backbone must end in features (N, {self.num_features}, h, w), "
-                f"this one gives {tuple(features.shape)}"
+                f"this one returns {tuple(features.shape)}"
             )
         return features
 
@@ -167,11 +168,11 @@ def check_backbone_name(name: str) -> None:
     """Refuse a name that ``build_backbone`` does not know, before any work starts.
 
     Raises:
-        ValueError: naming the known ones.
+        ValueError: lists the known names.
     """
     match = re.fullmatch(_RESNET_NAME, name)
-    known = match is not None and match[1] in _BLOCKS and int(match[2] or 64) > 0
-    if not known and not name.startswith("timm:"):
+    is_resnet = match is not None and match[1] in _BLOCKS and int(match[2] or 64) > 0
+    if not is_resnet and not name.startswith("timm:"):
         raise ArgumentError(
             f"unknown backbone {name!r}; known: {', '.join(KNOWN_BACKBONES)}, each also with a first-stage "
             f"width as in resnet18-w32, and timm:NAME where timm is installed",
@@ -183,7 +184,7 @@ def build_backbone(name: str, *, in_channels: int) -> ResNet | TimmBackbone:
     """Build the backbone of this name for inputs of ``in_channels`` (3, or 2 * stack_len for flow).
 
     Raises:
-        ValueError: for an unknown name, naming the known ones; for a timm that cannot be imported.
+        ValueError: if the name is unknown, or timm cannot be imported.
     """
     check_backbone_name(name)
     if name.startswith("timm:"):

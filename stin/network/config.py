@@ -1,6 +1,6 @@
-"""The configurations of the two streams: what a network is built from, and what a model file keeps of it.
+"""The configurations of the two streams: a network is built from one, and a model file holds it.
 
-Only the abstract of STIN is public (see ``streams``), so each guess of ours is a field that can be switched.
+Only the abstract of STIN is the source (see ``streams``), so each guess is a field that can be changed.
 """
 
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ class SpatialConfig:
     Attributes:
         name: which stream it is, for JSON.
         backbone: a name that ``backbones.build_backbone`` knows.
-        difference: ``none`` is the plain stream; ``loss`` trains the differences' own head beside the main
-            one; ``inject`` also adds the differences' features to those of the frames.
+        difference: ``none`` is the plain stream; ``loss`` trains a head of the differences beside the main
+            one; ``inject`` also adds the features of the differences to those of the frames.
         difference_form: see ``modules.segment_differences``.
         difference_channels: channels that features are reduced to before differences are taken.
-        tap: the backbone's stage that differences are taken (and injected) at.
+        tap: the backbone's stage after which differences are taken and injected.
         dropout: before both heads.
         aux_weight: weight of the auxiliary loss, w_s.
-        aux_at_test: the auxiliary scores' share in the stream's score; 0 leaves them out.
+        aux_at_test: weight of the auxiliary scores in the stream's score; 0 leaves them out.
     """
 
     name: Literal["spatial"] = "spatial"
@@ -49,7 +49,7 @@ class SpatialConfig:
 
     @property
     def is_plain(self) -> bool:
-        """Whether this is the stream without anything of STIN."""
+        """Whether the stream is that of a plain two-stream network, without STIN's module."""
         return self.difference == "none"
 
 
@@ -60,12 +60,12 @@ class TemporalConfig:
     Attributes:
         name: which stream it is, for JSON.
         backbone: a name that ``backbones.build_backbone`` knows.
-        stack_len: flow fields a segment.
+        stack_len: flow fields of one clip.
         attention: ``none`` is the plain stream; the other forms are in ``modules``.
-        tap: the backbone's stage that attention works on.
+        tap: the backbone's stage after which attention works.
         dropout: before both heads.
         aux_weight: weight of the auxiliary loss, w_t.
-        aux_at_test: the auxiliary scores' share in the stream's score; 0 leaves them out.
+        aux_at_test: weight of the auxiliary scores in the stream's score; 0 leaves them out.
     """
 
     name: Literal["temporal"] = "temporal"
@@ -84,7 +84,7 @@ class TemporalConfig:
 
     @property
     def is_plain(self) -> bool:
-        """Whether this is the stream without anything of STIN."""
+        """Whether the stream is that of a plain two-stream network, without STIN's module."""
         return self.attention == "none"
 
 

@@ -2,7 +2,8 @@
 
 Both are reconstructions from the abstract of the STIN paper (see ``streams``); each choice is an argument.
 
-Shapes: B samples (one crop of one video each), K segments, C channels, h x w places of a feature map.
+Shapes: B samples (one crop of one video each), K segments, C channels, h x w positions of a feature map, P of
+them in all.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch import nn
 from stin_pipe.stin.network.config import AttentionForm, DifferenceForm
 
 L2_SMOOTH = 1e-2
-"""Differences far below this count as none in the ``l2`` form; features are of order 1 after batch norm."""
+"""In the ``l2`` form, differences far below this count as zero; after batch norm, features are of order 1."""
 
 
 def segment_differences(z_BKCHW: torch.Tensor, *, form: DifferenceForm, step: int = 1) -> torch.Tensor:
@@ -39,9 +40,9 @@ def segment_differences(z_BKCHW: torch.Tensor, *, form: DifferenceForm, step: in
     if form == "abs":
         return difference.abs()
     if form == "l2":
-        # A length that is smooth at zero and exactly 0 there. The plain one has a gradient of length 1
-        # however small the difference, so that frames which differ by rounding alone would push the weights
-        # at random.
+        # A length that is smooth at zero, and exactly 0 there. The gradient of the plain length has length 1
+        # however small the difference is: frames that differ only by rounding would push the weights at
+        # random.
         squares = difference.square().sum(2, keepdim=True)
         return squares / ((squares + L2_SMOOTH**2).sqrt() + L2_SMOOTH)
     return difference
@@ -49,12 +50,12 @@ def segment_differences(z_BKCHW: torch.Tensor, *, form: DifferenceForm, step: in
 
 @dataclass(frozen=True, kw_only=True)
 class DifferenceFeatures:
-    """What the apparent-difference module makes of K segments."""
+    """Output of the apparent-difference module for K segments."""
 
     differences: torch.Tensor
     """(B, K - step, D, h, w), D channels of Z or 1."""
     features: torch.Tensor
-    """(B, K - step, D', h, w), the residual block's view of them."""
+    """(B, K - step, D', h, w), the output of the residual block."""
 
 
 class ApparentDifference(nn.Module):
@@ -91,16 +92,16 @@ class ApparentDifference(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Attended:
-    """What attention makes of a feature map."""
+    """Output of an attention module for a feature map."""
 
     features: torch.Tensor
-    """(N, C, h, w): what is added to the features, times gamma."""
+    """(N, C, h, w), added to the features, times gamma."""
     weights: torch.Tensor
-    """(N, h, w): how much each place is looked at; sums to 1 over the places of a clip."""
+    """(N, h, w), how much each position is attended to; sums to 1 over the positions of a clip."""
 
 
 class SelfAttention(nn.Module):
-    """Every place of a feature map looks at every other place of the same clip.
+    """Every position of a feature map attends to every other position of the same clip.
 
     Args:
         channels: C of the features.
@@ -109,8 +110,8 @@ class SelfAttention(nn.Module):
 
     Source: Zhang et al., Self-attention GAN, 2019, eq. 1-2; Wang et al., Non-local networks, CVPR 2018, eq.
     6.
-    Differs: the non-local form is scaled as in Transformers, because unscaled products saturate the softmax
-    when the features come from an untrained network; it starts at zero by gamma, not by its last layer.
+    Differs: the non-local form is scaled as in Transformers, because unscaled products of an untrained
+    network's features saturate the softmax; gamma lets it start at zero, not its last layer.
     """
 
     def __init__(self, channels: int, *, form: Literal["sagan", "nonlocal"]) -> None:
@@ -135,15 +136,15 @@ class SelfAttention(nn.Module):
         attention_NPP = torch.softmax(likeness_NPP, dim=2, dtype=wide)
         mixed_NCP = (attention_NPP.to(value_NPC.dtype) @ value_NPC).transpose(1, 2)
         features_NCHW = self.project(mixed_NCP.unflatten(2, x_NCHW.shape[2:]))
-        # The weight of a place is what it receives on average over all places that look.
+        # The weight of a position is the attention it receives, averaged over all positions.
         return Attended(features=features_NCHW, weights=attention_NPP.mean(1).unflatten(1, x_NCHW.shape[2:]))
 
 
 class ConvolutionalAttention(nn.Module):
-    """Channel gates, then one gate a place (CBAM): attention without pairs of places.
+    """Channel gates, then a gate for each position (CBAM): attention without pairs of positions.
 
     Source: Woo et al., CBAM, ECCV 2018, eq. 1-3.
-    Differs: what comes out is added to the features times gamma, like the other forms, so that it can start
+    Differs: the output is added to the features times gamma, like that of the other forms, so that it starts
     at zero.
     """
 
@@ -156,7 +157,7 @@ class ConvolutionalAttention(nn.Module):
         self.place_gate = nn.Conv2d(2, 1, kernel_px, padding=kernel_px // 2)
 
     def forward(self, x_NCHW: torch.Tensor) -> Attended:
-        """Gate the channels, then the places."""
+        """Gate the channels, then the positions."""
         gates_NC11 = self.channel_gate(x_NCHW.mean((2, 3), keepdim=True)) + self.channel_gate(
             x_NCHW.amax((2, 3), keepdim=True)
         )

@@ -1,11 +1,11 @@
 """The spatial and the temporal injection network, and each without its injection.
 
-Only the abstract of STIN (Signal, Image and Video Processing 17(4), 2023, DOI 10.1007/s11760-022-02324-x) is
-the source; everything below is a RECONSTRUCTION, and each guess is a field of a configuration that can be
-switched. ``difference="none"`` and ``attention="none"`` are the plain two-stream networks of TSN.
+The only source is the abstract of STIN (Signal, Image and Video Processing 17(4), 2023, DOI
+10.1007/s11760-022-02324-x); everything below is a RECONSTRUCTION, and each guess is a field of the
+configuration. ``difference="none"`` and ``attention="none"`` are the plain two-stream networks of TSN.
 
 Shapes: clip_BKCHW holds B samples (one crop of one video each) of K segments; C is 3 for RGB and 2 *
-stack_len for flow (x and y of each field in turn). Nothing but batch norm in training looks across samples.
+stack_len for flow (x and y of each field in turn). Only batch norm, in training, mixes samples.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from stin_pipe.stin.network.modules import ApparentDifference, build_attention
 
 @dataclass(frozen=True, kw_only=True)
 class StreamOutput:
-    """The logits of one forward pass, each the mean over the segments, before softmax."""
+    """Logits of one forward pass, before softmax, averaged over the segments."""
 
     logits: torch.Tensor
     """(B, num_classes) of the main head."""
@@ -57,19 +57,20 @@ class SpatialStream(nn.Module):
     def forward(
         self, clip_BKCHW: torch.Tensor, *, difference_step: int = 1, return_maps: bool = False
     ) -> StreamOutput:
-        """Score clips; ``difference_step`` is the distance of the segments that are compared."""
+        """Score clips; ``difference_step`` is the distance, in segments, of the compared features."""
         num_samples, num_segments = clip_BKCHW.shape[:2]
         x_NCHW = self.backbone.to_tap(clip_BKCHW.flatten(0, 1), self.config.tap)
         aux = None
         if self.difference is not None:
             aux = self.difference(x_NCHW.unflatten(0, (num_samples, num_segments)), step=difference_step)
             if self.inject is not None:
-                # Segment k receives the difference to the one after it; the last ones, which have none, the
-                # last.
+                # Segment k receives its difference to a later one; the last segments have none, and receive
+                # the last difference.
                 last = aux.features.shape[1] - 1
                 source = torch.arange(num_segments, device=x_NCHW.device).clamp(max=last)
                 injected_NCHW = self.inject(aux.features.flatten(0, 1)).unflatten(0, aux.features.shape[:2])
                 x_NCHW = x_NCHW + injected_NCHW[:, source].flatten(0, 1)
+
         main_NC = self.backbone.from_tap(x_NCHW, self.config.tap).mean((2, 3))
         logits = self.head(self.dropout(main_NC)).unflatten(0, (num_samples, num_segments)).mean(1)
         if aux is None or self.aux_head is None:
@@ -80,7 +81,7 @@ class SpatialStream(nn.Module):
 
 
 class TemporalStream(nn.Module):
-    """Flow stacks of K segments to class scores, with self-attention over the places of each clip."""
+    """Flow stacks of K segments to class scores, with self-attention over the positions of each clip."""
 
     def __init__(self, config: TemporalConfig, *, num_classes: int) -> None:
         super().__init__()
@@ -98,19 +99,21 @@ class TemporalStream(nn.Module):
     def forward(
         self, clip_BKCHW: torch.Tensor, *, difference_step: int = 1, return_maps: bool = False
     ) -> StreamOutput:
-        """Score clips; ``difference_step`` is accepted as the spatial stream's is, and means nothing here."""
+        """Score clips; ``difference_step`` is accepted, as by the spatial stream, and has no effect."""
         num_samples, num_segments = clip_BKCHW.shape[:2]
         x_NCHW = self.backbone.to_tap(clip_BKCHW.flatten(0, 1), self.config.tap)
         attended, tapped_NCHW = None, x_NCHW
         if self.attention is not None and self.gamma is not None:
             attended = self.attention(x_NCHW)
             x_NCHW = x_NCHW + self.gamma * attended.features
+
         main_NC = self.backbone.from_tap(x_NCHW, self.config.tap).mean((2, 3))
         logits = self.head(self.dropout(main_NC)).unflatten(0, (num_samples, num_segments)).mean(1)
         if attended is None or self.aux_head is None:
             return StreamOutput(logits=logits, aux_logits=None)
-        # Pooling by the weights, not by gamma's branch: the attention learns where to look from the first
-        # step on, although gamma still is zero.
+
+        # Features are pooled by the attention's weights, not by gamma's branch: so the attention learns where
+        # to look from the first step on, while gamma is still zero.
         weights_NHW = attended.weights.to(tapped_NCHW.dtype)
         pooled_NC = (tapped_NCHW * weights_NHW[:, None]).sum((2, 3))
         aux_logits = self.aux_head(self.dropout(pooled_NC)).unflatten(0, (num_samples, num_segments)).mean(1)
@@ -124,7 +127,7 @@ Stream = SpatialStream | TemporalStream
 
 
 def build_stream(config: StreamConfig, *, num_classes: int) -> Stream:
-    """Build the stream of this configuration with random weights (torch's global generator)."""
+    """Build a stream with random weights from torch's global generator."""
     if num_classes < 2:
         raise ValueError(f"num_classes must be >= 2, got {num_classes}")
     if isinstance(config, SpatialConfig):
@@ -139,8 +142,7 @@ def stream_scores(output: StreamOutput, *, aux_at_test: float) -> torch.Tensor:
 
 def _linear(in_features: int, num_classes: int) -> nn.Linear:
     layer = nn.Linear(in_features, num_classes)
-    nn.init.normal_(
-        layer.weight, std=0.001
-    )  # TSN's: scores start near zero, so the first losses are log(num_classes)
+    # As in TSN: scores start near zero, so that the first loss is log(num_classes).
+    nn.init.normal_(layer.weight, std=0.001)
     nn.init.zeros_(layer.bias)
     return layer

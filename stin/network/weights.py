@@ -1,4 +1,4 @@
-"""Start a stream from weights of elsewhere: torchvision's files, or a finished model of this program.
+"""Start a stream from existing weights: torchvision's files, or a finished model of this program.
 
 Nothing is unpickled: ``.pth`` and ``.pt`` files load with ``weights_only=True``, everything else is
 safetensors.
@@ -21,7 +21,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Read the named tensors of a weights file.
 
     Raises:
-        StinPipeError: if the file is missing, damaged, of another kind, or holds anything but named tensors.
+        StinPipeError: if the file is missing or damaged, or holds anything but named tensors.
     """
     if not path.is_file():
         raise StinPipeError(
@@ -36,9 +36,11 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise StinPipeError(f"{path}: not a readable weights file: {first_line(error)}") from error
     except Exception as error:  # torch's own unpickling error has no public name across versions
         raise StinPipeError(
-            f"{path}: not a weights file, or one that holds more than tensors, which is never loaded; "
+            f"{path}: not a weights file, or it holds more than tensors, and is not loaded for safety; "
             "give a state_dict saved as .pth or .safetensors"
         ) from error
+
+    # Training programs often wrap the state_dict, and DataParallel prefixes its names.
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not content:
@@ -51,38 +53,41 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def start_from(stream: Stream, path: Path) -> tuple[str, ...]:
-    """Load weights into a stream, as far as they are meant for it.
+    """Load weights into a stream, as far as they belong to it.
 
     A backbone's file (torchvision's names) fills the backbone; its ``fc`` is left out. A finished model of
-    this program also fills the modules; heads for another number of classes start anew. Where the first layer
-    takes another number of channels, it starts from the mean over the file's channels (cross-modality start).
+    this program also fills the modules; heads for another number of classes keep their random weights. If the
+    first layer takes another number of channels, it starts from the mean over the file's channels
+    (cross-modality initialisation).
 
     Returns:
-        Notices of what was left out or converted, for the person who trains.
+        Notices of what was left out or converted.
 
     Raises:
-        StinPipeError: if the backbone does not fit, naming the first misfits.
+        StinPipeError: if the backbone does not fit; names the first misfits.
 
-    Source: cross-modality start: Wang et al., Temporal Segment Networks, ECCV 2016, section 3.2.
+    Source: cross-modality initialisation: Wang et al., Temporal Segment Networks, ECCV 2016, section 3.2.
     """
-    given = read_tensors(path)
+    tensors = read_tensors(path)
     target = stream.state_dict()
-    if not any(name.startswith("backbone.") for name in given):
+    if not any(name.startswith("backbone.") for name in tensors):
         prefix = (
             "backbone.body." if any(name.startswith("backbone.body.") for name in target) else "backbone."
         )
         final = ("fc.", "classifier.", "head.")
-        given = {prefix + name: value for name, value in given.items() if not name.startswith(final)}
+        tensors = {prefix + name: value for name, value in tensors.items() if not name.startswith(final)}
+
     notices = []
     first = _first_convolution(target)
-    if first in given and given[first].shape != target[first].shape:
-        old, wanted = given[first], target[first]
-        if old.ndim == 4 and old.shape[0] == wanted.shape[0] and old.shape[2:] == wanted.shape[2:]:
-            given[first] = cross_modality(old, num_channels=wanted.shape[1])
+    if first in tensors and tensors[first].shape != target[first].shape:
+        old, new = tensors[first], target[first]
+        if old.ndim == 4 and old.shape[0] == new.shape[0] and old.shape[2:] == new.shape[2:]:
+            tensors[first] = cross_modality(old, num_channels=new.shape[1])
             notices.append(
-                f"the first layer of {wanted.shape[1]} channels starts from the mean over {old.shape[1]}"
+                f"the first layer of {new.shape[1]} channels starts from the mean over {old.shape[1]}"
             )
-    misfits = _misfits(given, target)
+
+    misfits = _misfits(tensors, target)
     if misfits:
         shown = and_more(misfits, MAX_LISTED_MISFITS, separator="; ")
         raise StinPipeError(
@@ -90,12 +95,12 @@ def start_from(stream: Stream, path: Path) -> tuple[str, ...]:
             "give weights of that backbone, or another --backbone"
         )
     fitting = {
-        name: value for name, value in given.items() if name in target and value.shape == target[name].shape
+        name: value for name, value in tensors.items() if name in target and value.shape == target[name].shape
     }
     fresh = sorted({name.split(".")[0] for name in target if name not in fitting and not _is_counter(name)})
     stream.load_state_dict(fitting, strict=False)
     if fresh:
-        notices.append(f"not in {path.name}, so started anew: {', '.join(fresh)}")
+        notices.append(f"not in {path.name}, so initialised at random: {', '.join(fresh)}")
     return tuple(notices)
 
 

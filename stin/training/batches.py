@@ -1,7 +1,7 @@
 """The batches of a training, from any of its steps on.
 
-A training item is asked for as (epoch, index): with the seed, these decide clips and crop, whichever process
-answers. That makes one loader serve a whole training, over all its epochs, without a pause between them.
+A sample is requested as (epoch, index): with the seed, these decide clips and crop, whichever process
+answers. So one loader serves a whole training, over all its epochs, without a pause between them.
 """
 
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ from stin_pipe.stin.training.ranks import Ranks
 class StepSampler(Sampler[list[tuple[int, int]]]):
     """The (epoch, index) pairs of every step from ``first_step`` to ``total_steps``.
 
-    The last samples of an epoch that do not fill a batch are left out (each epoch has another order), unless
-    the list is shorter than one batch. Of each batch, a process that trains with others gets its part.
+    The last samples of an epoch that do not fill a batch are left out, unless the list is shorter than one
+    batch; each epoch has another order. A process that trains with others gets its part of each batch.
     """
 
     def __init__(
@@ -47,18 +47,18 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         per_epoch = steps_per_epoch(num_samples=self.num_samples, batch_size=self.batch_size)
         order_epoch, order = -1, np.empty(0, np.int64)
         for step in range(self.first_step, self.total_steps):
-            epoch, place = divmod(step, per_epoch)
+            epoch, number = divmod(step, per_epoch)
             if epoch != order_epoch:
                 order_epoch, order = (
                     epoch,
                     epoch_order(num_samples=self.num_samples, seed=self.seed, epoch=epoch),
                 )
-            chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
-            yield [(epoch, int(index)) for index in self.ranks.part(chosen.tolist())]
+            batch = order[number * self.batch_size : (number + 1) * self.batch_size]
+            yield [(epoch, int(index)) for index in self.ranks.part(batch.tolist())]
 
 
 def steps_per_epoch(*, num_samples: int, batch_size: int) -> int:
-    """Return how many whole batches a list gives; one if it is shorter than a batch."""
+    """Return the number of whole batches in a list; 1 if it is shorter than a batch."""
     return max(1, num_samples // batch_size)
 
 
@@ -69,7 +69,7 @@ def training_loader(
     return clip_loader(
         clips,
         num_workers=num_workers,
-        batch_sampler=steps,  # items are asked for by (epoch, index)
+        batch_sampler=steps,  # its indices are (epoch, video)
         pin_memory=pin_memory,
         prefetch_factor=4 if num_workers else None,
     )

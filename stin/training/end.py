@@ -13,14 +13,16 @@ from stin_pipe.stin.training.report import TrainResult
 from stin_pipe.stin.training.state import BEST_FILE, LoopState
 
 
-def export_weights(job: TrainingPlan, learner: Learner, path: Path, *, step: int, top1: float | None) -> None:
+def export_weights(
+    plan: TrainingPlan, learner: Learner, path: Path, *, step: int, top1: float | None
+) -> None:
     """Write the current weights as a model file."""
-    training = {**job.info.training, "step": step, "val_top1": top1}
-    save_model(path, weights=learner.final_weights(), info=replace(job.info, training=training))
+    training = {**plan.info.training, "step": step, "val_top1": top1}
+    save_model(path, weights=learner.final_weights(), info=replace(plan.info, training=training))
 
 
 def finish_training(
-    job: TrainingPlan, learner: Learner, state: LoopState, *, notices: list[str]
+    plan: TrainingPlan, learner: Learner, state: LoopState, *, notices: list[str]
 ) -> TrainResult:
     """Write the model and, last of all, the result that marks the training as finished.
 
@@ -28,36 +30,36 @@ def finish_training(
         StinPipeError: if the best weights shall be the model and their file is missing.
     """
     validated = state.best_top1 >= 0
-    path = job.out_dir / MODEL_FILE
-    if job.config.select == "best" and validated:
-        best = job.out_dir / BEST_FILE
+    path = plan.out_dir / MODEL_FILE
+    if plan.config.select == "best" and validated:
+        best = plan.out_dir / BEST_FILE
         if not best.exists():
             raise StinPipeError(
-                f"{best} is missing; delete {job.out_dir} to train again, or select the last weights"
+                f"{best} is missing; delete {plan.out_dir} to train again, or select the last weights"
             )
         publish_bytes(path, best.read_bytes())
     else:
-        export_weights(job, learner, path, step=state.step, top1=state.last_top1 if validated else None)
+        export_weights(plan, learner, path, step=state.step, top1=state.last_top1 if validated else None)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
 
     result = TrainResult(
-        stream=job.config.stream_name,
-        recipe=job.config.recipe,
-        split=job.split,
-        epochs=-(-state.step // job.per_epoch),
+        stream=plan.config.stream_name,
+        recipe=plan.config.recipe,
+        split=plan.split,
+        epochs=-(-state.step // plan.per_epoch),
         steps=state.step,
         seconds=round(state.seconds, 3),
-        samples_per_s=round(state.step * job.batch_size / max(state.seconds, 1e-9), 3),
+        samples_per_s=round(state.step * plan.batch_size / max(state.seconds, 1e-9), 3),
         best_val_top1=state.best_top1 if validated else None,
         last_val_top1=state.last_top1 if validated else None,
         checkpoint=str(path),
-        num_train=len(job.lists.train),
-        num_held_out=len(job.lists.held_out),
+        num_train=len(plan.lists.train),
+        num_held_out=len(plan.lists.held_out),
         num_parameters=learner.num_parameters,
         flops_per_sample=learner.flops_per_sample,
         num_repeated_fields=state.num_repeated,
         notices=tuple(notices),
         model_sha256=digest,
     )
-    publish_json(job.out_dir / RESULT_FILE, result.to_json())
+    publish_json(plan.out_dir / RESULT_FILE, result.to_json())
     return result

@@ -1,4 +1,4 @@
-"""A network and everything that changes with it as it learns."""
+"""A network, its optimiser, and what else changes as it learns."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ from stin_pipe.stin.training.ranks import Ranks
 
 @dataclass(frozen=True, kw_only=True)
 class Learner:
-    """A network and everything that changes with it from step to step."""
+    """A network and what changes with it from step to step."""
 
     config: TrainConfig
     network: Stream
     forward: Callable[..., StreamOutput]
-    """The network as it is called in training: itself, or compiled, or one whose gradients are joined."""
+    """The network as training calls it: itself, compiled, or wrapped by ``joined``."""
     joined: DistributedDataParallel | None
-    """What joins the gradients of several processes."""
+    """Averages the gradients of several processes; None for one."""
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: AveragedWeights | None
@@ -38,21 +38,22 @@ class Learner:
     bound_px: float
     ranks: Ranks
     flops_per_sample: int
+    """See ``flops_per_sample``."""
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers the network learns or keeps frozen."""
+        """Parameters of the network, with frozen ones."""
         return sum(parameter.numel() for parameter in self.network.parameters())
 
     def final_weights(self) -> Mapping[str, torch.Tensor]:
-        """Return the weights that are validated and exported: the averaged ones where there are such."""
+        """Return the weights that are validated and exported: the averaged ones, if weights are averaged."""
         return self.average.values if self.average else self.network.state_dict()
 
     def require_finite_weights(self, *, step: int) -> None:
-        """Refuse weights that no further step can mend.
+        """Refuse weights that are not finite, which no further step can repair.
 
         Raises:
-            StinPipeError: names the step and the first weights that are not finite.
+            StinPipeError: names the step and the first of these weights.
         """
         named = [*self.network.state_dict().items(), *(self.average.values if self.average else {}).items()]
         finite = torch.stack([torch.isfinite(value).all() for _, value in named]).tolist()
@@ -191,7 +192,7 @@ def _dry_forward(network: Stream, weights: dict[str, torch.Tensor], config: Trai
 
 
 def training_mode(learner: Learner) -> None:
-    """Put the network into training, all but the norms that stay as they were."""
+    """Put the network into training mode, except for the frozen norms."""
     learner.network.train()
     if _freezes_norms(learner.config):
         for norm in _frozen_norms(learner.network):
@@ -203,5 +204,5 @@ def _freezes_norms(config: TrainConfig) -> bool:
 
 
 def _frozen_norms(network: Stream) -> list[nn.BatchNorm2d]:
-    # All but the first of the backbone; the norms of the STIN modules are new and have to learn.
+    # All but the first of the backbone (TSN); the norms of the STIN modules are new and have to learn.
     return [module for module in network.backbone.modules() if isinstance(module, nn.BatchNorm2d)][1:]

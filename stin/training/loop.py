@@ -1,4 +1,4 @@
-"""The steps of a training, from where it stands to its end, with what is logged and saved on the way."""
+"""The loop of a training: steps, and between them logs, validation and checkpoints."""
 
 import math
 from collections.abc import Generator
@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 import torch
+from torch.utils.data import DataLoader
 
 from stin_pipe.stin.clips.dataset import Batch, TrainingClips
 from stin_pipe.stin.clips.loader import batches_of
@@ -26,18 +27,18 @@ from stin_pipe.stin.training.step import StepReport, train_step
 from stin_pipe.stin.training.validation import validate
 
 NUM_PICTURES = 10
-"""How often, over a training, pictures go to TensorBoard, beside the first step."""
+"""Pictures that a training sends to TensorBoard, beside those of its first step."""
 LOADER_WAIT_WARNING = 0.3
-"""Share of the time spent waiting for the loader from which a person is told."""
+"""Share of the time spent waiting for the loader above which the training says so."""
 LOADER_WAIT_STEPS = 50
-"""Steps after which that share is looked at."""
+"""Steps after which that share is checked."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingLoop:
-    """The steps of one life of a training, in one process."""
+    """The steps of a training that one process takes, from its start or its checkpoint to the end."""
 
-    job: TrainingPlan
+    plan: TrainingPlan
     learner: Learner
     state: LoopState
     reader: ShardReader
@@ -48,13 +49,51 @@ class TrainingLoop:
     notices: Notices
 
     def run(self) -> None:
-        """Take the steps that are left."""
-        job, state, ranks = self.job, self.state, self.learner.ranks
-        config = job.config
+        """Take the remaining steps.
+
+        Raises:
+            Interrupted: after a signal, when the checkpoint is written.
+        """
+        plan, state, ranks = self.plan, self.state, self.learner.ranks
         if state.to_validate:
             self._validate()
+
+        with closing(batches_of(self._loader())) as batches:
+            while state.step < plan.total_steps:
+                batch = self._next_of(batches)
+                report = train_step(
+                    self.learner,
+                    batch,
+                    num_samples=plan.batch_size,
+                    step=state.step,
+                    total_steps=plan.total_steps,
+                )
+                state.step += 1
+                state.num_repeated += int(ranks.sums([batch.num_repeated])[0])
+                at_end = state.step == plan.total_steps
+
+                self._log_step(report, at_end=at_end)
+                self._log_pictures(batch)
+                if plan.lists.held_out and (
+                    at_end or state.step % (plan.config.val_every_epochs * plan.per_epoch) == 0
+                ):
+                    self._validate()
+                self.pace.stepped(plan.batch_size)
+                self.notices.on_event(_progress(plan, state, report, self.pace, self.learner.device))
+                self._warn_of_loader()
+
+                # One process may have received a signal that the others have not; they must all agree.
+                signum = ranks.largest(self.stop.received)
+                if signum or at_end or self._is_checkpoint_due():
+                    self._save()
+                if signum and not at_end:
+                    ranks.agree()  # no process ends before the first one has written the checkpoint
+                    raise Interrupted(signum, step=state.step)
+
+    def _loader(self) -> DataLoader[Batch | StinPipeError]:
+        plan, config = self.plan, self.plan.config
         clips = TrainingClips(
-            [ClipShape.of(video) for video in job.lists.train],
+            [ClipShape.of(video) for video in plan.lists.train],
             self.reader,
             stream=config.stream,
             augment=config.augment,
@@ -63,44 +102,19 @@ class TrainingLoop:
         )
         steps = StepSampler(
             num_samples=len(clips),
-            batch_size=job.batch_size,
+            batch_size=plan.batch_size,
             seed=config.seed,
-            first_step=state.step,
-            total_steps=job.total_steps,
-            ranks=ranks,
+            first_step=self.state.step,
+            total_steps=plan.total_steps,
+            ranks=self.learner.ranks,
         )
         on_gpu = self.learner.device.type == "cuda"
-        loader = training_loader(clips, steps, num_workers=self.num_workers, pin_memory=on_gpu)
+        return training_loader(clips, steps, num_workers=self.num_workers, pin_memory=on_gpu)
+
+    def _is_checkpoint_due(self) -> bool:
         every = self.learner.runtime.checkpoint_every_steps
-        with closing(batches_of(loader)) as batches:
-            while state.step < job.total_steps:
-                batch = self._next_of(batches)
-                report = train_step(
-                    self.learner,
-                    batch,
-                    num_samples=job.batch_size,
-                    step=state.step,
-                    total_steps=job.total_steps,
-                )
-                state.step += 1
-                state.num_repeated += int(ranks.sums([batch.num_repeated])[0])
-                at_end = state.step == job.total_steps
-                self._log_step(report, at_end=at_end)
-                self._log_pictures(batch)
-                if job.lists.held_out and (
-                    at_end or state.step % (config.val_every_epochs * job.per_epoch) == 0
-                ):
-                    self._validate()
-                self.pace.stepped(job.batch_size)
-                self.notices.on_event(_progress(job, state, report, self.pace, self.learner.device))
-                self._warn_of_loader()
-                stopped = ranks.largest(self.stop.received)
-                due = self.pace.since_saved >= self.learner.runtime.checkpoint_every_s
-                if stopped or due or at_end or (every and state.step % every == 0):
-                    self._save()
-                if stopped and not at_end:
-                    ranks.agree()  # nobody ends before the checkpoint is there
-                    raise Interrupted(stopped, step=state.step)
+        by_steps = every > 0 and self.state.step % every == 0
+        return by_steps or self.pace.since_saved >= self.learner.runtime.checkpoint_every_s
 
     @property
     def num_workers(self) -> int:
@@ -116,7 +130,7 @@ class TrainingLoop:
 
     def _log_step(self, report: StepReport, *, at_end: bool) -> None:
         step = self.state.step
-        if self.log is None or not (at_end or step % self.job.config.log_every_steps == 0):
+        if self.log is None or not (at_end or step % self.plan.config.log_every_steps == 0):
             return
         self.log.write("train", step=step, values=report.metrics())
         speed = {
@@ -127,38 +141,41 @@ class TrainingLoop:
         self.log.curve("speed", step=step, values=speed)
 
     def _log_pictures(self, batch: Batch) -> None:
-        step, every = self.state.step, max(1, self.job.total_steps // NUM_PICTURES)
+        step, every = self.state.step, max(1, self.plan.total_steps // NUM_PICTURES)
         if self.log is None or not self.log.has_pictures or not (step == 1 or step % every == 0):
             return
         for name, image_HWC in training_pictures(self.learner, batch).items():
             self.log.picture(f"pictures/{name}", step=step, image_HWC=image_HWC)
 
     def _validate(self) -> None:
-        job, state = self.job, self.state
-        held_out = [ClipShape.of(video) for video in job.lists.held_out]
+        plan, state = self.plan, self.state
+        held_out = [ClipShape.of(video) for video in plan.lists.held_out]
+
+        # Until it succeeds, a checkpoint says that this validation is still to be done.
         state.to_validate = True
         try:
-            found = validate(
-                self.learner, held_out, self.reader, batch_size=job.batch_size, num_workers=self.num_workers
+            result = validate(
+                self.learner, held_out, self.reader, batch_size=plan.batch_size, num_workers=self.num_workers
             )
-        except Exception:  # such as a damaged video, which is not the steps' fault
+        except Exception:  # a damaged video, for instance: the steps so far are good
             self._save()
             raise
-        if not math.isfinite(found.loss):
-            advice = " or train on with --amp off" if self.learner.scaler.is_enabled() else ""
+        if not math.isfinite(result.loss):
+            advice = ", or resume with --amp off" if self.learner.scaler.is_enabled() else ""
             raise StinPipeError(
-                f"step {state.step}: the loss on the held-out videos is {found.loss}, which must be finite. "
+                f"step {state.step}: the loss on the held-out videos is {result.loss}, which must be finite. "
                 f"The last checkpoint is kept; lower --lr{advice}"
             )
+
         state.to_validate = False
-        state.last_top1 = found.top1
+        state.last_top1 = result.top1
         if self.log is not None:
-            self.log.write("val", step=state.step, values=found.metrics())
-        if found.top1 >= state.best_top1:  # of equals the later: it has seen more
-            state.best_top1, state.best_step = found.top1, state.step
+            self.log.write("val", step=state.step, values=result.metrics())
+        if result.top1 >= state.best_top1:  # of equals the later one, which has seen more
+            state.best_top1, state.best_step = result.top1, state.step
             if self.log is not None:
-                path = job.out_dir / BEST_FILE
-                export_weights(job, self.learner, path, step=state.step, top1=found.top1)
+                path = plan.out_dir / BEST_FILE
+                export_weights(plan, self.learner, path, step=state.step, top1=result.top1)
 
     def _save(self) -> None:
         self.learner.require_finite_weights(step=self.state.step)
@@ -166,7 +183,7 @@ class TrainingLoop:
         if self.log is not None:
             self.log.flush()
             snapshot(
-                self.job.out_dir,
+                self.plan.out_dir,
                 state=self.state,
                 model=self.learner.network,
                 optimizer=self.learner.optimizer,
@@ -177,7 +194,7 @@ class TrainingLoop:
         self.pace.saved()
 
     def _warn_of_loader(self) -> None:
-        # On a CPU reading and computing share the cores, so more reading would not help.
+        # On a CPU, reading and computing share the cores: more loader workers would not help.
         on_gpu = self.learner.device.type != "cpu"
         if on_gpu and self.pace.num_steps == LOADER_WAIT_STEPS and self.pace.wait_share > LOADER_WAIT_WARNING:
             self.notices.add(
@@ -188,15 +205,15 @@ class TrainingLoop:
 
 
 def _progress(
-    job: TrainingPlan, state: LoopState, report: StepReport, pace: Pace, device: torch.device
+    plan: TrainingPlan, state: LoopState, report: StepReport, pace: Pace, device: torch.device
 ) -> TrainProgress:
-    left = (job.total_steps - state.step) * job.batch_size / max(pace.rate, 1e-9)
+    left = (plan.total_steps - state.step) * plan.batch_size / max(pace.rate, 1e-9)
     return TrainProgress(
-        stream=job.config.stream_name,
+        stream=plan.config.stream_name,
         step=state.step,
-        total_steps=job.total_steps,
-        epoch=-(-state.step // job.per_epoch),
-        epochs=-(-job.total_steps // job.per_epoch),
+        total_steps=plan.total_steps,
+        epoch=-(-state.step // plan.per_epoch),
+        epochs=-(-plan.total_steps // plan.per_epoch),
         loss=report.loss,
         main_loss=report.main_loss,
         aux_loss=report.aux_loss,

@@ -62,13 +62,13 @@ def plan_training(
     )
 
 
-def notify_of_lists(job: TrainingPlan, notify: Callable[[str], None]) -> None:
+def notify_of_lists(plan: TrainingPlan, notify: Callable[[str], None]) -> None:
     """Pass on what a person should know of the split's lists before the training."""
-    if job.lists.unseen_classes:
-        names = ", ".join(job.lists.unseen_classes[:5])
+    if plan.lists.unseen_classes:
+        names = ", ".join(plan.lists.unseen_classes[:5])
         notify(
-            f"split {job.split}: {len(job.lists.unseen_classes)} classes of the test list have no training "
+            f"split {plan.split}: {len(plan.lists.unseen_classes)} classes of the test list have no training "
             f"video, so all their test videos will be scored wrong: {names}"
         )
-    if job.config.val_share > 0 and not job.lists.held_out:
+    if plan.config.val_share > 0 and not plan.lists.held_out:
         notify("no class has two recordings, so nothing is held out and nothing is validated")

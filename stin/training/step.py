@@ -21,7 +21,7 @@ MAX_LISTED_VIDEOS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """The numbers of one step, as the loss was before it."""
+    """The numbers of one step; the losses are those before it."""
 
     loss: float
     main_loss: float
@@ -30,7 +30,7 @@ class StepReport:
     lr: float
 
     def metrics(self) -> dict[str, float | None]:
-        """Return what metrics.jsonl keeps."""
+        """Return the values of a line of metrics.jsonl."""
         return {
             "loss": self.loss,
             "main_loss": self.main_loss,
@@ -43,10 +43,10 @@ class StepReport:
 def train_step(
     learner: Learner, batch: Batch, *, num_samples: int, step: int, total_steps: int
 ) -> StepReport:
-    """Descend the loss of one batch.
+    """Take one step of gradient descent on a batch.
 
     Args:
-        learner: what learns.
+        learner: the network and its optimiser, which change.
         batch: this process's part of the batch.
         num_samples: samples of the whole batch, over all processes.
         step: 0-based.
@@ -58,7 +58,7 @@ def train_step(
     """
     ranks, optimizer = learner.ranks, learner.optimizer
     if ranks.count > 1:
-        # What dropout draws follows from the step and the rank, so a checkpoint need not hold it for each.
+        # Dropout follows from step and rank, so the checkpoint need not hold a generator for each process.
         torch.manual_seed(_step_seed(learner.config.seed, step, ranks.rank))
     rate = learning_rate(learner.config.optim, step=step, total_steps=total_steps)
     for group in optimizer.param_groups:
@@ -78,10 +78,10 @@ def train_step(
     limit = learner.config.optim.clip_norm or float("inf")
     norm_tensor = nn.utils.clip_grad_norm_(learner.network.parameters(), limit)
 
-    # The one time in a step that the device is waited for.
+    # The only place in a step that waits for the device.
     *own_losses, norm = torch.cat([losses_3, norm_tensor.reshape(1).double()]).tolist()
     total, main, aux = ranks.sums(own_losses)
-    # A scaler of fp16 expects gradients to overflow now and then, and skips that step itself.
+    # With fp16, gradients overflow now and then; the scaler expects that and skips the step itself.
     if not (math.isfinite(total) and (learner.scaler.is_enabled() or math.isfinite(norm))):
         raise StinPipeError(
             f"step {step + 1}: the loss is {total} and its gradient's norm {norm}, which must be "
@@ -106,7 +106,8 @@ def _backward(learner: Learner, batch: Batch, num_samples: int) -> torch.Tensor:
     num_parts = min(config.optim.accumulate, len(labels))
     parts = zip(clips.tensor_split(num_parts), labels.tensor_split(num_parts), strict=True)
 
-    # Total, main and auxiliary loss; in float64, so that the parts add up to what one pass would give.
+    # Total, main and auxiliary loss; in float64, as Python would add them, but without waiting for the
+    # device.
     losses_3 = torch.zeros(3, dtype=torch.float64, device=learner.device)
     for number, (part_clips, part_labels) in enumerate(parts, start=1):
         share = len(part_labels) / num_samples
@@ -133,10 +134,10 @@ def _step_seed(seed: int, step: int, rank: int) -> int:
 
 
 def _suspects(batch: Batch, own_loss: float, ranks: Ranks) -> list[str]:
-    """Return the videos of those processes whose own loss is not finite, or else of all."""
-    told = ranks.all_values((math.isfinite(own_loss), batch.ids))
-    bad = [ids for finite, ids in told if not finite]
-    return [video for ids in bad or [ids for _, ids in told] for video in ids]
+    """Return the videos of the processes whose own loss is not finite; if there is none, those of all."""
+    parts = ranks.all_values((math.isfinite(own_loss), batch.ids))
+    bad = [ids for finite, ids in parts if not finite]
+    return [video for ids in bad or [ids for _, ids in parts] for video in ids]
 
 
 def _listed(ids: Sequence[str]) -> str:

@@ -26,7 +26,7 @@ class ValidationResult:
     loss: float
 
     def metrics(self) -> dict[str, float | None]:
-        """Return what metrics.jsonl keeps."""
+        """Return the values of a line of metrics.jsonl."""
         return {
             "top1": self.top1,
             "main_top1": self.main_top1,

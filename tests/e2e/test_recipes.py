@@ -58,7 +58,7 @@ def test_two_steps_from_scratch_and_from_weights(tiny_run, tmp_path, recipe, str
         init=str(tmp_path / "weights.pth"),
     )
     assert result.steps == 2 and len(lines) == 2
-    assert any("started anew" in notice for notice in result.notices)
+    assert any("initialised at random" in notice for notice in result.notices)
     # All norms but the first stay as they were pretrained; convolutions learn.
     frozen = [key for key in published if ".bn" in key and "backbone.bn1" not in key and "num_" not in key]
     assert len(frozen) == 16 * 4

@@ -276,7 +276,7 @@ def test_a_damaged_model_file_is_noticed_and_written_again(tiny_run, tmp_path, d
 
     model.write_bytes(damaged)
     shutil.rmtree(tmp_path / "checkpoints")
-    with pytest.raises(StinPipeError, match=r"no checkpoint is left; delete .* to train anew"):
+    with pytest.raises(StinPipeError, match=r"no checkpoint is left; delete .* to train again"):
         train(tiny_run, tmp_path, settings)
 
 

@@ -21,7 +21,7 @@ def told(*, device, wait_share, num_steps=LOADER_WAIT_STEPS):
     notices = Notices(lambda _event: None)
     learner = SimpleNamespace(device=torch.device(device), runtime=Runtime(loader_workers=3), ranks=Ranks())
     TrainingLoop(
-        job=None,
+        plan=None,
         learner=learner,
         state=None,
         reader=None,

@@ -34,7 +34,8 @@ def test_a_torchvision_file_fills_the_backbone(tmp_path, published, suffix, pref
     notices = start_from(stream, path)
     for name, value in stream.backbone.state_dict().items():
         assert torch.equal(value, published[name]), name
-    assert notices == ("not in weights%s, so started anew: aux_head, difference, head, inject" % suffix,)  # noqa: UP031
+    missing = "aux_head, difference, head, inject"
+    assert notices == (f"not in weights{suffix}, so initialised at random: {missing}",)
 
 
 def test_the_flow_stream_starts_its_first_layer_from_the_mean_over_colours(tmp_path, published):
@@ -158,7 +159,7 @@ def test_a_model_of_other_classes_starts_all_but_the_heads(tmp_path):
     given = donor.state_dict()
     for name, value in stream.state_dict().items():
         assert torch.equal(value, given[name]) != name.startswith(("head.", "aux_head.")), name
-    assert notices == ("not in m.safetensors, so started anew: aux_head, head",)
+    assert notices == ("not in m.safetensors, so initialised at random: aux_head, head",)
 
 
 def test_files_that_are_no_models_are_refused(tmp_path, published):

@@ -1,4 +1,4 @@
-"""`stin-pipe ablate`: variants of the streams, with several seeds, compared pair by pair."""
+"""`stin-pipe ablate`: compare variants of the streams over several seeds."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import click
 from stin_pipe.stin.training.report import AblationStep, TrainEvent, TrainNotice, TrainProgress
 from stin_pipe.workflows.terminal.options import common_options, run_option, usage_errors
 from stin_pipe.workflows.terminal.output import Meter, Output
-from stin_pipe.workflows.terminal.training_options import settings_option
+from stin_pipe.workflows.terminal.training_options import recipe_options, runtime_options, settings_option
 from stin_pipe.workflows.terminal.training_report import ended_by_signal
 from stin_pipe.workflows.terminal.types import FILE, FiniteRange, Names, WholeNumber
 
@@ -19,12 +19,12 @@ Examples:
   stin-pipe ablate --run runs/mine --variants mine.toml --name mine
 
 \b
-A file of variants has a table for each; `stream` says which one, the rest are settings of its recipe:
+A file of variants has a table for each: `stream`, and settings of its recipe:
   [wide]
   stream = "spatial"
   difference_channels = 256
   tap = "layer3"
-The first variant of a stream is what its others are compared with.
+The first variant of a stream is the base of the others.
 """
 
 
@@ -34,9 +34,9 @@ The first variant of a stream is what its others are compared with.
 @click.option(
     "--streams", type=Names(), default="spatial,temporal", metavar="A,B", help="spatial, temporal or both."
 )
-@click.option("--only", type=Names(), help="Some of the named variants  [default: all of each stream]")
-@click.option("--variants", type=FILE, help="TOML file of variants in place of the named ones.")
-@click.option("--seeds", type=WholeNumber(min=1), default=3, help="How many seeds, from 0 on.")
+@click.option("--only", type=Names(), help="Only these of the named variants  [default: all of each stream]")
+@click.option("--variants", type=FILE, help="TOML file with variants, in place of the named ones.")
+@click.option("--seeds", type=WholeNumber(min=1), default=3, help="Number of seeds, from 0 on.")
 @click.option(
     "--judge",
     type=click.Choice(["held-out", "test"]),
@@ -46,28 +46,21 @@ The first variant of a stream is what its others are compared with.
 @click.option(
     "--name", help="Name of the table: RUN/ablate/NAME.json and .png  [default: ablation, ablation-splitN]"
 )
-@click.option("--recipe", help="tsn-ucf101, tsn-hmdb51 or small  [default: by data set]")
-@click.option("--backbone", help="resnet18, 34, 50, 101, or timm:NAME  [default: the recipe's]")
-@click.option("--init", type=FILE, help="Weights to start from, .pth or .safetensors.")
-@click.option("--epochs", type=WholeNumber(min=1), help="[default: the recipe's length]")
-@click.option("--batch-size", type=WholeNumber(min=1), help="Videos a step  [default: the recipe's]")
-@click.option("--no-flip", is_flag=True, help="Never mirror; for data whose label is left or right.")
+@recipe_options
 @click.option(
     "--val-share",
     type=FiniteRange(0, 0.9),
-    help="Part of the training list held out to judge on  [default: 0.2]",
+    help="Share of the training list held out to judge on  [default: 0.2]",
 )
 @settings_option
-@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
-@click.option("--amp", type=click.Choice(["auto", "off", "bf16", "fp16"]), default="auto")
-@click.option("--loader-workers", type=WholeNumber(min=0), help="Processes that read  [default: by cores]")
+@runtime_options
 @common_options
 def ablate(output: Output, run_path: Path, **values: Any) -> None:
-    """Train the switches of the streams with several seeds and say what each is worth.
+    """Train variants of the streams with several seeds, and measure what each part of a stream is worth.
 
-    Each variant is trained in RUN/ablate/VARIANT/seedN (VARIANT/splitS/seedN for other splits than 1) and
-    compared with its stream's first one, seed by seed. The test list is looked at only when asked for. The
-    same command again resumes; more seeds and variants join what is there.
+    Each variant is trained in RUN/ablate/VARIANT/seedN (VARIANT/splitS/seedN for splits other than 1) and
+    compared with the first one of its stream, seed by seed. The test list is used only with --judge test. The
+    same command resumes; further seeds and variants are added to the table.
     """
     from stin_pipe.workflows.report.ablation import show_ablation, store_picture
     from stin_pipe.workflows.run.ablation import AblateOptions, ablate_run

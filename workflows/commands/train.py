@@ -1,4 +1,4 @@
-"""`stin-pipe train-spatial` and `stin-pipe train-temporal`: shards to trained streams."""
+"""`stin-pipe train-spatial` and `stin-pipe train-temporal`: train a stream of a run."""
 
 import os
 from collections.abc import Iterator
@@ -33,10 +33,10 @@ TEMPORAL_EXAMPLES = SPATIAL_EXAMPLES.replace("train-spatial", "train-temporal")
 @click.command("train-spatial", epilog=SPATIAL_EXAMPLES)
 @training_options
 def train_spatial(output: Output, run_path: Path, **values: Any) -> None:
-    """Train the spatial injection network on RGB frames: appearance, and differences of appearance.
+    """Train the spatial injection network on RGB frames: appearance and its differences.
 
-    Checkpoints are written as it goes; the same command again resumes and ends with the same weights. The
-    finished model is RUN/train-spatial/splitN/model.safetensors.
+    Checkpoints are written on the way: after an interruption, the same command resumes and ends with the same
+    weights. The finished model is RUN/train-spatial/splitN/model.safetensors.
     """
     _train("spatial", output, run_path, values)
 
@@ -46,8 +46,8 @@ def train_spatial(output: Output, run_path: Path, **values: Any) -> None:
 def train_temporal(output: Output, run_path: Path, **values: Any) -> None:
     """Train the temporal injection network on optical flow, with self-attention over its features.
 
-    Checkpoints are written as it goes; the same command again resumes and ends with the same weights. The
-    finished model is RUN/train-temporal/splitN/model.safetensors.
+    Checkpoints are written on the way: after an interruption, the same command resumes and ends with the same
+    weights. The finished model is RUN/train-temporal/splitN/model.safetensors.
     """
     _train("temporal", output, run_path, values)
 
