@@ -91,6 +91,7 @@ class TrainingClips(Dataset[Batch]):
             num_segments=self.num_segments,
             generator=generator,
         )
+        # One crop for all clips: differences between segments must come from motion, not from the crop.
         crop = draw_training_crop(
             height=video.height,
             width=video.width,
@@ -98,6 +99,7 @@ class TrainingClips(Dataset[Batch]):
             flip=self.augment.flip,
             generator=generator,
         )
+
         sample = read_clips(
             self.source,
             video,
@@ -107,6 +109,8 @@ class TrainingClips(Dataset[Batch]):
             crop_px=self.augment.crop_px,
         )
         clips = sample.clips[0]
+
+        # Flow is not jittered: its values are motions, not light.
         if self.augment.jitter and isinstance(self.stream, SpatialConfig):
             clips = _jitter(clips, strength=self.augment.jitter, generator=generator)
         return one_sample(video, clips, sample)

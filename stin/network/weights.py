@@ -45,6 +45,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not content:
         raise StinPipeError(f"{path}: holds no named tensors; save a state_dict")
+
     tensors = {str(name).removeprefix("module."): value for name, value in content.items()}
     others = [name for name, value in tensors.items() if not isinstance(value, torch.Tensor)]
     if others:
@@ -70,6 +71,7 @@ def start_from(stream: Stream, path: Path) -> tuple[str, ...]:
     """
     tensors = read_tensors(path)
     target = stream.state_dict()
+    # Without a `backbone.` it is a plain network's file; its final layer is for other classes.
     if not any(name.startswith("backbone.") for name in tensors):
         prefix = (
             "backbone.body." if any(name.startswith("backbone.body.") for name in target) else "backbone."
@@ -94,6 +96,8 @@ def start_from(stream: Stream, path: Path) -> tuple[str, ...]:
             f"{path}: does not fit backbone {stream.config.backbone}: {shown}; "
             "give weights of that backbone, or another --backbone"
         )
+
+    # Heads may have another shape, since they are for other classes; then they stay as they are.
     fitting = {
         name: value for name, value in tensors.items() if name in target and value.shape == target[name].shape
     }

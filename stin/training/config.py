@@ -123,6 +123,8 @@ def override(config: TrainConfig, **changes: Any) -> TrainConfig:
         ValueError: if no part of the configuration has such a field, or the field refuses the value.
     """
     changes = {name: value for name, value in changes.items() if value is not None}
+
+    # Two names that stand for fields of other names.
     if (epochs := changes.pop("epochs", None)) is not None:
         changes |= {"length": epochs, "unit": "epochs"}
     if (injection := changes.pop("injection", None)) is not None:
@@ -130,6 +132,7 @@ def override(config: TrainConfig, **changes: Any) -> TrainConfig:
         form = "difference" if config.stream_name == "spatial" else "attention"
         if not injection and changes.setdefault(form, "none") != "none":
             raise ValueError(f"injection = false and {form} = {changes[form]!r} exclude each other; give one")
+
     parts: dict[str, dict[str, Any]] = {"stream": {}, "augment": {}, "optim": {}, "": {}}
     for name, value in changes.items():
         if name in _NO_SINGLE_SETTINGS:
@@ -152,6 +155,8 @@ def override(config: TrainConfig, **changes: Any) -> TrainConfig:
             near = get_close_matches(name, names)
             advice = f"did you mean {' or '.join(near)}?" if near else f"its settings are {', '.join(names)}"
             raise ValueError(f"the {config.stream_name} stream has no setting {name!r}; {advice}")
+
+    # The parts first, so that the rules of the whole see the new parts.
     whole = parts.pop("")
     return replace(
         config, **{part: replace(getattr(config, part), **values) for part, values in parts.items()}, **whole

@@ -31,6 +31,7 @@ def finish_training(
     """
     validated = state.best_top1 >= 0
     path = plan.out_dir / MODEL_FILE
+
     if plan.config.select == "best" and validated:
         best = plan.out_dir / BEST_FILE
         if not best.exists():
@@ -61,5 +62,6 @@ def finish_training(
         notices=tuple(notices),
         model_sha256=digest,
     )
+    # Its presence means that everything else is complete.
     publish_json(plan.out_dir / RESULT_FILE, result.to_json())
     return result

@@ -92,6 +92,7 @@ def build_learner(
     """
     torch.manual_seed(config.seed)
     network = build_stream(config.stream, num_classes=num_classes)
+
     if config.init and load_init:
         for message in start_from(network, Path(config.init)):
             notify(message)
@@ -103,9 +104,12 @@ def build_learner(
     network = network.to(device)
     if runtime.channels_last:
         network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    # Before the join, which freezes parameters: a checkpoint must fit any number of processes.
     optimizer = build_optimizer(network, config.optim)
     joined = _join_gradients(network, config, device) if ranks.count > 1 else None
     decay = config.optim.ema_decay
+
     return Learner(
         config=config,
         network=network,
@@ -164,6 +168,7 @@ def _join_gradients(network: Stream, config: TrainConfig, device: torch.device) 
     # head of weight zero never gets any. A backward pass without values tells which.
     network.train()
     weights = _weightless(network)
+
     output = _dry_forward(network, weights, config)
     label = torch.zeros(1, dtype=torch.int64, device="meta")
     stream_loss(output, label, aux_weight=config.stream.aux_weight).total.backward()

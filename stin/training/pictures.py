@@ -48,12 +48,14 @@ def training_pictures(learner: Learner, batch: Batch) -> Mapping[str, np.ndarray
         ids=batch.ids[:num_shown],
         num_repeated=0,
     )
+
     learner.network.eval()  # a step puts it back into training
     inputs = network_input(part, stream=stream, bound_px=learner.bound_px, device=learner.device)
     with autocast(resolve_amp(learner.runtime.amp, learner.device), learner.device):
         output: StreamOutput = functional_call(
             learner.network, dict(learner.final_weights()), (inputs,), {"return_maps": True}
         )
+
     for name, values in output.maps.items():
         maps_BMhw = values.float().cpu().numpy()
         # A difference is shown over the earlier of its two segments.

@@ -36,6 +36,8 @@ def plan_training(
     """
     config = fit_to_manifest(config, manifest)
     lists = divide_training_list(manifest, split=split, share=config.val_share)
+
+    # A list shorter than a batch is one batch.
     batch_size = min(config.optim.batch_size, len(lists.train))
     per_epoch = steps_per_epoch(num_samples=len(lists.train), batch_size=batch_size)
     length = config.optim.length
@@ -50,6 +52,7 @@ def plan_training(
         training={"recipe": config.recipe, "split": split, "seed": config.seed},
         extraction=dict(extraction),
     )
+
     return TrainingPlan(
         config=config,
         lists=lists,

@@ -122,8 +122,9 @@ def _backward(learner: Learner, batch: Batch, num_samples: int) -> torch.Tensor:
                 aux_weight=config.stream.aux_weight,
                 label_smoothing=config.optim.label_smoothing,
             )
-            # Joining takes the mean over the processes; the shares are of the whole batch.
+            # Joining averages over the processes, whereas the shares are of the whole batch.
             learner.scaler.scale(loss.total * (share * ranks.count)).backward()
+
         aux = loss.main.new_zeros(()) if loss.aux is None else loss.aux
         losses_3 += share * torch.stack([loss.total, loss.main, aux]).detach().double()
     return losses_3

@@ -53,6 +53,7 @@ def validate(
         num_crops=1,
         flip=False,
     )
+
     own = learner.ranks.together(
         lambda: _count(learner, clips, batch_size=batch_size, num_workers=num_workers)
     )
@@ -74,6 +75,7 @@ def _count(learner: Learner, clips: ScoringClips, *, batch_size: int, num_worker
     weights = dict(learner.final_weights())
     right_top1 = right_main = right_aux = num_aux = 0
     loss_sum = 0.0
+
     loader = scoring_loader(clips, batch_size=batch_size, num_workers=num_workers, pin_memory=False)
     for batch in batches_of(loader):
         inputs = network_input(
@@ -81,6 +83,7 @@ def _count(learner: Learner, clips: ScoringClips, *, batch_size: int, num_worker
         ).squeeze(1)
         with autocast(resolve_amp(learner.runtime.amp, learner.device), learner.device):
             output: StreamOutput = functional_call(learner.network, weights, (inputs,))
+
         scores = stream_scores(output, aux_at_test=config.stream.aux_at_test).float().cpu()
         right_top1 += int((scores.argmax(1) == batch.labels).sum())
         right_main += int((output.logits.float().cpu().argmax(1) == batch.labels).sum())
