@@ -217,16 +217,16 @@ def _open(plan: TrainingPlan, ranks: Ranks) -> TrainingFolder:
     if plan.config.init and init.is_file():  # it may be gone once the training has begun
         identity[INIT_DIGEST] = hashlib.sha256(init.read_bytes()).hexdigest()
     count = len(plan.lists.train)
-    found = ranks.together(
+    folder = ranks.together(
         lambda: open_training(plan.out_dir, identity=identity, num_train=count, claim=ranks.is_first)
     )
-    seen = ranks.all_values(found.checkpoint.step if found.checkpoint else 0)
-    if len(set(seen)) > 1:
+    steps = ranks.all_values(folder.checkpoint.step if folder.checkpoint else 0)
+    if len(set(steps)) > 1:
         raise StinPipeError(
-            f"{plan.out_dir}: the train workers see checkpoints of different steps ({seen}); "
+            f"{plan.out_dir}: the train workers see checkpoints of different steps ({steps}); "
             "the run must be on a path that all nodes share"
         )
-    return found
+    return folder
 
 
 def _resume(
