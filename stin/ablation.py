@@ -80,8 +80,8 @@ def check_file_name(what: str, name: str) -> None:
     """
     if not name or name.startswith(".") or not all(c.isalnum() or c in "-_." for c in name):
         raise ValueError(
-            f"{what} must be letters, digits, '-', '_' and '.', and not begin with '.', got {name!r}: a file "
-            "or folder gets this name"
+            f"{what} must be letters, digits, '-', '_' and '.', and not begin with '.', got {name!r}: it "
+            "names a file or folder"
         )
 
 
@@ -122,8 +122,8 @@ def run_ablation(
     """Train every variant with every seed in folders below ``out_dir`` and compare them.
 
     Finished trainings are kept and killed ones go on, so the same call resumes, and more seeds or variants
-    join. Of each stream, the first variant is the base of the others. Those trained are judged by the
-    validation of their final weights (``held-out``) or on the test list with ``protocol``. ``on_event`` also
+    join. Of each stream, the first variant is the base of the others. Each training is judged by the
+    validation of its final weights (``held-out``), or on the test list with ``protocol``. ``on_event`` also
     gets an ``AblationStep`` before each training, ``on_table`` the table so far after each seed; the other
     arguments are those of ``train_stream``.
 
@@ -241,7 +241,7 @@ def judge_scores(scores: Scores) -> Judgement:
 
 
 def _validated(folder: Path, *, select: Literal["last", "best"]) -> Judgement:
-    """Return the validation of the weights that a finished training handed on."""
+    """Return the validation of the weights that became a finished training's model."""
     lines = [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
     validations = [line for line in lines if line["kind"] == "val"]
     if not validations:
