@@ -98,7 +98,7 @@ def open_training(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StinPipeError(f"{folder}: cannot be created ({error.strerror}); give another --run") from error
+        raise StinPipeError(f"{folder}: cannot be made ({error.strerror}); give another --run") from error
     identity = json.loads(json.dumps(identity))
     result_path, model_path = folder / RESULT_FILE, folder / MODEL_FILE
     is_begun = result_path.exists() or any((folder / CHECKPOINT_FOLDER).glob("step-*"))

@@ -210,7 +210,7 @@ def test_a_finished_training_stays_when_the_list_has_changed(tiny_run, tmp_path)
     assert train(tiny_run, tmp_path, settings).list_change == told
     model = tmp_path / "model.safetensors"
     model.write_bytes(model.read_bytes()[:-1] + b"?")
-    with pytest.raises(StinPipeError, match=r"damaged .* another training list since .*; delete"):
+    with pytest.raises(StinPipeError, match=r"damaged .* training list has changed since .*; delete"):
         train(tiny_run, tmp_path, settings)
 
 
@@ -267,7 +267,7 @@ def test_a_damaged_model_file_is_noticed_and_written_again(tiny_run, tmp_path, d
     assert result.model_sha256 == hashlib.sha256(whole).hexdigest()
     damaged = whole[:-1000] if damage == "cut" else whole[:-1000] + bytes([whole[-1000] ^ 1]) + whole[-999:]
     model.write_bytes(damaged)
-    with pytest.raises(StinPipeError, match=r"model\.safetensors: damaged .* give the train command again"):
+    with pytest.raises(StinPipeError, match=r"model\.safetensors: damaged .* run the train command again"):
         load_model(model)
     again = train(tiny_run, tmp_path, settings)
     assert model.read_bytes() == whole and not again.was_complete
