@@ -25,14 +25,14 @@ MANY_CLASSES, CROWD_OF_CLASSES = 24, 48
 MAX_MATRIX_CLASSES = 200
 """A matrix of more classes makes the page slow."""
 
-SECTIONS = (
+SECTIONS: tuple[tuple[str, str], ...] = (
     ("result", "Result"),
     ("made", "Protocol"),
     ("data", "Data"),
     ("training", "Training"),
     ("classes-title", "Classes"),
     ("confusion", "Confusion"),
-    ("agreement", Agreement),
+    ("agreement", "Agreement"),
     ("calibration", "Calibration"),
     ("tuning", "Fusion weights"),
     ("videos", "Videos"),
