@@ -35,6 +35,7 @@ class SynthParams:
     Attributes:
         width, height: of a frame in pixels.
         num_frames: of a video.
+        radius: least and largest radius of the disc, in heights of the frame; larger ones are learnt sooner.
         train_per_class, test_per_class: videos of each of the nine classes.
         seed: of everything random in the videos.
     """
@@ -42,6 +43,7 @@ class SynthParams:
     width: int = 96
     height: int = 72
     num_frames: int = 24
+    radius: tuple[float, float] = (0.14, 0.19)
     train_per_class: int = 12
     test_per_class: int = 10
     seed: int = 0
@@ -114,7 +116,7 @@ def draw_frames(
     # The order of the draws is part of a seed's videos.
     background = 70.0 + 18.0 * smooth_noise(rng, height, width, scale_px=6.0)
     texture = 1.0 + 0.16 * smooth_noise(rng, height, width, scale_px=2.0)
-    radius = rng.uniform(0.14, 0.19) * height
+    radius = rng.uniform(*params.radius) * height
     speed = rng.uniform(1.8, 3.0)
     light = rng.uniform(0.85, 1.1)
     start = rng.uniform((0.0, 0.0), (width, height))
