@@ -77,8 +77,8 @@ def test_every_command_line_can_be_given(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_leads_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
-    for target in targets:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    for target in links + re.findall(r'(?:src|srcset)="([^":]+)"', text):
         assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
