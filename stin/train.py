@@ -44,6 +44,7 @@ from stin_pipe.stin.training.state import (
     TRAINING_LIST,
     LoopState,
     TrainingFolder,
+    forget_unbegun,
     open_training,
     restore,
 )
@@ -149,7 +150,12 @@ def _build(
     )
     own_samples = plan.batch_size // ranks.count
     smallest = own_samples // min(own_samples, plan.config.optim.accumulate)
-    require_enough_values(learner, num_samples=smallest)
+    try:
+        require_enough_values(learner, num_samples=smallest)
+    except StinPipeError:
+        if load_init and ranks.is_first:
+            forget_unbegun(plan.out_dir)
+        raise
     return learner
 
 

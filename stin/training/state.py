@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,13 @@ def snapshot(
         "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else torch.empty(0),
     }
     return save_checkpoint(folder / CHECKPOINT_FOLDER, step=state.step, state=content)
+
+
+def forget_unbegun(folder: Path) -> None:
+    """Undo ``open_training`` for a training that was refused before its first step."""
+    (folder / CONFIG_FILE).unlink(missing_ok=True)
+    with suppress(OSError):  # it holds something else
+        folder.rmdir()
 
 
 def restore(

@@ -25,6 +25,10 @@ LONG_FUNCTIONS: dict[str, str] = {
     "pipeline/flow/cuda/patch.py:patch_functions": "small functions, compiled together for one size of block",
     "pipeline/flow/cuda/solver.py:build_iterate": "holds `iterate`, compiled for one size of block",
     "pipeline/flow/cuda/solver.py:iterate": "registers are counted: what lives in its loop must be in sight",
+    "stin/results/split_result.py:judge_split": "one dict, in the order in which metrics.json is read",
+    "stin/scoring/score_split.py:score_split": "half of it is its arguments and what they mean",
+    "stin_pipe/stages.py:extract": "the options of the command, each with its meaning",
+    "stin_pipe/stages.py:train": "the options of the command, each with its meaning",
 }
 
 ALLOWED = {  # package -> packages it may import, beside itself

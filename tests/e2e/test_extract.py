@@ -120,8 +120,8 @@ def test_a_broken_shard_is_found_and_rebuilt_alone(
     assert called.code == 1
     assert len(called.json["problems"]) == 1 and "00003" in called.json["problems"][0]
     repaired = call("verify", "--run", run, "--repair", "--json")
-    assert "now give the same extract command again" in repaired.stderr.splitlines()[-1]
-    assert "1 problem, 0 shards" in repaired.stderr and "exit code 1 as" in repaired.stderr
+    assert "give the same extract command again" in repaired.stderr.splitlines()[-1]
+    assert "1 problem, 0 shards" in repaired.stderr and "exit code 1, since" in repaired.stderr
     assert repaired.json["damaged_shards"] == ["00003"] and not path.with_suffix(".json").exists()
     others = {item: item.stat().st_mtime_ns for item in path.parent.glob("*.h5") if item != path}
     assert call(*extract_arguments(run, made_videos, "--runner", "local")).code == 0
@@ -138,7 +138,7 @@ def test_a_bad_video_fails_alone_and_the_exit_code_says_many(made_videos, tmp_pa
         (videos / "bad" / f"{index}.mp4").write_text("no video")
     arguments = ("extract", "--run", tmp_path / "run", "--videos", videos, "--short-side", 32, "--json")
     called = call(*arguments, "--runner", "local")
-    assert called.code == 3 and "--retry-failed reads them again" in called.stderr
+    assert called.code == 3 and "give the same command with --retry-failed" in called.stderr
     assert (called.json["done"], called.json["failed"], called.json["failures"]) == (3, 3, {"not_a_video": 3})
     lines = (tmp_path / "run" / "extract" / "failures.jsonl").read_text().splitlines()
     assert {json.loads(line)["id"] for line in lines} == {f"bad/{index}.mp4" for index in range(3)}

@@ -146,7 +146,7 @@ def test_torn_and_lost_metrics_lines_are_cut_or_told(tiny_run, tmp_path):
         train(tiny_run, lost, on_progress=stop_after(4))
     (lost / "metrics.jsonl").unlink()
     result = train(tiny_run, lost)
-    assert any("earlier lines are lost" in notice for notice in result.notices)
+    assert any("lines of the log are lost" in notice for notice in result.notices)
 
 
 def test_other_settings_are_refused_with_the_difference(tiny_run, tmp_path):

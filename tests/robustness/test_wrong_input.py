@@ -45,7 +45,7 @@ def run(extracted_run: Path, tmp_path: Path) -> Path:
         (["--videos", "good", "--config", "gone.toml"], 2, ["--config", "'gone.toml' does not exist"]),
         (["--videos", "good", "--config", "bad.toml"], 2, ["bad.toml", "no option 'colour'"]),
         (["--videos", "good", "--config", "table.toml"], 2, ["'extrct' is a table that no command reads"]),
-        (["--videos", "good", "--config", "top.toml"], 2, ["'short_side' is a value outside of any table"]),
+        (["--videos", "good", "--config", "top.toml"], 2, ["'short_side' is a value outside any table"]),
         (["--videos", "good", "--list", "twice.csv"], 1, ["twice.csv:3: a/x.mp4 was listed before"]),
         (["--videos", "good", "--list", "column.csv"], 1, ["unknown column 'colour'"]),
         (["--videos", "good", "--address", "x:1", "--runner", "local"], 2, ["--address needs --runner ray"]),
