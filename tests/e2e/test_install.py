@@ -93,7 +93,9 @@ def test_no_order_of_installing_and_removing_hurts_us_or_a_stranger(wheel: Path,
     def pip(*arguments: object) -> None:
         quiet = ("--quiet", "--disable-pip-version-check", "--python", python)
         command = [sys.executable, "-m", "pip", *quiet, *arguments]
-        subprocess.run([str(word) for word in command], capture_output=True, check=True)
+        # The tests' path leads to the checkout, whose metadata would pass for an installation.
+        env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        subprocess.run([str(word) for word in command], capture_output=True, check=True, env=env)
 
     def whole(path: Path) -> bool:
         """Tell whether every file of a wheel is there as it was packed."""
