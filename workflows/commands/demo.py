@@ -68,7 +68,7 @@ def demo(output: Output, run_path: Path | None, **values: Any) -> None:
 
     A class of these videos is a colour and a direction of motion (3 x 3). No single frame shows the
     direction, and all colours have the same grey value, so optical flow does not show the colour. It takes
-    about four minutes on two CPU cores. If it is interrupted, the same command resumes.
+    some minutes on two CPU cores. If it is interrupted, the same command resumes.
     """
     from stin_pipe.pipeline.demo_videos import SynthParams, make_videos
     from stin_pipe.workflows.run.run_dir import create_run, recorded
