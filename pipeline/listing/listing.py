@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from stin_pipe.stin.shards.names import require_relative
 from stin_pipe.stin.shards.schema import SplitOrigin, Subset
 
 Dataset = Literal["ucf101", "hmdb51", "lists", "folder", "csv"]
@@ -32,6 +33,9 @@ class ListedVideo:
     group_key: str | None = None
     start_s: float | None = None
     end_s: float | None = None
+
+    def __post_init__(self) -> None:
+        require_relative(self.path, "the path of a video")
 
 
 @dataclass(frozen=True, kw_only=True)

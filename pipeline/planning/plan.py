@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from stin_pipe.pipeline.listing.listing import ListedVideo, Listing
+from stin_pipe.stin.shards.bounded import FileKind
 from stin_pipe.stin.shards.errors import ArgumentError, StinPipeError
+from stin_pipe.stin.shards.names import require_shard_name
 from stin_pipe.stin.shards.publish import canonical_json, publish_checked_json
 from stin_pipe.stin.shards.schema import (
     FORMAT_VERSION,
     FlowCoding,
     ImageCodec,
     SplitOrigin,
-    load_json,
-    take_split_origin,
+    load_checked,
+    require_split_names,
+    with_split_origin,
 )
 
 ALGORITHM_VERSION = 2
@@ -41,6 +44,7 @@ MIXED = "mixed"
 """The `flow_backend` of a run where each node uses the back end that suits it; each shard names its own."""
 
 PlanKind = Literal["first", "added", "retry"]
+PLAN = FileKind(name="plan", max_bytes=1 << 30, next_step="restore it, or start a new run directory")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +109,9 @@ class PlannedShard:
     name: str
     videos: tuple[ListedVideo, ...]
 
+    def __post_init__(self) -> None:
+        require_shard_name(self.name)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -124,6 +131,9 @@ class Plan:
     shards: tuple[PlannedShard, ...]
     format_version: int = FORMAT_VERSION
 
+    def __post_init__(self) -> None:
+        require_split_names(self.split_names)
+
     def save(self, path: Path) -> None:
         """Publish the plan; it never changes afterwards."""
         publish_checked_json(path, asdict(self))
@@ -135,28 +145,7 @@ class Plan:
         Raises:
             StinPipeError: it is damaged or of another format version.
         """
-        next_step = "restore it, or start a new run directory"
-        value = load_json(path, kind="plan", next_step=next_step)
-        try:
-            params = value.pop("params")
-            # JSON has no tuples, and fingerprints and comparisons need them.
-            params["size"] = None if params["size"] is None else tuple(params["size"])
-            shards = tuple(
-                PlannedShard(
-                    name=shard["name"], videos=tuple(ListedVideo(**video) for video in shard["videos"])
-                )
-                for shard in value.pop("shards")
-            )
-            return cls(
-                params=ExtractParams(**params),
-                shards=shards,
-                classes=tuple(value.pop("classes")),
-                split_names=tuple(value.pop("split_names")),
-                split_from=take_split_origin(value),
-                **value,
-            )
-        except (AttributeError, ValueError, KeyError, TypeError) as error:
-            raise StinPipeError(f"{path}: damaged plan ({error})", next_step=next_step) from error
+        return load_checked(cls, path, PLAN, prepare=with_split_origin)
 
 
 def make_plan(

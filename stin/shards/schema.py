@@ -4,14 +4,16 @@ docs/shard-format.md describes the HDF5 file itself; `writer` makes it, `reader`
 """
 
 import hashlib
-import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
+from stin_pipe.stin.shards.bounded import FileKind, UnreadableFileError, read_json
 from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.from_json import from_json, shown
+from stin_pipe.stin.shards.names import require_group_name, require_name, require_shard_name
 from stin_pipe.stin.shards.publish import canonical_json, is_whole, publish_checked_json
 
 FORMAT_VERSION = 1
@@ -25,6 +27,9 @@ SplitOrigin = Literal["lists", "column", "hash"]
 
 HASH_SENTENCE_OF_0_1_0 = "split 1 was made by a stable hash, 70 % train, 30 % test"
 """Part of the `split_source` of hash splits in version 0.1.0, whose files had no `split_from`."""
+
+MARK = FileKind(name="mark", next_step="run extract again to rebuild its shard")
+MANIFEST = FileKind(name="manifest", max_bytes=1 << 30, next_step="run extract again to rebuild it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +77,9 @@ class VideoMeta:
     notes: Mapping[str, Any]
     digest: str
 
+    def __post_init__(self) -> None:
+        _require_counts(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class VideoOutcome:
@@ -97,6 +105,10 @@ class VideoOutcome:
     notes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     seconds: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.group or self.meta:
+            require_group_name(self.group)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
@@ -109,6 +121,9 @@ class Mark:
     num_bytes: int
     format_version: int = FORMAT_VERSION
 
+    def __post_init__(self) -> None:
+        require_shard_name(self.shard)
+
     def save(self, path: Path) -> None:
         """Publish the mark; from now on the shard counts as done."""
         publish_checked_json(path, asdict(self))
@@ -120,13 +135,7 @@ class Mark:
         Raises:
             StinPipeError: the file is damaged or of another format version.
         """
-        next_step = "run extract again to rebuild its shard"
-        value = load_json(path, kind="mark", next_step=next_step)
-        try:
-            outcomes = tuple(_outcome(item) for item in value.pop("outcomes"))
-            return cls(outcomes=outcomes, **value)
-        except (AttributeError, KeyError, TypeError) as error:
-            raise StinPipeError(f"{path}: damaged mark ({error})", next_step=next_step) from error
+        return load_checked(cls, path, MARK)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +161,11 @@ class ManifestVideo:
     splits: Mapping[str, Subset]
     digest: str
     group_key: str | None = None
+
+    def __post_init__(self) -> None:
+        require_shard_name(self.shard)
+        require_group_name(self.group)
+        _require_counts(self)
 
     @classmethod
     def of(
@@ -220,6 +234,9 @@ class Manifest:
     fingerprint: str
     format_version: int = FORMAT_VERSION
 
+    def __post_init__(self) -> None:
+        require_split_names(self.split_names)
+
     def save(self, path: Path) -> None:
         """Publish the manifest; it replaces an older one as a whole."""
         videos = [asdict(video) for video in self.videos.values()]
@@ -238,21 +255,13 @@ class Manifest:
             raise StinPipeError(
                 f"{path} does not exist: run `stin-pipe extract` on this run first{hint * lock.exists()}"
             )
-        next_step = "run extract again to rebuild it"
-        value = load_json(path, kind="manifest", next_step=next_step)
-        try:
-            videos = [ManifestVideo(**item) for item in value.pop("videos")]
-            failed = tuple(FailedVideo(**item) for item in value.pop("failed"))
-            return cls(
-                classes=tuple(value.pop("classes")),
-                split_names=tuple(value.pop("split_names")),
-                split_from=take_split_origin(value),
-                videos={video.id: video for video in videos},
-                failed=failed,
-                **value,
-            )
-        except (AttributeError, KeyError, TypeError) as error:
-            raise StinPipeError(f"{path}: damaged manifest ({error})", next_step=next_step) from error
+        manifest: Manifest = load_checked(cls, path, MANIFEST, prepare=_by_id)
+        num_classes = len(manifest.classes)
+        for video in (*manifest.videos.values(), *manifest.failed):
+            if not 0 <= video.label < num_classes:
+                reason = f"{video.id} has label {video.label}, but there are {num_classes} classes"
+                raise UnreadableFileError(path, MANIFEST, reason)
+        return manifest
 
     def subset(self, split: str, subset: Subset) -> tuple[ManifestVideo, ...]:
         """Return the videos of one side of a split, in order of id.
@@ -276,44 +285,81 @@ def attributes_crc(attributes: Mapping[str, Any]) -> int:
     return zlib.crc32(canonical_json(plain))
 
 
-def take_split_origin(value: dict[str, Any]) -> SplitOrigin:
-    """Take `split_from` out of a plan or manifest; version 0.1.0 kept it only as a sentence."""
-    if "split_from" in value:
-        return value.pop("split_from")
-    if HASH_SENTENCE_OF_0_1_0 in value["split_source"]:
-        return "hash"
-    return "column" if value["dataset"] == "csv" else "lists"
+def load_checked(
+    kind: Any,
+    path: Path,
+    file_kind: FileKind,
+    *,
+    prepare: Callable[[dict[str, Any]], dict[str, Any]] = lambda value: value,
+) -> Any:
+    """Read a dataclass that `publish_checked_json` wrote.
 
-
-def _outcome(item: dict[str, Any]) -> VideoOutcome:
-    meta = item.pop("meta")
-    return VideoOutcome(meta=None if meta is None else VideoMeta(**meta), **item)
-
-
-def load_json(path: Path, *, kind: str, next_step: str) -> dict[str, Any]:
-    """Read an object that `publish_checked_json` wrote.
+    Args:
+        kind: the dataclass.
+        path: its file.
+        file_kind: what the file is, for messages.
+        prepare: brings what older versions wrote into the form of today.
 
     Raises:
-        StinPipeError: it cannot be read, is of another format version, or differs from its checksum.
+        FileNotFoundError: there is no such file.
+        StinPipeError: it cannot be read, is of another format version, differs from its checksum, or holds a
+            value that it must not hold.
     """
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise StinPipeError(f"{path}: the {kind} cannot be read ({error})", next_step=next_step) from error
-    if not isinstance(loaded, dict):
-        raise StinPipeError(f"{path}: the {kind} is not a JSON object", next_step=next_step)
-    value = cast(dict[str, Any], loaded)
-
+    value = read_json(path, file_kind)
     # The version first: another format may have another checksum.
     version = value.get("format_version")
     if version != FORMAT_VERSION:
         raise StinPipeError(
-            f"{path}: {kind} of format version {version}, but this program reads version {FORMAT_VERSION}",
+            f"{path}: {file_kind.name} of format version {shown(version)}, but this program reads version "
+            f"{FORMAT_VERSION}",
             next_step="use the program version that wrote the run, or a new run directory",
         )
     if not is_whole(value):
-        raise StinPipeError(f"{path}: the {kind} differs from its checksum", next_step=next_step)
-    return value
+        raise StinPipeError(
+            f"{path}: the {file_kind.name} differs from its checksum", next_step=file_kind.next_step
+        )
+    try:
+        return from_json(kind, prepare(value), name=f"the {file_kind.name}")
+    except ValueError as error:
+        raise UnreadableFileError(path, file_kind, str(error)) from error
+
+
+def with_split_origin(value: dict[str, Any]) -> dict[str, Any]:
+    """Add `split_from` to a plan or manifest of version 0.1.0, which kept it only as a sentence."""
+    if "split_from" in value:
+        return value
+    source = value.get("split_source")
+    if isinstance(source, str) and HASH_SENTENCE_OF_0_1_0 in source:
+        return value | {"split_from": "hash"}
+    return value | {"split_from": "column" if value.get("dataset") == "csv" else "lists"}
+
+
+def require_split_names(names: tuple[str, ...]) -> None:
+    """Refuse names of splits that cannot name a folder, `split1`.
+
+    Raises:
+        ValueError: names the split.
+    """
+    for name in names:
+        require_name(name, "a split")
+
+
+def _by_id(value: dict[str, Any]) -> dict[str, Any]:
+    """Key the videos of a manifest, which its file holds as a list, by their ids."""
+    value = with_split_origin(value)
+    if "videos" not in value:
+        return value
+    videos = from_json(tuple[Mapping[str, Any], ...], value["videos"], name="videos")
+    by_id = {str(video.get("id")): video for video in videos}
+    if len(by_id) < len(videos):
+        raise ValueError("two of its videos have one id")
+    return value | {"videos": by_id}
+
+
+def _require_counts(video: "VideoMeta | ManifestVideo") -> None:
+    for name in ("label", "num_frames", "height", "width", "fps"):
+        if not getattr(video, name) >= 0:
+            raise ValueError(f"{video.id}: {name} must be >= 0, got {getattr(video, name)}")
 
 
 def list_digest(videos: tuple[ManifestVideo, ...]) -> str:

@@ -55,9 +55,12 @@ def test_a_changed_mark_does_not_count_as_done(extract_dir: Path, name: str) -> 
     assert problems(extract_dir)[0] == f"{path}: the mark {advice}"
 
 
-@pytest.mark.parametrize("name", ["num_frames", "height", "fps", "notes", "source_sha256"])
-def test_a_mark_that_says_other_than_its_shard_is_found(extract_dir: Path, name: str) -> None:
-    change(extract_dir / "shards" / "00000.json", lambda mark: meta(mark).update({name: 99}), sign=True)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("num_frames", 99), ("height", 99), ("fps", 99), ("notes", {"a": 1}), ("source_sha256", "99")],
+)
+def test_a_mark_that_says_other_than_its_shard_is_found(extract_dir: Path, name: str, value: Any) -> None:
+    change(extract_dir / "shards" / "00000.json", lambda mark: meta(mark).update({name: value}), sign=True)
     assert f"its mark says another {name} than the shard" in problems(extract_dir)[0]
 
 

@@ -1,0 +1,83 @@
+"""Names that come out of a file and become part of a path: checked here, before anything is opened or made.
+
+A run, a list or a model may have been written by a stranger. What it names must lie where such things lie.
+"""
+
+import os
+import re
+from pathlib import Path, PurePosixPath
+
+from stin_pipe.stin.shards.errors import StinPipeError
+
+MAX_NAME_BYTES = 255
+"""What file systems take."""
+
+_SHARD = re.compile(r"[0-9]{5,9}")
+_GROUP = re.compile(r"[0-9]{6,9}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def require_name(text: str, what: str) -> str:
+    """Return one name of a file or folder; refuse what is more than that, or less.
+
+    Raises:
+        ValueError: it is empty, hidden, holds a slash or a control character, is `..`, or is too long.
+    """
+    if not text or text.startswith(".") or "/" in text or "\\" in text or _CONTROL.search(text):
+        raise ValueError(
+            f"{what} must be one plain name (no slash, no leading dot, no control character), got {text!r}"
+        )
+    if len(os.fsencode(text)) > MAX_NAME_BYTES:
+        raise ValueError(f"{what} must be a name of at most {MAX_NAME_BYTES} bytes, got {text[:40]!r}...")
+    return text
+
+
+def require_shard_name(text: str) -> str:
+    """Return the name of a shard, `00042`.
+
+    Raises:
+        ValueError: it is anything but five or more digits.
+    """
+    if not _SHARD.fullmatch(text):
+        raise ValueError(f"a shard must be named by five or more digits, got {text!r}")
+    return text
+
+
+def require_group_name(text: str) -> str:
+    """Return the name of a video's group in a shard, `000017`.
+
+    Raises:
+        ValueError: it is anything but six or more digits.
+    """
+    if not _GROUP.fullmatch(text):
+        raise ValueError(f"a group must be named by six or more digits, got {text!r}")
+    return text
+
+
+def require_relative(text: str, what: str) -> str:
+    """Return a path relative to some folder that its text does not leave.
+
+    A file of the user may have any name, so line ends and the like pass: whoever shows it escapes it.
+
+    Raises:
+        ValueError: it is empty, absolute, holds a null byte, or `..` as one of its parts.
+    """
+    path = PurePosixPath(text)
+    if not text or path.is_absolute() or ".." in path.parts or "\0" in text:
+        raise ValueError(f"{what} must be a path that stays inside its folder, got {text!r}")
+    return text
+
+
+def require_inside(path: Path, root: Path, what: str) -> Path:
+    """Return `path` unless links lead it out of `root`; for folders that are about to be written to.
+
+    Raises:
+        StinPipeError: names the folder that it leads to.
+    """
+    real, real_root = os.path.realpath(path), os.path.realpath(root)
+    if os.path.commonpath([real, real_root]) != real_root:
+        raise StinPipeError(
+            f"{path}: {what} is a link that leads out of {root}, to {real}; nothing is written there: "
+            "put the real folder in its place"
+        )
+    return path
