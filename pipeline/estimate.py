@@ -21,6 +21,7 @@ from stin_pipe.pipeline.runners.workers import use_one_thread
 from stin_pipe.pipeline.shard.fill import packed_fields
 from stin_pipe.pipeline.shard.from_video import prepared_frames
 from stin_pipe.stin.shards.codec import encode_image
+from stin_pipe.stin.shards.schema import Streams
 
 PROBE_VIDEOS = 3
 PROBE_FRAMES = 33
@@ -51,9 +52,12 @@ class Estimate:
     num_measured: int
 
 
-def estimate_from_run(ledger: Ledger, root: Path, videos: Sequence[ListedVideo]) -> Estimate | None:
-    """Estimate by the seconds, frames and bytes of the videos that are done; None if they are too few."""
-    done = [entry for entry in ledger.done if entry.outcome and entry.outcome.meta]
+def estimate_from_run(
+    ledger: Ledger, root: Path, videos: Sequence[ListedVideo], streams: Streams
+) -> Estimate | None:
+    """Estimate by the seconds, frames and bytes of what is done for these streams; None if too little is."""
+    entries = (*ledger.entries.values(), *ledger.companions.values())
+    done = [entry for entry in entries if entry.state == "done" and entry.streams == streams]
     seconds = sum(entry.outcome.seconds for entry in done if entry.outcome)
     source_bytes = _source_bytes(root, [entry.video for entry in done])
     if seconds < MIN_MEASURED_S or not source_bytes:
@@ -75,8 +79,9 @@ def estimate_from_run(ledger: Ledger, root: Path, videos: Sequence[ListedVideo])
 def estimate_by_probe(root: Path, videos: Sequence[ListedVideo], params: ExtractParams) -> Estimate | None:
     """Estimate by extracting the first frames of a few videos now; None if none of them decodes."""
     use_one_thread()
-    # Once beforehand, so that compiling is not measured.
-    packed_fields(np.zeros((2, 32, 32), np.uint8), params)
+    if params.stores("flow"):
+        # Once beforehand, so that compiling is not measured.
+        packed_fields(np.zeros((2, 32, 32), np.uint8), params)
     num_solved = SLOW_PROBE_FRAMES if params.flow_backend in ("opencv", "reference") else PROBE_FRAMES
     seconds_a_frame = bytes_a_frame = 0.0
     all_frames = 0
@@ -95,8 +100,9 @@ def estimate_by_probe(root: Path, videos: Sequence[ListedVideo], params: Extract
 
         decoded = time.monotonic()
         solved = some[:num_solved]
-        fields = packed_fields(np.stack([frame.grey for frame in solved]), params)
-        images = [*(frame.rgb for frame in solved), *fields]
+        images = [frame.rgb for frame in solved if frame.rgb is not None]
+        greys = [frame.grey for frame in solved if frame.grey is not None]
+        images += list(packed_fields(np.stack(greys), params)) if greys else []
         num_bytes = sum(len(encode_image(image, codec=params.codec)) for image in images)
         seconds_a_frame += (decoded - started) / len(some) + (time.monotonic() - decoded) / len(solved)
         bytes_a_frame += num_bytes / len(solved)

@@ -16,7 +16,7 @@ from stin_pipe.pipeline.planning.plan import ExtractParams
 from stin_pipe.pipeline.planning.todo import ShardTask, Work, count_deleted, prepare_work
 from stin_pipe.pipeline.shard.make_shard import ShardReport, remove_leftovers, running_shards
 from stin_pipe.stin.shards.errors import StinPipeError
-from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.stin.shards.schema import STREAMS, Manifest, Streams
 
 RunTasks = Callable[[Sequence[ShardTask]], Iterator[ShardReport | None]]
 """A runner: yields a report for each finished shard and None in between; if it is stopped, it ends early."""
@@ -73,6 +73,7 @@ class ExtractResult:
         videos, done, failed: videos that were tried; those in shards; those that could not be extracted.
         skipped: video files that no list names.
         absent: listed videos that the folder lacks.
+        streams: what the run stores.
         flow_pairs: flow fields in the shards.
         seconds: time that this call took.
         pairs_per_s: flow fields that this call made a second; None if it made none.
@@ -88,6 +89,7 @@ class ExtractResult:
     failed: int
     skipped: int
     absent: int
+    streams: Streams
     frames: int
     flow_pairs: int
     shards: int
@@ -143,8 +145,7 @@ def make_shards(
     num_pairs = 0
     try:
         for report in _reports(extract_dir, work, run_tasks, on_event):
-            # A video of T frames has T-1 fields.
-            num_pairs += report.num_frames - report.num_done
+            num_pairs += report.num_fields
     finally:
         # After an interruption, too, the manifest must agree with the marks.
         remove_leftovers(extract_dir)
@@ -164,8 +165,10 @@ def _result(
     seconds: float,
     num_pairs: int,
 ) -> ExtractResult:
-    num_frames = sum(video.num_frames for video in manifest.videos.values())
-    num_done, num_failed = len(manifest.videos), len(manifest.failed)
+    with_frames, with_flow = (
+        [video.num_frames for video in manifest.videos.values() if video.has(stream)] for stream in STREAMS
+    )
+    num_done, num_failed = len(ledger.done), len(ledger.failed)
 
     # A failed video that was deleted is dealt with: it must not keep the exit code at 3 for ever.
     num_deleted = count_deleted(ledger, listing)
@@ -176,8 +179,9 @@ def _result(
         failed=num_failed,
         skipped=manifest.num_skipped,
         absent=manifest.num_absent,
-        frames=num_frames,
-        flow_pairs=num_frames - num_done,
+        streams=manifest.streams,
+        frames=sum(with_frames),
+        flow_pairs=sum(with_flow) - len(with_flow),  # a video of T frames has T-1 fields
         shards=ledger.num_shards,
         seconds=round(seconds, 3),
         pairs_per_s=round(num_pairs / seconds, 2) if num_pairs else None,
@@ -209,7 +213,8 @@ def _reports(extract_dir: Path, work: Work, run_tasks: RunTasks, on_event: OnEve
         # Workers write how far they are into small files, which can be read from any node.
         in_hand = running_shards(extract_dir)
         rate = (num_frames + sum(shard.num_frames for shard in in_hand)) / (time.monotonic() - started)
-        num_begun = num_videos + sum(shard.num_videos for shard in in_hand)
+        # A video that is new and then gets its other stream is in two shards.
+        num_begun = min(total, num_videos + sum(shard.num_videos for shard in in_hand))
         on_event(ExtractProgress(num_videos=num_begun, total_videos=total, frames_per_s=rate))
 
     if num_left:

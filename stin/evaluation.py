@@ -31,7 +31,7 @@ from stin_pipe.stin.scoring.settings import STREAMS, EvalSettings, StreamScores
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import publish_bytes, publish_json
 from stin_pipe.stin.shards.run_dir import RunDir
-from stin_pipe.stin.shards.schema import Manifest, ManifestVideo, list_digest
+from stin_pipe.stin.shards.schema import STORED_OF, Manifest, ManifestVideo, Stream, list_digest
 from stin_pipe.stin.training.config import config_from_json
 from stin_pipe.stin.training.holdout import divide_training_list
 
@@ -156,7 +156,9 @@ class _Scoring:
 
     def test_list(self) -> tuple[StreamScores, ...]:
         """Score the test list with each stream, or read what another program scored."""
-        videos = self.manifest.subset(self.split, "test")
+        # Only videos that every stream can see: the streams are compared and fused video by video.
+        stored: list[Stream] = [STORED_OF[name] for name in self.models]
+        videos = self.manifest.subset(self.split, "test", *stored)
         labels = {video.id: video.label for video in videos}
         streams = []
         for name in self.settings.stream_names:
@@ -196,7 +198,7 @@ class _Scoring:
             extract_dir=self.run.extract,
             split=self.split,
             subset="test" if is_test else "train",
-            videos=None if is_test else videos,
+            videos=videos,
             protocol=self.settings.protocol,
             out_path=self.run.fusion(self.split) / (f"{stream}.npz" if is_test else f"held-out-{stream}.npz"),
             loader_workers=self.settings.loader_workers,
@@ -233,8 +235,9 @@ def held_out_videos(
             ) from error
 
         # Divided as the training did; only an unchanged list has the same held-out part.
-        lists = divide_training_list(manifest, split=split, share=config.val_share)
-        if list_digest(lists.train) != trained_on:
+        stored_stream = STORED_OF[stream]
+        lists = divide_training_list(manifest, split=split, share=config.val_share, stream=stored_stream)
+        if list_digest(lists.train, stored_stream) != trained_on:
             raise StinPipeError(
                 f"{path}: the run's training list has changed since the {stream} stream was trained, so its "
                 "held-out part is no longer known; train it again, or leave --tune-fusion out"

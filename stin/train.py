@@ -20,7 +20,7 @@ from stin_pipe.stin.device import Runtime, choose_device
 from stin_pipe.stin.network.model_file import MODEL_FILE, RESULT_FILE
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.reader import ShardReader
-from stin_pipe.stin.shards.schema import Manifest, list_digest
+from stin_pipe.stin.shards.schema import STORED_OF, Manifest, list_digest
 from stin_pipe.stin.training.checkpoint import Checkpoint
 from stin_pipe.stin.training.config import TrainConfig, config_to_json
 from stin_pipe.stin.training.end import finish_training
@@ -217,7 +217,7 @@ def _open(plan: TrainingPlan, ranks: Ranks) -> TrainingFolder:
     identity = {
         "config": config_to_json(plan.config),
         "split": plan.split,
-        TRAINING_LIST: list_digest(plan.lists.train),
+        TRAINING_LIST: list_digest(plan.lists.train, STORED_OF[plan.config.stream.name]),
     }
     init = Path(plan.config.init)
     if plan.config.init and init.is_file():  # it may be gone once the training has begun

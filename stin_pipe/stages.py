@@ -33,6 +33,7 @@ def extract(
     dataset: Literal["auto", "ucf101", "hmdb51", "folder"] = "auto",
     splits: PathName | None = None,
     list: PathName | None = None,
+    streams: Literal["both", "rgb", "flow"] = "both",
     classes: Sequence[str] | None = None,
     match: Sequence[str] = (),
     limit: int | None = None,
@@ -65,6 +66,7 @@ def extract(
         dataset: where labels come from; ``auto`` looks at the lists in ``splits``.
         splits: folder of UCF-style or HMDB-style split lists.
         list: CSV of path,label[,split,start_s,end_s] in place of class folders.
+        streams: what to store: frames (``rgb``), flow, or both; a later ``both`` adds what a run lacks.
         classes: use these classes alone.
         match: use files whose path or name fits one of these globs.
         limit: most videos to use, spread over the classes.

@@ -8,21 +8,50 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from stin_pipe.pipeline.listing.listing import ListedVideo
-from stin_pipe.pipeline.planning.plan import Plan, PlannedShard
+from stin_pipe.pipeline.planning.plan import IMPORTED, Plan, PlannedShard, joined_params
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import json_text, publish_bytes
-from stin_pipe.stin.shards.schema import FailedVideo, Manifest, ManifestVideo, Mark, VideoOutcome
+from stin_pipe.stin.shards.schema import (
+    FORMAT_VERSION,
+    ONE_STREAM_VERSION,
+    Companion,
+    FailedVideo,
+    Manifest,
+    ManifestVideo,
+    Mark,
+    Stream,
+    Streams,
+    VideoMeta,
+    VideoOutcome,
+    streams_in,
+)
+
+OTHER_SOURCE = "other_source"
+"""Why a stream was not added: its frames are not those of the stream that is stored."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerEntry:
-    """The current state of one planned video; `outcome` is None until its shard is done."""
+    """The current state of one planned video, or of the stream that was added to it later.
+
+    Attributes:
+        shard: name of the shard that holds it, or will.
+        streams: what that shard holds.
+        outcome: None until the shard is done.
+    """
 
     video: ListedVideo
     shard: str
+    streams: Streams
     outcome: VideoOutcome | None
+
+    @property
+    def state(self) -> Literal["done", "failed", "pending"]:
+        """What became of the video."""
+        return self.outcome.state if self.outcome else "pending"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +71,52 @@ class Ledger:
 
     @cached_property
     def entries(self) -> dict[str, LedgerEntry]:
-        """All planned videos by id, each with its current state."""
+        """All planned videos by id, each with its current state, but for streams that were added later."""
+        return self._states(plan for plan in self.plans if plan.kind != "stream")
+
+    @cached_property
+    def companions(self) -> dict[str, LedgerEntry]:
+        """The streams that were added to stored videos, by id; only where the video still needs one."""
+        companions: dict[str, LedgerEntry] = {}
+        for video_id, entry in self._states(plan for plan in self.plans if plan.kind == "stream").items():
+            stored = self.entries.get(video_id)
+            # A video that was extracted again since may have the stream in its own shard by now.
+            if stored and stored.state != "failed" and stored.streams not in ("both", entry.streams):
+                companions[video_id] = self._agreeing(stored, entry)
+        return companions
+
+    def _agreeing(self, stored: LedgerEntry, added: LedgerEntry) -> LedgerEntry:
+        """Turn an added stream into a failure if it was made from other frames than the stored one."""
+        if not (stored.outcome and stored.outcome.meta and added.outcome and added.outcome.meta):
+            return added
+        problem = source_problem(
+            added.video,
+            stored.outcome.meta,
+            added.outcome.meta,
+            one_file=self.plans[0].params.flow_backend != IMPORTED,
+        )
+        if not problem:
+            return added
+        outcome = replace(
+            added.outcome, state="failed", reason=OTHER_SOURCE, message=problem, retry=True, meta=None
+        )
+        return replace(added, outcome=outcome)
+
+    def _states(self, plans: Iterable[Plan]) -> dict[str, LedgerEntry]:
         entries: dict[str, LedgerEntry] = {}
         # In the order of the plans, so that a video that was tried again ends in its newest state.
-        for shard, _ in _shards(self.plans):
-            mark = self.marks.get(shard.name)
-            outcomes = {outcome.id: outcome for outcome in mark.outcomes} if mark else {}
-            for video in shard.videos:
-                entry = LedgerEntry(video=video, shard=shard.name, outcome=outcomes.get(video.id))
-                entries[video.id] = _current(entries.get(video.id), entry)
+        for plan in plans:
+            for shard in plan.shards:
+                mark = self.marks.get(shard.name)
+                outcomes = {outcome.id: outcome for outcome in mark.outcomes} if mark else {}
+                for video in shard.videos:
+                    entry = LedgerEntry(
+                        video=video,
+                        shard=shard.name,
+                        streams=plan.params.streams,
+                        outcome=outcomes.get(video.id),
+                    )
+                    entries[video.id] = _current(entries.get(video.id), entry)
         return entries
 
     @property
@@ -60,18 +126,32 @@ class Ledger:
 
     @property
     def done(self) -> list[LedgerEntry]:
-        """Videos that are in a shard."""
-        return [entry for entry in self.entries.values() if entry.outcome and entry.outcome.state == "done"]
+        """Videos that are in a shard, with the stream that was to be added."""
+        return self._in_state("done")
 
     @property
     def failed(self) -> list[LedgerEntry]:
-        """Videos that were tried and could not be extracted."""
-        return [entry for entry in self.entries.values() if entry.outcome and entry.outcome.state == "failed"]
+        """Videos that could not be extracted, or the streams that could not be added to them."""
+        return self._in_state("failed")
 
     @property
     def not_yet(self) -> list[LedgerEntry]:
-        """Videos whose shard is pending."""
-        return [entry for entry in self.entries.values() if entry.outcome is None]
+        """Videos whose shard is pending, or the streams that are still to be added to them."""
+        return self._in_state("pending")
+
+    def _in_state(self, state: str) -> list[LedgerEntry]:
+        """Return, for each video in this state, the entry that decides: its own or an added stream's."""
+        deciding = (
+            self.companions.get(name, entry)
+            if entry.state == "done" and not self._is_done(self.companions.get(name))
+            else entry
+            for name, entry in self.entries.items()
+        )
+        return [entry for entry in deciding if entry.state == state]
+
+    @staticmethod
+    def _is_done(companion: LedgerEntry | None) -> bool:
+        return companion is None or companion.state == "done"
 
     @property
     def num_shards(self) -> int:
@@ -176,14 +256,17 @@ def manifest_of(ledger: Ledger) -> Manifest:
     """Return the manifest that follows from plans and marks."""
     first, last = ledger.plans[0], ledger.plans[-1]
     videos: dict[str, ManifestVideo] = {}
-    for entry in sorted(ledger.done, key=lambda entry: entry.video.id):
-        assert entry.outcome is not None and entry.outcome.meta is not None
-        videos[entry.video.id] = ManifestVideo.of(
+    for video_id, entry in sorted(ledger.entries.items()):
+        if entry.outcome is None or entry.outcome.meta is None:
+            continue
+        videos[video_id] = ManifestVideo.of(
             entry.outcome.meta,
             shard=entry.shard,
             group=entry.outcome.group,
             splits=dict(entry.video.splits),
             group_key=entry.video.group_key,
+            streams=entry.streams,
+            companion=_companion(ledger.companions.get(video_id)),
         )
 
     failed = tuple(
@@ -193,10 +276,14 @@ def manifest_of(ledger: Ledger) -> Manifest:
             splits=dict(entry.video.splits),
             reason=entry.outcome.reason,
             message=entry.outcome.message,
+            stream=_one_stream(entry) if entry.video.id in videos else None,
         )
         for entry in sorted(ledger.failed, key=lambda entry: entry.video.id)
         if entry.outcome
     )
+
+    params = joined_params(ledger.plans)
+    is_plain = all(plan.params.streams == "both" for plan in ledger.plans)
 
     # All plans of a run share their parameters and classes; only the last has looked at the folder of today.
     return Manifest(
@@ -210,10 +297,23 @@ def manifest_of(ledger: Ledger) -> Manifest:
         num_skipped=last.num_skipped,
         num_absent=last.num_absent,
         num_pending=len(ledger.not_yet),
-        bound_px=first.params.bound_px,
-        flow_backend=first.params.flow_backend,
+        bound_px=params.bound_px,
+        flow_backend=params.flow_backend,
         fingerprint=first.fingerprint,
+        streams=params.streams,
+        format_version=FORMAT_VERSION if is_plain else ONE_STREAM_VERSION,
     )
+
+
+def _companion(entry: LedgerEntry | None) -> Companion | None:
+    if entry is None or entry.outcome is None or entry.outcome.meta is None:
+        return None
+    return Companion(shard=entry.shard, group=entry.outcome.group, digest=entry.outcome.meta.digest)
+
+
+def _one_stream(entry: LedgerEntry) -> Stream:
+    (stream,) = streams_in(entry.streams)
+    return stream
 
 
 def _shards(plans: Iterable[Plan]) -> Iterator[tuple[PlannedShard, str]]:
@@ -246,6 +346,25 @@ def _current(old: LedgerEntry | None, new: LedgerEntry) -> LedgerEntry:
     if new.outcome is None:
         return old if old.outcome.state == "done" else new
     return old if old.outcome.state == "done" and new.outcome.state == "failed" else new
+
+
+def source_problem(video: ListedVideo, stored: VideoMeta, added: VideoMeta, *, one_file: bool) -> str:
+    """Say how an added stream was made from other frames than the stored one; empty if it was not.
+
+    Args:
+        video: the video of both.
+        stored: the stream that was there before.
+        added: the stream that is to join it.
+        one_file: whether both come from one file; the images of an import have a digest for each stream.
+    """
+    for name in ("num_frames", "height", "width", *(["source_sha256"] if one_file else [])):
+        old, new = getattr(stored, name), getattr(added, name)
+        if old != new:
+            return (
+                f"{video.path}: {name} is {new} now, but was {old} when the other stream was stored; restore "
+                "the source, or extract into another --run"
+            )
+    return ""
 
 
 def _ids(videos: Iterable[ListedVideo]) -> list[str]:

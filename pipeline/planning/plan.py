@@ -7,9 +7,9 @@ number of workers is no part of it, so a resumed run may use any.
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from stin_pipe.pipeline.listing.listing import ListedVideo, Listing
 from stin_pipe.stin.shards.bounded import FileKind
@@ -21,8 +21,13 @@ from stin_pipe.stin.shards.schema import (
     FlowCoding,
     ImageCodec,
     SplitOrigin,
+    Stream,
+    Streams,
+    format_version,
+    join_streams,
     load_checked,
     require_split_names,
+    streams_in,
     with_split_origin,
 )
 
@@ -34,7 +39,7 @@ MAX_SHARD_BYTES = 256 * 1024 * 1024
 MIN_SHARDS = 32
 """A small data set gets smaller shards, so that every worker has something to do."""
 
-STORED_PER_SOURCE_BYTE = 12
+STORED_PER_SOURCE_BYTE: Mapping[Streams, int] = {"both": 12, "rgb": 10, "flow": 2}
 """JPEG frames and fields at 340x256 for each byte of 320x240 video (UCF101: 7 GB give about 84 GB)."""
 
 IMPORTED = "imported"
@@ -43,7 +48,13 @@ IMPORTED = "imported"
 MIXED = "mixed"
 """The `flow_backend` of a run where each node uses the back end that suits it; each shard names its own."""
 
-PlanKind = Literal["first", "added", "retry"]
+NO_FLOW = "none"
+"""The `flow_backend` of shards of frames alone."""
+NO_BOUND_PX = 20.0
+"""Their `bound_px`, a number like any other, so that a run resumes whatever the options of flow."""
+
+PlanKind = Literal["first", "added", "retry", "stream"]
+"""Why a plan was made; `stream` adds to stored videos the stream that they lack."""
 PLAN = FileKind(name="plan", max_bytes=1 << 30, next_step="restore it, or start a new run directory")
 
 
@@ -57,10 +68,11 @@ class ExtractParams:
         bound_px: motion in pixels a frame that the largest byte stands for.
         fps: resample to this rate; None keeps every frame.
         stride: keep every stride-th frame.
-        flow_backend: a back end by name, never `auto`; or `mixed` or `imported` (see there).
+        flow_backend: a back end by name, never `auto`; or `mixed`, `imported` or `none` (see there).
         flow: parameters of TV-L1; for `imported` the names of the images.
         codec: `jpeg`, or `png` for lossless frames and fields.
         partial: whether a partly damaged video is kept with what could be decoded, or refused.
+        streams: what is stored of a video.
     """
 
     size: tuple[int, int] | None
@@ -72,9 +84,12 @@ class ExtractParams:
     stride: int = 1
     codec: ImageCodec = "jpeg"
     partial: Literal["keep", "refuse"] = "keep"
+    streams: Streams = "both"
 
     def __post_init__(self) -> None:
         """Refuse values that no shard can have."""
+        if self.streams not in get_args(Streams):
+            raise ArgumentError(f"streams must be both, rgb or flow, got {self.streams!r}", "streams")
         if (self.size is None) == (self.short_side is None):
             raise ArgumentError("give either a size or a short side", "size", "short_side")
         sides = self.size or (self.short_side or 0,)
@@ -96,9 +111,30 @@ class ExtractParams:
             return FlowCoding.of_frame_folders(self.bound_px)
         return FlowCoding.from_bound(self.bound_px)
 
+    def stores(self, stream: Stream) -> bool:
+        """Tell whether a stream is stored."""
+        return stream in streams_in(self.streams)
+
+    def only(self, streams: Streams) -> "ExtractParams":
+        """Return the parameters by which these streams alone are stored, with the same bytes."""
+        params = replace(self, streams=streams)
+        if params.stores("flow"):
+            return params
+        if self.flow_backend == IMPORTED:  # its `flow` names the images of frames too
+            return replace(params, bound_px=NO_BOUND_PX)
+        return replace(params, flow_backend=NO_FLOW, flow={}, bound_px=NO_BOUND_PX)
+
+    def as_record(self) -> dict[str, Any]:
+        """Return plain values; `streams` only where it is not `both`: older programs do not know it."""
+        record = asdict(self)
+        if self.streams == "both":
+            del record["streams"]
+        return record
+
     def fingerprint(self) -> str:
         """Return the digest that two runs share if and only if their shards may be mixed."""
-        identity = {"params": asdict(self), "algorithm": ALGORITHM_VERSION, "format": FORMAT_VERSION}
+        version = format_version(self.streams)
+        identity = {"params": self.as_record(), "algorithm": ALGORITHM_VERSION, "format": version}
         return hashlib.sha256(canonical_json(identity)).hexdigest()
 
 
@@ -136,7 +172,7 @@ class Plan:
 
     def save(self, path: Path) -> None:
         """Publish the plan; it never changes afterwards."""
-        publish_checked_json(path, asdict(self))
+        publish_checked_json(path, asdict(self) | {"params": self.params.as_record()})
 
     @classmethod
     def load(cls, path: Path) -> "Plan":
@@ -193,11 +229,20 @@ def make_plan(
         num_absent=listing.num_absent,
         params=params,
         fingerprint=params.fingerprint(),
+        format_version=format_version(params.streams),
         shards=tuple(
             PlannedShard(name=f"{first_shard + number:05d}", videos=tuple(group))
             for number, group in enumerate(groups)
         ),
     )
+
+
+def joined_params(plans: Sequence[Plan]) -> ExtractParams:
+    """Return the parameters of all that some plans store together."""
+    streams = join_streams(plan.params.streams for plan in plans)
+    # All plans with flow make it alike; those without it say nothing of it.
+    first = next((plan.params for plan in plans if plan.params.stores("flow")), plans[0].params)
+    return replace(first, streams=streams)
 
 
 def estimate_bytes(listing: Listing, params: ExtractParams) -> int:
@@ -207,12 +252,25 @@ def estimate_bytes(listing: Listing, params: ExtractParams) -> int:
     )
 
 
-def require_same_params(plan: Plan, params: ExtractParams, *, path: Path) -> None:
-    """Refuse to resume a run with other parameters.
+def require_same_params(plans: Sequence[Plan], params: ExtractParams, *, path: Path) -> None:
+    """Refuse to resume a run with other parameters, or with fewer streams than it has.
 
     Raises:
         StinPipeError: names every parameter that differs.
     """
+    stored = joined_params(plans).streams
+    both = join_streams([stored, params.streams])
+    if both != params.streams:
+        raise StinPipeError(
+            f"{path}: the run stores {_STREAM_NAMES[stored]}, but --streams {params.streams} would store "
+            f"{_STREAM_NAMES[params.streams]}; give --streams {both}, or another --run"
+        )
+    for plan in plans:
+        _require_same(plan, params.only(plan.params.streams), path)
+
+
+def _require_same(plan: Plan, params: ExtractParams, path: Path) -> None:
+    """Compare a plan with parameters of the same streams."""
     if plan.fingerprint == params.fingerprint():
         return
     by_import, now_import = (item.flow_backend == IMPORTED for item in (plan.params, params))
@@ -224,7 +282,7 @@ def require_same_params(plan: Plan, params: ExtractParams, *, path: Path) -> Non
     differences = [
         f"{name}: {_show(old.get(name))} in the run, {_show(new.get(name))} now"
         for name in {**old, **new}
-        if name != "flow" and old.get(name) != new.get(name)
+        if name not in ("flow", "streams") and old.get(name) != new.get(name)
     ]
     if not differences:
         # Equal parameters, but another ALGORITHM_VERSION.
@@ -248,7 +306,8 @@ def _stored_bytes(path: Path, params: ExtractParams) -> int:
     except OSError:
         # Gone since it was listed; the extraction records why.
         return 0
-    return round(STORED_PER_SOURCE_BYTE * num_bytes * width * height / (340 * 256))
+    per_byte = STORED_PER_SOURCE_BYTE[params.streams]
+    return round(per_byte * num_bytes * width * height / (340 * 256))
 
 
 def _folder_bytes(folder: Path) -> int:
@@ -259,6 +318,13 @@ def _folder_bytes(folder: Path) -> int:
     except OSError:
         # Gone, or not readable; the import records why.
         return 0
+
+
+_STREAM_NAMES: Mapping[Streams, str] = {
+    "both": "frames and flow",
+    "rgb": "frames alone",
+    "flow": "flow alone",
+}
 
 
 def _show(value: Any) -> str:

@@ -5,13 +5,13 @@ plan, and so do failed ones that are tried again; nothing that is done is touche
 """
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stin_pipe.pipeline.listing.hash_split import hash_side
 from stin_pipe.pipeline.listing.listing import ListedVideo, Listing
-from stin_pipe.pipeline.planning.ledger import Ledger, next_plan_path
+from stin_pipe.pipeline.planning.ledger import Ledger, LedgerEntry, next_plan_path
 from stin_pipe.pipeline.planning.plan import (
     ExtractParams,
     Plan,
@@ -21,6 +21,12 @@ from stin_pipe.pipeline.planning.plan import (
     require_same_params,
 )
 from stin_pipe.stin.shards.errors import StinPipeError, and_more
+from stin_pipe.stin.shards.schema import (
+    Streams,
+    VideoMeta,
+    join_streams,
+    missing_stream,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +36,14 @@ class Decision:
     Attributes:
         added: listed videos that are new to the run, with their sides.
         retried: failed videos that are still listed, if failed videos are to be tried again.
+        extended: stored videos that get the stream that they lack, with those whose stream failed and is to
+            be tried again.
         removed: ids of planned videos that the folder or the lists no longer have.
     """
 
     added: tuple[ListedVideo, ...] = ()
     retried: tuple[ListedVideo, ...] = ()
+    extended: tuple[ListedVideo, ...] = ()
     removed: tuple[str, ...] = ()
 
 
@@ -43,6 +52,7 @@ class ShardTask:
     """Everything that a worker needs to make one shard.
 
     Attributes:
+        stored: what is stored of the videos already, by id, where the shard adds a stream to them.
         num_threads: videos in progress at a time; more than one where a device computes the flow, so that
             decoders and encoders keep it busy. The content of the shard does not depend on it.
     """
@@ -53,6 +63,7 @@ class ShardTask:
     params: ExtractParams
     fingerprint: str
     timeout_s: float
+    stored: Mapping[str, VideoMeta] = field(default_factory=dict[str, VideoMeta])
     num_threads: int = 1
 
 
@@ -79,19 +90,24 @@ def decide(ledger: Ledger, listing: Listing, params: ExtractParams, *, retry_fai
     """
     first_path = ledger.extract_dir / "plan.json"
     _require_same_data(ledger.plans[0], listing, first_path)
-    require_same_params(ledger.plans[0], params, path=first_path)
+    require_same_params(ledger.plans, params, path=first_path)
 
     listing = _as_planned(ledger, listing)
     listed = {video.id: video for video in listing.videos}
     _require_one_source(ledger, listed, listing, first_path)
     _require_same_splits(ledger, listed, listing)
 
-    failed = [entry.video for entry in ledger.failed if retry_failed and entry.video.id in listed]
+    def again(entries: Iterable[LedgerEntry]) -> tuple[ListedVideo, ...]:
+        found = (entry.video for entry in entries if entry.video.id in listed)
+        return tuple(replace(listed[video.id], splits=video.splits) for video in found)
+
+    failed = [entry for entry in ledger.entries.values() if entry.state == "failed"]
     return Decision(
         added=tuple(
             _with_stable_side(video, listing) for video in listing.videos if video.id not in ledger.entries
         ),
-        retried=tuple(replace(listed[video.id], splits=video.splits) for video in failed),
+        retried=again(failed) if retry_failed else (),
+        extended=again(_lacking(ledger, params.streams, retry_failed=retry_failed)),
         removed=tuple(sorted(set(ledger.entries) - set(listed))),
     )
 
@@ -127,6 +143,8 @@ def prepare_work(
         decision = decide(ledger, listing, params, retry_failed=retry_failed)
         ledger = _plan_more(ledger, listing, params, "added", decision.added)
         ledger = _plan_more(ledger, listing, params, "retry", decision.retried)
+        missing = missing_stream(ledger.plans[0].params.streams)
+        ledger = _plan_more(ledger, listing, params.only(missing), "stream", decision.extended)
 
     # The root is resolved here, since workers start in folders of their own.
     tasks = tuple(
@@ -134,11 +152,14 @@ def prepare_work(
             extract_dir=extract_dir,
             root=listing.root.resolve(),
             shard=shard,
-            params=params,
-            fingerprint=params.fingerprint(),
+            params=params.only(plan.params.streams),
+            fingerprint=plan.fingerprint,
             timeout_s=timeout_s,
+            stored=_stored(ledger, shard) if plan.kind == "stream" else {},
         )
-        for shard in ledger.pending
+        for plan in ledger.plans
+        for shard in plan.shards
+        if shard.name not in ledger.marks
     )
     return Work(ledger=ledger, tasks=tasks, decision=decision)
 
@@ -148,6 +169,22 @@ def count_deleted(ledger: Ledger, listing: Listing) -> int:
     if listing.dataset not in ("folder", "csv"):
         return 0
     return sum(not os.path.lexists(listing.root / entry.video.path) for entry in ledger.failed)
+
+
+def _lacking(ledger: Ledger, streams: Streams, *, retry_failed: bool) -> Iterator[LedgerEntry]:
+    """Yield the videos that are stored, or about to be, without one of these streams."""
+    for video_id, entry in ledger.entries.items():
+        if entry.state == "failed" or join_streams([entry.streams, streams]) == entry.streams:
+            continue
+        companion = ledger.companions.get(video_id)
+        if companion is None or (companion.state == "failed" and retry_failed):
+            yield entry
+
+
+def _stored(ledger: Ledger, shard: PlannedShard) -> dict[str, VideoMeta]:
+    """Return what the run holds of a shard's videos."""
+    outcomes = ((video.id, ledger.entries[video.id].outcome) for video in shard.videos)
+    return {video_id: outcome.meta for video_id, outcome in outcomes if outcome and outcome.meta}
 
 
 def _plan_more(

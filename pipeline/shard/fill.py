@@ -89,10 +89,14 @@ def fill_video(
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedFrame:
-    """A frame at its stored size: `rgb` (H, W, 3) uint8 to keep, `grey` (H, W) uint8 for flow."""
+    """A frame at its stored size: `rgb` (H, W, 3) uint8 to keep, `grey` (H, W) uint8 for flow.
 
-    rgb: np.ndarray
-    grey: np.ndarray
+    What the parameters do not store is left out; `shape` is (H, W) all the same.
+    """
+
+    rgb: np.ndarray | None
+    grey: np.ndarray | None
+    shape: tuple[int, int]
 
 
 def prepare_frame(frame: np.ndarray, params: ExtractParams, *, name: str) -> PreparedFrame:
@@ -105,16 +109,17 @@ def prepare_frame(frame: np.ndarray, params: ExtractParams, *, name: str) -> Pre
     size = params.size or _keep_aspect(width, height, params.short_side or 0, name)
 
     # Grey comes from the full frame and is then resized, as in the tools that flow networks learn from.
-    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    if size == (width, height):
-        return PreparedFrame(rgb=frame, grey=grey)
-
-    # Area averages: shrinking by interpolation would alias, and the flow would follow the aliases.
-    shrinks = size[0] <= width and size[1] <= height
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return PreparedFrame(
-        rgb=cv2.resize(frame, size, interpolation=how), grey=cv2.resize(grey, size, interpolation=how)
-    )
+    rgb = frame if params.stores("rgb") else None
+    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) if params.stores("flow") else None
+    if size != (width, height):
+        # Area averages: shrinking by interpolation would alias, and the flow would follow the aliases.
+        shrinks = size[0] <= width and size[1] <= height
+        how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        rgb, grey = (
+            None if picture is None else cv2.resize(picture, size, interpolation=how)
+            for picture in (rgb, grey)
+        )
+    return PreparedFrame(rgb=rgb, grey=grey, shape=(size[1], size[0]))
 
 
 def _keep_aspect(width: int, height: int, short_side: int, name: str) -> tuple[int, int]:
@@ -133,7 +138,7 @@ def _keep_aspect(width: int, height: int, short_side: int, name: str) -> tuple[i
 def write_frames(
     frames: Iterator[PreparedFrame], target: VideoWriter, params: ExtractParams, flow: Solve
 ) -> tuple[int, int]:
-    """Encode frames and fields chunk by chunk and return their (height, width).
+    """Encode frames and fields, as far as they are stored, chunk by chunk; return their (height, width).
 
     Args:
         frames: at least one, all of one size.
@@ -143,20 +148,27 @@ def write_frames(
     """
     first = next(frames, None)
     assert first is not None, "decode_frames raises rather than yield nothing"
-    height, width = first.grey.shape
+    height, width = first.shape
     pixels = CHUNK_PIXELS * (GPU_CHUNKS if params.flow_backend == "cuda" else 1)
     per_chunk = max(2, pixels // (height * width))
 
-    target.append_frame(encode_image(first.rgb, codec=params.codec))
-    last = first.grey
+    _append_frame(first, target, params)
+    last = first
     while chunk := list(islice(frames, per_chunk)):
         # The last frame of a chunk is the first of the next, so that no field between them is lost.
-        greys = np.stack([last, *(frame.grey for frame in chunk)])
-        for frame, field in zip(chunk, flow(greys, params), strict=True):
-            target.append_frame(encode_image(frame.rgb, codec=params.codec))
-            target.append_field(encode_image(field, codec=params.codec))
-        last = greys[-1]
+        greys = [frame.grey for frame in (last, *chunk) if frame.grey is not None]
+        fields = flow(np.stack(greys), params) if greys else [None] * len(chunk)
+        for frame, field in zip(chunk, fields, strict=True):
+            _append_frame(frame, target, params)
+            if field is not None:
+                target.append_field(encode_image(field, codec=params.codec))
+        last = chunk[-1]
     return height, width
+
+
+def _append_frame(frame: PreparedFrame, target: VideoWriter, params: ExtractParams) -> None:
+    if frame.rgb is not None:
+        target.append_frame(encode_image(frame.rgb, codec=params.codec))
 
 
 def packed_fields(greys: np.ndarray, params: ExtractParams) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 
 from stin_pipe.pipeline.decoding.frames import DecodeError, DecodeNotes, decode_frames
 from stin_pipe.pipeline.listing.listing import ListedVideo
+from stin_pipe.pipeline.planning.ledger import OTHER_SOURCE
 from stin_pipe.pipeline.planning.plan import ExtractParams
 from stin_pipe.pipeline.shard.fill import (
     Filled,
@@ -21,7 +22,7 @@ from stin_pipe.pipeline.shard.fill import (
     write_frames,
 )
 from stin_pipe.pipeline.shard.flow_batches import Solve
-from stin_pipe.stin.shards.schema import VideoOutcome
+from stin_pipe.stin.shards.schema import VideoMeta, VideoOutcome
 from stin_pipe.stin.shards.writer import ShardWriter, VideoWriter
 
 MAX_REPEATS = 20_000
@@ -36,6 +37,7 @@ def extract_video(
     writer: ShardWriter,
     timeout_s: float,
     flow: Solve | None = None,
+    stored: VideoMeta | None = None,
 ) -> VideoOutcome:
     """Extract one video into the open shard.
 
@@ -49,6 +51,7 @@ def extract_video(
         writer: the open shard.
         timeout_s: seconds after which the video is given up.
         flow: computes the fields of a chunk; `packed_fields` when absent.
+        stored: the other stream, if one is added to it: the source must be the same.
 
     Raises:
         OSError: the shard cannot be written.
@@ -57,6 +60,8 @@ def extract_video(
     notes = DecodeNotes()
 
     def fill(target: VideoWriter) -> Filled:
+        if stored:
+            _require_source(root / video.path, stored)
         with closing(prepared_frames(video, root, params, notes, deadline=deadline)) as frames:
             height, width = write_frames(frames, target, params, flow or packed_fields)
         _check_complete(root / video.path, target, notes, params)
@@ -128,6 +133,17 @@ def _digest(path: Path, _num_bytes: int, _mtime_ns: int) -> str:
     """Read a file once for all the parts of it that a worker takes in a row."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _require_source(path: Path, stored: VideoMeta) -> None:
+    """Refuse another file before its flow is computed; what it decodes to is compared afterwards."""
+    if path.exists() and (sha256 := file_sha256(path)) != stored.source_sha256:
+        raise DecodeError(
+            OTHER_SOURCE,
+            f"{path}: the file is not the one that the stored stream was made from (sha256 {sha256[:12]}, "
+            f"was {stored.source_sha256[:12]}); restore it, or extract into another --run",
+            retry=True,
+        )
 
 
 def _check_complete(path: Path, target: VideoWriter, notes: DecodeNotes, params: ExtractParams) -> None:

@@ -51,11 +51,11 @@ def names_from(values: Mapping[str, str]) -> FrameNames:
     return FrameNames(image=values["image"], flow_x=values["flow_x"], flow_y=values["flow_y"])
 
 
-def scan_frame_folders(root: Path, names: FrameNames) -> list[PurePosixPath]:
+def scan_frame_folders(root: Path, image_name: str) -> list[PurePosixPath]:
     """Return the folders of videos under `root`: `class/video`, or `video` where images lie in it."""
     videos: list[PurePosixPath] = []
     for name in _folders(root):
-        if any(True for _ in _numbered(root / name, names.image)):
+        if any(True for _ in _numbered(root / name, image_name)):
             videos.append(PurePosixPath(name))
         else:
             videos += [PurePosixPath(name, inner) for inner in _folders(root / name)]

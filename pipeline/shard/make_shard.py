@@ -22,7 +22,7 @@ from stin_pipe.pipeline.shard.flow_batches import FlowBatches
 from stin_pipe.pipeline.shard.from_images import import_video
 from stin_pipe.pipeline.shard.from_video import extract_video
 from stin_pipe.stin.shards.publish import is_temporary
-from stin_pipe.stin.shards.schema import Mark, VideoOutcome
+from stin_pipe.stin.shards.schema import Mark, VideoOutcome, format_version
 from stin_pipe.stin.shards.writer import ShardWriter
 
 MakeVideo = Callable[..., VideoOutcome]
@@ -39,6 +39,7 @@ class ShardReport:
     num_done: int
     num_failed: int
     num_frames: int
+    num_fields: int
     seconds: float
 
 
@@ -58,7 +59,9 @@ def make_shard(task: ShardTask) -> ShardReport:
     outcomes: list[VideoOutcome] = []
     with _Progress(folder, task.shard.name) as progress:
         video_ids = [video.id for video in task.shard.videos]
-        with ShardWriter(path, attributes=_file_attributes(task), video_ids=video_ids) as writer:
+        with ShardWriter(
+            path, attributes=_file_attributes(task), video_ids=video_ids, streams=task.params.streams
+        ) as writer:
             for outcome in _extract_all(task, writer):
                 outcomes.append(outcome)
                 progress.add(outcome)
@@ -71,14 +74,17 @@ def make_shard(task: ShardTask) -> ShardReport:
             outcomes=tuple(outcomes),
             digest=shard_digest(outcomes),
             num_bytes=path.stat().st_size,
+            format_version=format_version(task.params.streams),
         ).save(path.with_suffix(".json"))
 
-    done = [outcome for outcome in outcomes if outcome.meta]
+    done = [outcome.meta for outcome in outcomes if outcome.meta]
+    num_frames = sum(meta.num_frames for meta in done)
     return ShardReport(
         shard=task.shard.name,
         num_done=len(done),
         num_failed=len(outcomes) - len(done),
-        num_frames=sum(outcome.meta.num_frames for outcome in done if outcome.meta),
+        num_frames=num_frames,
+        num_fields=num_frames - len(done) if task.params.stores("flow") else 0,
         seconds=time.monotonic() - started,
     )
 
@@ -87,7 +93,7 @@ def _extract_all(task: ShardTask, writer: ShardWriter) -> Iterator[VideoOutcome]
     """Yield the outcome of each video as it ends: one by one, or several at a time around one device."""
     if task.params.flow_backend == IMPORTED:
         make_video: MakeVideo = import_video
-    elif task.num_threads == 1:
+    elif task.num_threads == 1 or not task.params.stores("flow"):
         make_video = extract_video
     else:
         with (
@@ -115,7 +121,12 @@ def _extract_with_retries(
     """Extract a video; try again if its decoder was killed, which is the machine's fault, not the video's."""
     for tries in range(1, MAX_TRIES + 1):
         outcome = make_video(
-            video, root=task.root, params=task.params, writer=writer, timeout_s=task.timeout_s
+            video,
+            root=task.root,
+            params=task.params,
+            writer=writer,
+            timeout_s=task.timeout_s,
+            stored=task.stored.get(video.id),
         )
         if outcome.reason != "decoder_died" or tries == MAX_TRIES:
             break
@@ -190,14 +201,18 @@ def _file_attributes(task: ShardTask) -> dict[str, str | float]:
         "h5py": h5py.__version__,
         "ffmpeg": find_ffmpeg().version,
     }
-    return {
+    about: dict[str, str | float] = {
         "shard": task.shard.name,
         "fingerprint": task.fingerprint,
+        "codec": task.params.codec,
+        "versions": json.dumps(versions, sort_keys=True),
+    }
+    if not task.params.stores("flow"):
+        return about
+    return about | {
         "flow_zero": coding.zero,
         "flow_scale": coding.scale,
         "flow_bound_px": float(task.params.bound_px),
         "flow_backend": task.params.flow_backend,
         "flow_params": json.dumps(dict(task.params.flow), sort_keys=True),
-        "codec": task.params.codec,
-        "versions": json.dumps(versions, sort_keys=True),
     }

@@ -15,7 +15,7 @@ from stin_pipe.stin.network.config import SpatialConfig, StreamName, TemporalCon
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.reader import ShardReader
 from stin_pipe.stin.shards.run_dir import RunDir
-from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.stin.shards.schema import STORED_OF, Manifest
 
 ClipSubset = Literal["train", "test", "all"]
 
@@ -53,7 +53,7 @@ class ShardDataset(Dataset[tuple[torch.Tensor, int]]):
 
     Raises:
         ValueError: if an argument is not one of its values, or a count is below 1.
-        StinPipeError: if the run, its split or its videos are missing.
+        StinPipeError: if the run, its split or its videos are missing, or the run lacks the stream.
     """
 
     def __init__(
@@ -77,8 +77,10 @@ class ShardDataset(Dataset[tuple[torch.Tensor, int]]):
             raise ValueError(f"num_segments must be >= 1, got {num_segments}")
         self.run, self.split, self.subset = RunDir(path=Path(run)), split, subset
         manifest = Manifest.load(self.run.manifest)
+        stored = STORED_OF[stream]
+        manifest.require(stored)
         chosen = manifest.videos.values() if subset == "all" else manifest.subset(split, subset)
-        videos = [ClipShape.of(video) for video in chosen]
+        videos = [ClipShape.of(video) for video in chosen if video.has(stored)]
         if not videos:
             raise StinPipeError(f"{self.run.path}: split {split!r} has no extracted {subset} video")
 

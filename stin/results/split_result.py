@@ -12,7 +12,7 @@ from stin_pipe.stin.results.literature import Published
 from stin_pipe.stin.results.tuning import Tuning
 from stin_pipe.stin.scoring.fusion import FusedScores, label_ranks
 from stin_pipe.stin.scoring.scores import Scores
-from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.stin.shards.schema import STORED_OF, Manifest, Stream, streams_in
 
 INTERVAL_METHOD = (
     f"{100 * LEVEL:.0f} % intervals: the standard error from {NUM_RESAMPLES} bootstrap resamplings of "
@@ -132,7 +132,15 @@ def judge_split(
         held_out: stream -> number of validation videos, where known.
         score_files: stream -> sha256 of the file that its scores are kept in, where they are.
     """
-    data = _data_path(split, manifest, num_scored=len(fused.ids), trained=trained, held_out=held_out)
+    stored = [STORED_OF[scores.stream] for scores in streams if scores.stream in STORED_OF]
+    data = _data_path(
+        split,
+        manifest,
+        [stream for stream in stored if stream in streams_in(manifest.streams)],
+        num_scored=len(fused.ids),
+        trained=trained,
+        held_out=held_out,
+    )
     analysis = analyse(streams, fused, recordings=recordings_of(manifest), num_listed=data.test_listed)
 
     # Programs read these keys: they are added to, never renamed. Streams are keys beside them, which is why
@@ -174,12 +182,13 @@ def judge_split(
 def _data_path(
     split: str,
     manifest: Manifest,
+    stored: Sequence[Stream],
     *,
     num_scored: int,
     trained: Mapping[str, int] | None,
     held_out: Mapping[str, int] | None,
 ) -> DataPath:
-    num_failed = len(manifest.failed_of(split, "test"))
+    num_failed = len(manifest.failed_of(split, "test", *stored))
     return DataPath(
         listed=len(manifest.videos) + len(manifest.failed) + manifest.num_pending,
         absent=manifest.num_absent,
@@ -191,7 +200,7 @@ def _data_path(
         train=len(manifest.subset(split, "train")),
         trained=dict(trained or {}),
         held_out=dict(held_out or {}),
-        test_listed=len(manifest.subset(split, "test")) + num_failed,
+        test_listed=len(manifest.subset(split, "test", *stored)) + num_failed,
         test_failed=num_failed,
         test_scored=num_scored,
     )

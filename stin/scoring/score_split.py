@@ -17,7 +17,7 @@ from stin_pipe.stin.scoring.scorer import ClipScores, Scorer, TestProtocol, scor
 from stin_pipe.stin.scoring.scores import Scores
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.reader import ShardReader
-from stin_pipe.stin.shards.schema import FlowCoding, Manifest, ManifestVideo, list_digest
+from stin_pipe.stin.shards.schema import STORED_OF, FlowCoding, Manifest, ManifestVideo, list_digest
 
 __all__ = ["ClipScores", "TestProtocol", "score_clip", "score_split"]
 
@@ -105,10 +105,11 @@ def score_split(
             f"({', '.join(theirs[:3])}, ...); train on this run first"
         )
 
-    listed = manifest.subset(split, subset) if videos is None else tuple(videos)
+    stored = STORED_OF[model.info.stream_name]
+    listed = manifest.subset(split, subset, stored) if videos is None else tuple(videos)
     if not listed:
         raise StinPipeError(f"split {split!r} has no extracted {subset} video; take another split")
-    about = asdict(protocol) | {"split": split, "subset": subset, "videos": list_digest(listed)}
+    about = asdict(protocol) | {"split": split, "subset": subset, "videos": list_digest(listed, stored)}
     if out_path is not None and (finished := _finished(out_path, model, about, listed)) is not None:
         out_path.with_suffix(".journal").unlink(missing_ok=True)  # left if killed between save and unlink
         on_progress(len(listed), len(listed))

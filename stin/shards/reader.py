@@ -21,11 +21,18 @@ from stin_pipe.stin.shards.codec import Window, decode_field, decode_rgb
 from stin_pipe.stin.shards.errors import REBUILD, ShardError, StinPipeError
 from stin_pipe.stin.shards.index import VideoIndex
 from stin_pipe.stin.shards.publish import canonical_json
-from stin_pipe.stin.shards.schema import FORMAT_VERSION, FlowCoding, Manifest, Stream, attributes_crc
+from stin_pipe.stin.shards.schema import (
+    FORMAT_VERSIONS,
+    STREAMS,
+    FlowCoding,
+    Manifest,
+    Stream,
+    attributes_crc,
+    streams_in,
+)
 from stin_pipe.stin.shards.writer import item_crc
 
 MAX_OPEN_FILES = 64
-STREAMS: tuple[Stream, ...] = ("rgb", "flow")
 
 # What h5py raises on damaged files.
 _HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError)
@@ -57,8 +64,13 @@ class ShardFile:
             self._file: Any = h5py.File(path, "r", locking=False, rdcc_nbytes=0)
             self.attributes = _checked_attributes(self._file.attrs, path, "the file")
         version = self.attributes.get("format_version")
-        if version != FORMAT_VERSION:
-            raise ShardError(f"{path}: format version {version}, but this program reads {FORMAT_VERSION}")
+        if version not in FORMAT_VERSIONS:
+            known = " and ".join(map(str, FORMAT_VERSIONS))
+            raise ShardError(f"{path}: format version {version}, but this program reads {known}")
+        named = self.attributes.get("streams", "both")
+        if named not in ("both", *STREAMS):
+            raise ShardError(f"{path}: the streams are {named!r}, but must be rgb, flow or both; {REBUILD}")
+        self.streams: tuple[Stream, ...] = streams_in(named)
 
     def close(self) -> None:
         """Close the file; videos read from it stay valid, their bytes cannot be read any more."""
@@ -90,8 +102,8 @@ class ShardFile:
                 contents: dict[Stream, Any] = {}
                 offsets: dict[Stream, np.ndarray] = {}
                 crcs: dict[Stream, np.ndarray] = {}
-                numbers: dict[Stream, int] = {"rgb": count, "flow": count - 1}
-                for stream, number in numbers.items():
+                for stream in self.streams:
+                    number = count if stream == "rgb" else count - 1
                     tables = group[stream]["offsets"], group[stream]["crc32"]
                     if [table.shape for table in tables] != [(number + 1,), (number,)]:
                         raise ShardError(f"the {stream} tables do not have {number} entries")
@@ -122,6 +134,8 @@ class ShardFile:
             ShardError: the bytes of one differ from their checksum.
         """
         video = self.video(name)
+        if stream not in video.crcs:
+            raise ShardError(f"{self.path}: video {video.id}: no {stream} is stored here; {REBUILD}")
         num_images = len(video.crcs[stream])
         for index in indices:
             if not 0 <= index < num_images:
@@ -173,14 +187,23 @@ def content_digest(shard: ShardFile, name: str) -> str:
     # Notes hold the words of the decoder's version, which are not content.
     described = {key: value for key, value in attributes.items() if key not in ("notes", "digest")}
     digest = hashlib.sha256(canonical_json(described))
-    for stream in STREAMS:
-        part = hashlib.sha256()
-        for index in range(len(shard.video(name).crcs[stream])):
-            content = shard.read_bytes(name, stream, index)
-            part.update(len(content).to_bytes(8, "little"))
-            part.update(content.data)
-        digest.update(part.digest())
+    for stream in shard.streams:
+        digest.update(stream_digest(shard, name, stream))
     return digest.hexdigest()
+
+
+def stream_digest(shard: ShardFile, name: str, stream: Stream) -> bytes:
+    """Return the sha256 of the encoded images of one stream of a video, checking each crc32 on the way.
+
+    Raises:
+        ShardError: something differs from its checksum.
+    """
+    digest = hashlib.sha256()
+    for index in range(len(shard.video(name).crcs[stream])):
+        content = shard.read_bytes(name, stream, index)
+        digest.update(len(content).to_bytes(8, "little"))
+        digest.update(content.data)
+    return digest.digest()
 
 
 class ShardReader:
@@ -193,7 +216,7 @@ class ShardReader:
 
     def __init__(self, extract_dir: Path, manifest: Manifest) -> None:
         self._shards = Path(extract_dir) / "shards"
-        self._index = VideoIndex(manifest)
+        self._index = {stream: VideoIndex(manifest, stream) for stream in STREAMS}
         self._open: OrderedDict[str, ShardFile] = OrderedDict()
         self._process = os.getpid()
 
@@ -216,7 +239,7 @@ class ShardReader:
     def _images(
         self, video_id: str, stream: Stream, indices: Sequence[int], window: Window | None
     ) -> np.ndarray:
-        shard, group = self._locate(video_id)
+        shard, group = self._locate(video_id, stream)
         numbers = [int(index) for index in indices]
         images = []
         for index, content in zip(numbers, shard.read_many(group, stream, numbers), strict=True):
@@ -230,20 +253,25 @@ class ShardReader:
 
     def flow_coding(self, video_id: str) -> FlowCoding:
         """Return how the flow bytes of this video become pixels a frame."""
-        return self._locate(video_id)[0].flow_coding
+        return self._locate(video_id, "flow")[0].flow_coding
 
     def close(self) -> None:
         """Close all files of this process."""
         while self._open:
             self._open.popitem()[1].close()
 
-    def _locate(self, video_id: str) -> tuple[ShardFile, str]:
-        """Return the open shard of a video and the name of its group, checked against the manifest."""
+    def _locate(self, video_id: str, stream: Stream) -> tuple[ShardFile, str]:
+        """Return the open shard of a stream and the name of its group, checked against the manifest."""
         if self._process != os.getpid():
             # After a fork the parent's HDF5 handles are not ours: drop them unclosed.
             self._open = OrderedDict()
             self._process = os.getpid()
-        location = self._index.find(video_id)
+        location = self._index[stream].find(video_id)
+        if location is None and any(index.find(video_id) for index in self._index.values()):
+            raise StinPipeError(
+                f"video {video_id!r} has no {stream} in {self._shards.parent}; extract with --streams both "
+                "adds it"
+            )
         if location is None:
             raise StinPipeError(f"video {video_id!r} is not in the manifest of {self._shards.parent}")
 

@@ -5,10 +5,10 @@ docs/shard-format.md describes the HDF5 file itself; `writer` makes it, `reader`
 
 import hashlib
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from stin_pipe.stin.shards.bounded import FileKind, UnreadableFileError, read_json
 from stin_pipe.stin.shards.errors import StinPipeError
@@ -17,9 +17,18 @@ from stin_pipe.stin.shards.names import require_group_name, require_name, requir
 from stin_pipe.stin.shards.publish import canonical_json, is_whole, publish_checked_json
 
 FORMAT_VERSION = 1
-"""Version of the formats of shard, mark and manifest; a reader refuses any other."""
+"""Version of shard, plan, mark and manifest where every shard holds both streams."""
+ONE_STREAM_VERSION = 2
+"""Their version where a shard holds one stream, which older programs would take for damage."""
+FORMAT_VERSIONS = (FORMAT_VERSION, ONE_STREAM_VERSION)
+"""The versions that are read; a reader refuses any other."""
 
 Stream = Literal["rgb", "flow"]
+Streams = Literal["both", "rgb", "flow"]
+"""What is stored of a video: its frames, its flow, or both."""
+STREAMS: tuple[Stream, ...] = ("rgb", "flow")
+STORED_OF: Mapping[str, Stream] = {"spatial": "rgb", "temporal": "flow"}
+"""What each stream of the network reads."""
 Subset = Literal["train", "test"]
 ImageCodec = Literal["jpeg", "png"]
 SplitOrigin = Literal["lists", "column", "hash"]
@@ -30,6 +39,27 @@ HASH_SENTENCE_OF_0_1_0 = "split 1 was made by a stable hash, 70 % train, 30 % te
 
 MARK = FileKind(name="mark", next_step="run extract again to rebuild its shard")
 MANIFEST = FileKind(name="manifest", max_bytes=1 << 30, next_step="run extract again to rebuild it")
+
+
+def streams_in(streams: Streams) -> tuple[Stream, ...]:
+    """Return the streams that `both` or a single name stands for."""
+    return STREAMS if streams == "both" else (streams,)
+
+
+def join_streams(parts: Iterable[Streams]) -> Streams:
+    """Return what several shards hold together."""
+    names = {name for part in parts for name in streams_in(part)}
+    return "both" if len(names) == len(STREAMS) else cast(Stream, names.pop())
+
+
+def missing_stream(streams: Streams) -> Stream:
+    """Return what a single stream lacks to be both."""
+    return "flow" if streams == "rgb" else "rgb"
+
+
+def format_version(streams: Streams) -> int:
+    """Return the version of the files of a shard that holds these streams."""
+    return FORMAT_VERSION if streams == "both" else ONE_STREAM_VERSION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +169,19 @@ class Mark:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Companion:
+    """Where the stream of a video is stored that was added later: in a shard of that stream alone."""
+
+    shard: str
+    group: str
+    digest: str
+
+    def __post_init__(self) -> None:
+        require_shard_name(self.shard)
+        require_group_name(self.group)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ManifestVideo:
     """One extracted video as later stages see it.
 
@@ -148,6 +191,8 @@ class ManifestVideo:
         splits: split name -> `train` or `test`; a split that does not use the video is absent.
         digest: content digest of frames, fields and attributes.
         group_key: equal for videos cut from one recording (UCF101's g01..g25); None if unknown.
+        streams: what `shard` holds of the video.
+        companion: the other stream, if it was added later.
     """
 
     id: str
@@ -161,6 +206,18 @@ class ManifestVideo:
     splits: Mapping[str, Subset]
     digest: str
     group_key: str | None = None
+    streams: Streams = "both"
+    companion: Companion | None = None
+
+    def has(self, stream: Stream) -> bool:
+        """Tell whether a stream of the video is stored."""
+        return self.companion is not None or stream in streams_in(self.streams)
+
+    def digest_of(self, stream: Stream) -> str:
+        """Return the content digest of the shard's part that holds a stream."""
+        if stream in streams_in(self.streams) or self.companion is None:
+            return self.digest
+        return self.companion.digest
 
     def __post_init__(self) -> None:
         require_shard_name(self.shard)
@@ -176,6 +233,8 @@ class ManifestVideo:
         group: str,
         splits: Mapping[str, Subset],
         group_key: str | None = None,
+        streams: Streams = "both",
+        companion: Companion | None = None,
     ) -> "ManifestVideo":
         """Return the entry of a stored video: from its shard, where it is stored, and its sides."""
         return cls(
@@ -190,18 +249,25 @@ class ManifestVideo:
             group=group,
             splits=splits,
             group_key=group_key,
+            streams=streams,
+            companion=companion,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class FailedVideo:
-    """A listed video that could not be extracted; fuse-eval counts it as wrong."""
+    """A listed video that could not be extracted; fuse-eval counts it as wrong.
+
+    Attributes:
+        stream: the stream that could not be added to a stored video; None if nothing of it is stored.
+    """
 
     id: str
     label: int
     splits: Mapping[str, Subset]
     reason: str
     message: str = ""
+    stream: Stream | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +282,8 @@ class Manifest:
         num_skipped: video files that no list names.
         num_absent: listed videos that the folder lacks.
         num_pending: planned videos whose shard is not done yet.
-        bound_px: motion in pixels a frame that the largest byte stands for.
+        bound_px: motion in pixels a frame that the largest byte stands for; of no meaning without flow.
+        streams: what the run stores; a single video may lack a stream that could not be added to it.
     """
 
     dataset: str
@@ -232,6 +299,7 @@ class Manifest:
     bound_px: float
     flow_backend: str
     fingerprint: str
+    streams: Streams = "both"
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -239,8 +307,11 @@ class Manifest:
 
     def save(self, path: Path) -> None:
         """Publish the manifest; it replaces an older one as a whole."""
-        videos = [asdict(video) for video in self.videos.values()]
-        publish_checked_json(path, asdict(self) | {"videos": videos})
+        videos = [_without(asdict(video), streams="both", companion=None) for video in self.videos.values()]
+        failed = [_without(asdict(video), stream=None) for video in self.failed]
+        publish_checked_json(
+            path, _without(asdict(self), streams="both") | {"videos": videos, "failed": failed}
+        )
 
     @classmethod
     def load(cls, path: Path) -> "Manifest":
@@ -263,20 +334,53 @@ class Manifest:
                 raise UnreadableFileError(path, MANIFEST, reason)
         return manifest
 
-    def subset(self, split: str, subset: Subset) -> tuple[ManifestVideo, ...]:
-        """Return the videos of one side of a split, in order of id.
+    def subset(self, split: str, subset: Subset, *streams: Stream) -> tuple[ManifestVideo, ...]:
+        """Return the videos of one side of a split that have all these streams, in order of id.
 
         Raises:
-            StinPipeError: the run has no such split.
+            StinPipeError: the run has no such split, or lacks a stream.
         """
+        self.require(*streams)
         if split not in self.split_names:
             names = ", ".join(self.split_names) or "none"
             raise StinPipeError(f"split {split!r} is not in this run; its splits are: {names}")
-        return tuple(video for video in self.videos.values() if video.splits.get(split) == subset)
+        return tuple(
+            video
+            for video in self.videos.values()
+            if video.splits.get(split) == subset and all(map(video.has, streams))
+        )
 
-    def failed_of(self, split: str, subset: Subset) -> tuple[FailedVideo, ...]:
-        """Return the videos of one side of a split that could not be extracted."""
-        return tuple(video for video in self.failed if video.splits.get(split) == subset)
+    def failed_of(self, split: str, subset: Subset, *streams: Stream) -> tuple[FailedVideo, ...]:
+        """Return the videos of one side of a split that failed, or lack one of the streams."""
+        failed = [video for video in self.failed if video.stream is None]
+        named = {video.id: video for video in self.failed if video.stream is not None}
+        for video in self.videos.values():
+            missing: list[Stream] = [stream for stream in streams if not video.has(stream)]
+            if missing:
+                unnamed = FailedVideo(
+                    id=video.id,
+                    label=video.label,
+                    splits=video.splits,
+                    reason="no_stream",
+                    message=f"{video.id}: {missing[0]} was not added",
+                    stream=missing[0],
+                )
+                failed.append(named.get(video.id, unnamed))
+        return tuple(video for video in failed if video.splits.get(split) == subset)
+
+    def require(self, *streams: Stream) -> None:
+        """Refuse work on a stream that the run does not store.
+
+        Raises:
+            StinPipeError: names the stream, and the option that adds it.
+        """
+        for stream in streams:
+            if stream not in streams_in(self.streams):
+                name = {"rgb": "frames", "flow": "flow"}[stream]
+                raise StinPipeError(
+                    f"this run holds no {name}: it was extracted with --streams {self.streams}",
+                    next_step=f"the same extract or import command with --streams both adds the {name}",
+                )
 
 
 def attributes_crc(attributes: Mapping[str, Any]) -> int:
@@ -308,10 +412,10 @@ def load_checked(
     value = read_json(path, file_kind)
     # The version first: another format may have another checksum.
     version = value.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in FORMAT_VERSIONS:
         raise StinPipeError(
-            f"{path}: {file_kind.name} of format version {shown(version)}, but this program reads version "
-            f"{FORMAT_VERSION}",
+            f"{path}: {file_kind.name} of format version {shown(version)}, but this program reads "
+            f"{' and '.join(map(str, FORMAT_VERSIONS))}",
             next_step="use the program version that wrote the run, or a new run directory",
         )
     if not is_whole(value):
@@ -332,6 +436,11 @@ def with_split_origin(value: dict[str, Any]) -> dict[str, Any]:
     if isinstance(source, str) and HASH_SENTENCE_OF_0_1_0 in source:
         return value | {"split_from": "hash"}
     return value | {"split_from": "column" if value.get("dataset") == "csv" else "lists"}
+
+
+def _without(value: dict[str, Any], **defaults: object) -> dict[str, Any]:
+    """Leave out what has its default value, so that programs that do not know these fields can read on."""
+    return {name: item for name, item in value.items() if name not in defaults or item != defaults[name]}
 
 
 def require_split_names(names: tuple[str, ...]) -> None:
@@ -362,7 +471,7 @@ def _require_counts(video: "VideoMeta | ManifestVideo") -> None:
             raise ValueError(f"{video.id}: {name} must be >= 0, got {getattr(video, name)}")
 
 
-def list_digest(videos: tuple[ManifestVideo, ...]) -> str:
-    """Return a digest of the videos of a list: of their ids, labels and contents."""
-    text = "\n".join(f"{video.id}\t{video.label}\t{video.digest}" for video in videos)
+def list_digest(videos: tuple[ManifestVideo, ...], stream: Stream) -> str:
+    """Return a digest of the videos of a list: of their ids, labels, and what is stored of a stream."""
+    text = "\n".join(f"{video.id}\t{video.label}\t{video.digest_of(stream)}" for video in videos)
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]

@@ -15,7 +15,14 @@ import h5py
 import numpy as np
 
 from stin_pipe.stin.shards.publish import canonical_json, publish_file, temporary_name
-from stin_pipe.stin.shards.schema import FORMAT_VERSION, Stream, VideoMeta, attributes_crc
+from stin_pipe.stin.shards.schema import (
+    Stream,
+    Streams,
+    VideoMeta,
+    attributes_crc,
+    format_version,
+    streams_in,
+)
 
 CHUNK_BYTES = 64 * 1024
 OFFSETS_PER_CHUNK = 1024
@@ -37,16 +44,27 @@ class ShardWriter:
         attributes: file attributes besides the format version (plain JSON values).
         video_ids: the videos in the order of the plan. It numbers their groups, in whatever order they are
             written; without it groups are numbered as they come.
+        streams: what the shard holds of each video.
     """
 
-    def __init__(self, path: Path, *, attributes: Mapping[str, Any], video_ids: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        attributes: Mapping[str, Any],
+        video_ids: Sequence[str] = (),
+        streams: Streams = "both",
+    ) -> None:
         self._path = path
         self._numbers = {video_id: number for number, video_id in enumerate(video_ids)}
         self._temporary = temporary_name(path)
         self._guard = _GuardedFile(self._temporary)
         self._file: Any = h5py.File(self._guard, "w")
         self._num_videos = 0
-        _set_attributes(self._file.attrs, {"format_version": FORMAT_VERSION, **attributes})
+        self._streams: Streams = streams
+        # Only where it says something: a shard of both streams is the same as ever.
+        named = {} if streams == "both" else {"streams": streams}
+        _set_attributes(self._file.attrs, {"format_version": format_version(streams), **named, **attributes})
         self._file.create_group("videos")
 
     def __enter__(self) -> "ShardWriter":
@@ -72,18 +90,20 @@ class ShardWriter:
         number = self._numbers.get(video_id, self._num_videos)
         self._num_videos += 1
         group = self._file["videos"].create_group(f"{number:06d}")
-        return VideoWriter(group, video_id, self._guard)
+        return VideoWriter(group, video_id, self._guard, self._streams)
 
 
 class VideoWriter:
-    """Streams the encoded frames and fields of one video into its group."""
+    """Streams the encoded frames and fields of one video, or those of one stream, into its group."""
 
-    def __init__(self, group: Any, video_id: str, guard: "_GuardedFile") -> None:
+    def __init__(self, group: Any, video_id: str, guard: "_GuardedFile", streams: Streams = "both") -> None:
         self._group = group
         self._id = video_id
         self._guard = guard
-        self._rgb = _ByteStream(group.create_group("rgb"), video_id, "rgb")
-        self._flow = _ByteStream(group.create_group("flow"), video_id, "flow")
+        self._parts = {
+            stream: _ByteStream(group.create_group(stream), video_id, stream)
+            for stream in streams_in(streams)
+        }
 
     def append_frame(self, content: bytes) -> None:
         """Add the next encoded RGB frame.
@@ -91,22 +111,26 @@ class VideoWriter:
         Raises:
             OSError: the disk is full or failing.
         """
-        self._rgb.append(content)
-        self._guard.raise_failure()
+        self._append("rgb", content)
 
     def append_field(self, content: bytes) -> None:
-        """Add the next encoded flow field (motion from frame i to i+1)."""
-        self._flow.append(content)
+        """Add the next encoded flow field (motion from frame i to i+1).
+
+        Raises:
+            OSError: the disk is full or failing.
+        """
+        self._append("flow", content)
+
+    def _append(self, stream: Stream, content: bytes) -> None:
+        self._parts[stream].append(content)
+        self._guard.raise_failure()
 
     @property
     def num_frames(self) -> int:
-        """Frames appended so far."""
-        return self._rgb.count
-
-    @property
-    def num_fields(self) -> int:
-        """Flow fields appended so far."""
-        return self._flow.count
+        """Frames of the video so far; where only flow is stored, those that it leads between."""
+        if "rgb" in self._parts:
+            return self._parts["rgb"].count
+        return self._parts["flow"].count + 1
 
     def finish(
         self,
@@ -120,9 +144,10 @@ class VideoWriter:
         notes: Mapping[str, Any],
     ) -> tuple[str, VideoMeta]:
         """Close the group and return its name and a description of its content."""
-        assert self.num_fields == self.num_frames - 1, (self.num_fields, self.num_frames)
-        self._rgb.close()
-        self._flow.close()
+        counts = {stream: part.count for stream, part in self._parts.items()}
+        assert counts.get("flow", self.num_frames - 1) == self.num_frames - 1, counts
+        for part in self._parts.values():
+            part.close()
 
         described = {
             "id": self._id,
@@ -135,8 +160,8 @@ class VideoWriter:
             "source_sha256": source_sha256,
         }
         digest = hashlib.sha256(canonical_json(described))
-        digest.update(self._rgb.digest.digest())
-        digest.update(self._flow.digest.digest())
+        for part in self._parts.values():
+            digest.update(part.digest.digest())
 
         # Notes stay out of the digest: another version of ffmpeg words its messages otherwise.
         meta = VideoMeta(**described, notes=dict(notes), digest=digest.hexdigest())

@@ -9,7 +9,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from stin_pipe.stin.shards.errors import StinPipeError
-from stin_pipe.stin.shards.schema import Manifest, ManifestVideo
+from stin_pipe.stin.shards.schema import Manifest, ManifestVideo, Stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,17 +22,19 @@ class TrainingLists:
     """Classes of the test list without any training video: all their test videos will be scored wrong."""
 
 
-def divide_training_list(manifest: Manifest, *, split: str, share: float) -> TrainingLists:
+def divide_training_list(manifest: Manifest, *, split: str, share: float, stream: Stream) -> TrainingLists:
     """Hold out about ``share`` of each class's recordings, by a stable hash of (class, recording).
 
     The result does not depend on the training's seed, so that trainings with several seeds are validated on
     the same videos. A class with one recording keeps it for training. If the share is above 0 and any class
     has two recordings, at least one is held out, so that small lists have something to validate on.
+    Videos without the stream are on no list.
 
     Raises:
-        StinPipeError: if the split has no training video, or fewer than two classes.
+        StinPipeError: if the run does not store the stream, or the split has no training video, or fewer
+            than two classes.
     """
-    listed = manifest.subset(split, "train")
+    listed = manifest.subset(split, "train", stream)
     if len({video.label for video in listed}) < 2:
         raise StinPipeError(
             f"split {split!r} has {len(listed)} extracted training videos of "
@@ -58,7 +60,7 @@ def divide_training_list(manifest: Manifest, *, split: str, share: float) -> Tra
             held_out |= {video.id for video in recordings[label][key]}
 
     trained = {video.label for video in listed}
-    tested = {video.label for video in manifest.subset(split, "test")}
+    tested = {video.label for video in manifest.subset(split, "test", stream)}
     return TrainingLists(
         train=tuple(video for video in listed if video.id not in held_out),
         held_out=tuple(video for video in listed if video.id in held_out),

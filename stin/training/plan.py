@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stin_pipe.stin.network.model_file import ModelInfo
-from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.stin.shards.schema import STORED_OF, Manifest
 from stin_pipe.stin.training.batches import steps_per_epoch
 from stin_pipe.stin.training.config import TrainConfig, fit_to_manifest
 from stin_pipe.stin.training.holdout import TrainingLists, divide_training_list
@@ -35,7 +35,8 @@ def plan_training(
         StinPipeError: if the split is unknown, or has too few videos or classes to train on.
     """
     config = fit_to_manifest(config, manifest)
-    lists = divide_training_list(manifest, split=split, share=config.val_share)
+    stored = STORED_OF[config.stream.name]
+    lists = divide_training_list(manifest, split=split, share=config.val_share, stream=stored)
 
     # A list shorter than a batch is one batch.
     batch_size = min(config.optim.batch_size, len(lists.train))

@@ -71,13 +71,13 @@ def test_the_rates_of_a_run_are_used_once_it_has_worked_a_while(extracted_run: P
         }
         return replace(ledger, marks=marks)
 
-    assert estimate_from_run(taking(0.1), root, videos) is None
+    assert estimate_from_run(taking(0.1), root, videos, "both") is None
     measured = taking(3.0)
-    whole = estimate_from_run(measured, root, videos)
+    whole = estimate_from_run(measured, root, videos, "both")
     assert whole is not None and (whole.source, whole.num_measured, whole.num_frames) == ("run", 27, 189)
     assert abs(whole.slot_seconds - 81) < 1e-6
     assert whole.num_bytes == sum(path.stat().st_size for path in (extract_dir / "shards").glob("*.h5"))
-    part = estimate_from_run(measured, root, videos[:9])
+    part = estimate_from_run(measured, root, videos[:9], "both")
     assert part is not None and 20 < part.slot_seconds < 34
 
 

@@ -55,7 +55,12 @@ def make_mark(task: ShardTask, *, fail: str) -> ShardReport:
     num_failed = sum(outcome.state == "failed" for outcome in outcomes)
     num_done = len(outcomes) - num_failed
     return ShardReport(
-        shard=task.shard.name, num_done=num_done, num_failed=num_failed, num_frames=3 * num_done, seconds=0.0
+        shard=task.shard.name,
+        num_done=num_done,
+        num_failed=num_failed,
+        num_frames=3 * num_done,
+        num_fields=2 * num_done,
+        seconds=0.0,
     )
 
 

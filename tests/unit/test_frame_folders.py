@@ -154,8 +154,8 @@ def spoil_pipe(folder: Path) -> None:
         (spoil_flow_gap, "missing_image", "flow_y_00002"),
         (spoil_one_axis, "flow_count", "4 frames need 3 images each of flow x and flow y, found 3 and 2"),
         (spoil_flow, "flow_count", "found 0 and 0"),
-        (spoil_size, "unequal_size", "img_00003.jpg: 48x32, but the first frame is 40x32"),
-        (spoil_flow_size, "unequal_size", "flow_x_00001.jpg: 20x16, but the first frame is 40x32"),
+        (spoil_size, "unequal_size", "img_00003.jpg: 48x32, but the first image is 40x32"),
+        (spoil_flow_size, "unequal_size", "flow_x_00001.jpg: 20x16, but the first image is 40x32"),
         (spoil_cut, "unreadable_image", "img_00003.jpg: the image is cut off"),
         (spoil_text, "unreadable_image", "flow_x_00002.jpg: neither a JPEG nor a PNG"),
         (spoil_inside, "unreadable_image", "img_00001.jpg: the image cannot be decoded"),
@@ -216,7 +216,7 @@ def test_class_folders_and_flat_ones_are_found(tmp_path: Path) -> None:
     make_folder(tmp_path / "flat.v1")
     (tmp_path / "jump" / "empty").mkdir()
     (tmp_path / ".hidden" / "v").mkdir(parents=True)
-    found = scan_frame_folders(tmp_path, FrameNames())
+    found = scan_frame_folders(tmp_path, FrameNames().image)
     assert found == [PurePosixPath(name) for name in ("flat.v1", "jump/empty", "jump/v.one")]
 
 
@@ -229,7 +229,7 @@ def test_lists_of_frame_folders_give_labels_and_splits(tmp_path: Path) -> None:
     (lists / "ucf101_rgb_val_split_1.txt").write_text("jump/b 9 1\nrun/gone 9 0\n")
     (lists / "ucf101_flow_val_split_1.txt").write_text("nonsense\n")
     listing = list_videos(
-        root, splits_dir=lists, find=lambda folder: scan_frame_folders(folder, FrameNames())
+        root, splits_dir=lists, find=lambda folder: scan_frame_folders(folder, FrameNames().image)
     )
     assert (listing.classes, listing.split_names, listing.dataset) == (("run", "jump"), ("1",), "lists")
     found = {video.id: (video.label, video.splits["1"]) for video in listing.videos}
@@ -303,7 +303,9 @@ def test_what_export_renames_is_told_and_found_again(tmp_path: Path) -> None:
         "".join(f"{folder} 9 {label}\n" for label, folder in enumerate(folders))
     )
     listing = list_videos(
-        tmp_path / "rawframes", splits_dir=lists, find=lambda root: scan_frame_folders(root, FrameNames())
+        tmp_path / "rawframes",
+        splits_dir=lists,
+        find=lambda root: scan_frame_folders(root, FrameNames().image),
     )
     assert (listing.num_absent, listing.num_skipped, listing.classes) == (0, 0, tuple(names))
     found = {video.path: (names[video.label], video.class_name) for video in listing.videos}

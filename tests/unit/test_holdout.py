@@ -53,7 +53,7 @@ GROUPED = manifest(
 
 
 def test_whole_recordings_are_held_out_of_every_class():
-    lists = divide_training_list(GROUPED, split="1", share=0.2)
+    lists = divide_training_list(GROUPED, split="1", share=0.2, stream="rgb")
     assert len(lists.held_out) == 2 * 2 * 4  # two of ten recordings, of each class
     for label in (0, 1):
         held = {video.group_key for video in lists.held_out if video.label == label}
@@ -63,15 +63,15 @@ def test_whole_recordings_are_held_out_of_every_class():
 
 
 def test_the_test_list_is_never_touched_and_nothing_is_lost():
-    lists = divide_training_list(GROUPED, split="1", share=0.2)
+    lists = divide_training_list(GROUPED, split="1", share=0.2, stream="rgb")
     used = [*lists.train, *lists.held_out]
     assert sorted(video.id for video in used) == sorted(v.id for v in GROUPED.subset("1", "train"))
     assert all(video.splits["1"] == "train" for video in used)
 
 
 def test_the_division_is_stable_and_does_not_move_when_a_class_is_added():
-    before = divide_training_list(GROUPED, split="1", share=0.2)
-    assert divide_training_list(GROUPED, split="1", share=0.2) == before
+    before = divide_training_list(GROUPED, split="1", share=0.2, stream="rgb")
+    assert divide_training_list(GROUPED, split="1", share=0.2, stream="rgb") == before
     more = manifest(
         [
             (name, number, f"g{number // 4:02d}", "train" if number < 40 else "test")
@@ -79,7 +79,7 @@ def test_the_division_is_stable_and_does_not_move_when_a_class_is_added():
             for number in range(48)
         ]
     )
-    after = divide_training_list(more, split="1", share=0.2)
+    after = divide_training_list(more, split="1", share=0.2, stream="rgb")
     assert [v.id for v in after.held_out if v.label < 2] == [v.id for v in before.held_out]
 
 
@@ -88,44 +88,45 @@ def test_without_groups_single_videos_are_held_out():
         manifest([(name, number, None, "train") for name in "ab" for number in range(10)]),
         split="1",
         share=0.2,
+        stream="rgb",
     )
     assert len(lists.held_out) == 4
 
 
 def test_share_zero_holds_nothing_out():
-    lists = divide_training_list(GROUPED, split="1", share=0)
+    lists = divide_training_list(GROUPED, split="1", share=0, stream="rgb")
     assert lists.held_out == ()
     assert len(lists.train) == 80
 
 
 def test_small_lists_still_hold_one_recording_out_but_never_the_last_of_a_class():
     rows = [("a", 0, None, "train"), ("a", 1, None, "train"), ("b", 0, None, "train")]
-    lists = divide_training_list(manifest(rows), split="1", share=0.1)
+    lists = divide_training_list(manifest(rows), split="1", share=0.1, stream="rgb")
     assert len(lists.held_out) == 1
     assert {video.label for video in lists.train} == {0, 1}
-    alone = divide_training_list(manifest([rows[0], rows[2]]), split="1", share=0.5)
+    alone = divide_training_list(manifest([rows[0], rows[2]]), split="1", share=0.5, stream="rgb")
     assert alone.held_out == ()
 
 
 def test_classes_of_the_test_list_without_training_are_named():
     rows = [("a", 0, None, "train"), ("b", 0, None, "train"), ("c", 0, None, "test"), ("a", 1, None, "test")]
-    assert divide_training_list(manifest(rows), split="1", share=0.1).unseen_classes == ("c",)
+    assert divide_training_list(manifest(rows), split="1", share=0.1, stream="rgb").unseen_classes == ("c",)
 
 
 def test_one_class_is_not_enough_to_train():
     with pytest.raises(StinPipeError, match="1 extracted training videos of 1 classes"):
         divide_training_list(
-            manifest([("a", 0, None, "train"), ("b", 0, None, "test")]), split="1", share=0.1
+            manifest([("a", 0, None, "train"), ("b", 0, None, "test")]), split="1", share=0.1, stream="rgb"
         )
 
 
 def test_unknown_splits_are_refused_with_the_known_ones():
     with pytest.raises(StinPipeError, match="its splits are: 1"):
-        divide_training_list(GROUPED, split="7", share=0.1)
+        divide_training_list(GROUPED, split="7", share=0.1, stream="rgb")
 
 
 def test_the_digest_follows_ids_and_content():
     videos = GROUPED.subset("1", "train")
-    assert list_digest(videos) == list_digest(tuple(videos))
-    assert list_digest(videos) != list_digest(videos[1:])
-    assert list_digest(videos) != list_digest((videos[1], videos[0], *videos[2:]))
+    assert list_digest(videos, "rgb") == list_digest(tuple(videos), "rgb")
+    assert list_digest(videos, "rgb") != list_digest(videos[1:], "rgb")
+    assert list_digest(videos, "rgb") != list_digest((videos[1], videos[0], *videos[2:]), "rgb")

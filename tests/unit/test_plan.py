@@ -67,7 +67,7 @@ def test_shards_hold_at_most_16_videos_and_about_256_mib(tmp_path: Path, monkeyp
     listing = list_videos(folder_of(tmp_path, 400))
     sizes = [len(shard.videos) for shard in make_plan(listing, PARAMS).shards]
     assert max(sizes) == 16 and sum(sizes) == 800
-    stored = plan_module.STORED_PER_SOURCE_BYTE * 100 * 48 * 32 / (340 * 256)
+    stored = plan_module.STORED_PER_SOURCE_BYTE["both"] * 100 * 48 * 32 / (340 * 256)
     monkeypatch.setattr(plan_module, "MAX_SHARD_BYTES", 2.5 * stored)
     assert max(len(shard.videos) for shard in make_plan(listing, PARAMS).shards) == 2
     small = make_plan(replace(listing, videos=listing.videos[:40]), PARAMS)

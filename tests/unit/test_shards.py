@@ -172,7 +172,7 @@ def test_json_records_refuse_other_versions_and_damage(tmp_path: Path) -> None:
     with pytest.raises(StinPipeError, match="run `stin-pipe extract` on this run first"):
         Manifest.load(path)
     path.write_text('{"format_version": 99}')
-    with pytest.raises(StinPipeError, match="format version 99, but this program reads version 1"):
+    with pytest.raises(StinPipeError, match="format version 99, but this program reads 1 and 2"):
         Manifest.load(path)
     path.write_text('{"format_version": 1}')
     with pytest.raises(StinPipeError, match="the manifest has no"):

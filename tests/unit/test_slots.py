@@ -66,7 +66,7 @@ class Actor:
 
 
 def report(shard: str) -> ShardReport:
-    return ShardReport(shard=shard, num_done=1, num_failed=0, num_frames=2, seconds=0.0)
+    return ShardReport(shard=shard, num_done=1, num_failed=0, num_frames=2, num_fields=1, seconds=0.0)
 
 
 def drive(

@@ -75,6 +75,6 @@ def test_weights_of_the_curve_are_those_of_the_fusion():
 
 def test_the_held_out_part_has_no_test_video(tiny_run):
     manifest = Manifest.load(tiny_run / "extract" / "manifest.json")
-    lists = divide_training_list(manifest, split="1", share=0.3)
+    lists = divide_training_list(manifest, split="1", share=0.3, stream="rgb")
     assert lists.held_out
     assert {video.splits["1"] for video in lists.held_out} == {"train"}

@@ -41,6 +41,13 @@ Examples:
 @click.option(
     "--list", "list_csv", type=FILE, help="CSV of path,label[,split,start_s,end_s] instead of folders."
 )
+@click.option(
+    "--streams",
+    type=click.Choice(["both", "rgb", "flow"]),
+    default="both",
+    help="What to store: frames (rgb: no flow is computed, several times faster), flow, or both. A run of "
+    "one stream gets the other by the same command with both.",
+)
 @click.option("--classes", type=Names(), default=None, help="Use only these classes.")
 @click.option(
     "--match",

@@ -35,6 +35,13 @@ Examples:
 @click.option("--flow-x-name", default="flow_x_%05d", help="Names of images of flow to the right.")
 @click.option("--flow-y-name", default="flow_y_%05d", help="Names of images of flow downwards.")
 @click.option(
+    "--streams",
+    type=click.Choice(["both", "rgb", "flow"]),
+    default="both",
+    help="Which images to take: frames (rgb), flow, or both. A run of one stream gets the other by the "
+    "same command with both.",
+)
+@click.option(
     "--bound",
     type=FiniteRange(min=0, min_open=True),
     help="Motion in pixels a frame that grey 255 stands for [default: that of an export, else 20].",

@@ -226,7 +226,8 @@ def single_frame(source: VideoSource, params: ExtractParams) -> np.ndarray:
     """
     try:
         # To the end, although one frame is wanted: the decoder reports some faults only there.
-        frames = [encode_image(frame.rgb, codec=params.codec) for frame in source.prepared(params)]
+        prepared = source.prepared(params.only("rgb"))
+        frames = [encode_image(frame.rgb, codec=params.codec) for frame in prepared if frame.rgb is not None]
     except DecodeError as error:
         raise UnusableVideo(error.reason, str(error)) from error
     return np.stack([decode_rgb(content) for content in frames[:1]])

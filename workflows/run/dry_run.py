@@ -10,7 +10,8 @@ from stin_pipe.pipeline.flow import resolve_backend
 from stin_pipe.pipeline.listing.listing import ListedVideo, Listing
 from stin_pipe.pipeline.planning.ledger import Ledger, find_ledger
 from stin_pipe.pipeline.planning.plan import ExtractParams, estimate_bytes, make_plan
-from stin_pipe.pipeline.planning.todo import decide
+from stin_pipe.pipeline.planning.todo import Decision, decide
+from stin_pipe.stin.shards.schema import Streams, join_streams, missing_stream
 from stin_pipe.workflows.run.extraction import ExtractOptions, resolve_extract
 from stin_pipe.workflows.run.run_dir import require_no_other_things
 from stin_pipe.workflows.terminal.output import duration, size
@@ -21,6 +22,7 @@ class Forecast:
     """What an extract would do.
 
     Attributes:
+        streams: what would be stored of the videos that are left.
         num_shards: shards that a new run would have.
         num_left: videos that would be extracted.
         num_done: listed videos that would be left alone.
@@ -31,6 +33,7 @@ class Forecast:
     """
 
     listing: Listing
+    streams: Streams
     num_shards: int
     num_left: int
     num_done: int
@@ -48,7 +51,8 @@ class Forecast:
         """Return the forecast as lines for people."""
         work = f"{self.num_left} videos" + ("" if self.num_done else f" into {self.num_shards} shards")
         done = f" ({self.num_done} are done)" if self.num_done else ""
-        lines = [f"would extract {work}{done}, about {size(self.num_bytes)} of disk"]
+        what = {"both": "", "rgb": "the frames of ", "flow": "the flow of "}[self.streams]
+        lines = [f"would extract {what}{work}{done}, about {size(self.num_bytes)} of disk"]
         if self.why_none:
             return [*lines, f"no estimate of time: {self.why_none}"]
         if self.estimate is None:  # nothing is left
@@ -69,6 +73,7 @@ class Forecast:
         estimate = self.estimate
         return {
             "videos": len(self.listing.videos),
+            "streams": self.streams,
             "shards": self.num_shards,
             "to_do": self.num_left,
             "done": self.num_done,
@@ -93,7 +98,9 @@ def forecast_extract(run_path: Path, videos: Path, options: ExtractOptions, on_e
     ledger = find_ledger(run_path / "extract")
     left, num_done = list(listing.videos), 0
     if ledger is not None:
-        left, num_done = _left(ledger, listing, params, retry_failed=options.retry_failed)
+        decision = decide(ledger, listing, params, retry_failed=options.retry_failed)
+        left, num_done = _left(ledger, listing, decision)
+        params = params.only(_streams_of(ledger, decision, params.streams))
     estimate = _estimate(ledger, listing, params, left) if left else None
     # If nothing can be measured, the sizes of the source files have to do.
     num_bytes = estimate.num_bytes if estimate else estimate_bytes(listing, params) if left else 0
@@ -102,6 +109,7 @@ def forecast_extract(run_path: Path, videos: Path, options: ExtractOptions, on_e
     num_slots = resolved.num_slots()
     return Forecast(
         listing=listing,
+        streams=params.streams,
         num_shards=num_shards,
         num_left=len(left),
         num_done=num_done,
@@ -112,22 +120,30 @@ def forecast_extract(run_path: Path, videos: Path, options: ExtractOptions, on_e
     )
 
 
-def _left(
-    ledger: Ledger, listing: Listing, params: ExtractParams, *, retry_failed: bool
-) -> tuple[list[ListedVideo], int]:
+def _left(ledger: Ledger, listing: Listing, decision: Decision) -> tuple[list[ListedVideo], int]:
     """Return the videos that would be extracted, and how many of the listed ones would be left alone."""
-    decision = decide(ledger, listing, params, retry_failed=retry_failed)
     pending = [entry.video for entry in ledger.not_yet]
-    left = [*pending, *decision.added, *decision.retried]
+    left = [*pending, *decision.added, *decision.retried, *decision.extended]
+    num_new = len(decision.added) + len(decision.retried) + len(decision.extended)
     num_pending = sum(video.id not in decision.removed for video in pending)
-    return left, len(listing.videos) - num_pending - len(decision.added) - len(decision.retried)
+    return left, len(listing.videos) - num_pending - num_new
+
+
+def _streams_of(ledger: Ledger, decision: Decision, streams: Streams) -> Streams:
+    """Return what would be stored of the videos that are left: where a stream is added, it alone."""
+    making: list[Streams] = [entry.streams for entry in ledger.not_yet]
+    if decision.extended:
+        making.append(missing_stream(ledger.plans[0].params.streams))
+    if decision.added or decision.retried:
+        making.append(streams)
+    return join_streams(making) if making else streams
 
 
 def _estimate(
     ledger: Ledger | None, listing: Listing, params: ExtractParams, left: list[ListedVideo]
 ) -> Estimate | None:
     """Estimate by what the run has measured, else by a probe if this machine can compute the flow."""
-    measured = estimate_from_run(ledger, listing.root, left) if ledger else None
+    measured = estimate_from_run(ledger, listing.root, left, params.streams) if ledger else None
     return measured or (estimate_by_probe(listing.root, left, params) if _runs_here(params) else None)
 
 

@@ -14,7 +14,7 @@ from stin_pipe.pipeline.shard.from_images import first_short_side, require_image
 from stin_pipe.pipeline.shard.image_folders import FrameNames, scan_frame_folders
 from stin_pipe.stin.processes.cpus import usable_cpus
 from stin_pipe.stin.shards.errors import StinPipeError
-from stin_pipe.stin.shards.schema import ImageCodec
+from stin_pipe.stin.shards.schema import ImageCodec, Streams
 from stin_pipe.workflows.run.extraction import FailureOptions, make_in_run
 
 BOUND_OF_TSN_PX = 20.0
@@ -32,6 +32,7 @@ class ImportOptions(FailureOptions):
         image_name: names of frames in the folder of a video.
         flow_x_name: names of the images of flow to the right.
         flow_y_name: names of the images of flow downwards.
+        streams: which images are taken: those of frames, those of flow, or both.
         bound: motion in pixels a frame that grey 255 stands for; None is the bound of an export, else 20.
         fps: rate of the frames.
         codec: how fields are stored; frames keep their bytes.
@@ -44,6 +45,7 @@ class ImportOptions(FailureOptions):
     image_name: str = "img_%05d"
     flow_x_name: str = "flow_x_%05d"
     flow_y_name: str = "flow_y_%05d"
+    streams: Streams = "both"
     bound: float | None = None
     fps: float | None = None
     codec: ImageCodec = "jpeg"
@@ -70,10 +72,11 @@ def import_run(
     """
     options = options or ImportOptions()
     names = FrameNames(image=options.image_name, flow_x=options.flow_x_name, flow_y=options.flow_y_name)
-    folders = scan_frame_folders(frames, names)
+    first_name = names.flow_x if options.streams == "flow" else names.image
+    folders = scan_frame_folders(frames, first_name)
     if not folders:
         raise StinPipeError(
-            f"{frames}: no folders of images; expected {frames}/<class>/<video>/{names.image % 1}.jpg; "
+            f"{frames}: no folders of images; expected {frames}/<class>/<video>/{first_name % 1}.jpg; "
             "give the folder above the classes, or --image-name; for videos use `stin-pipe extract`"
         )
 
@@ -85,7 +88,7 @@ def import_run(
         limit=options.limit,
         find=lambda _root: folders,
     )
-    require_images(listing, names)
+    require_images(listing, names, options.streams)
 
     params = _choose_params(run_path / "extract" / "plan.json", listing, names, options, on_event)
     on_event(ExtractListed(listing=listing, params=params))
@@ -108,14 +111,16 @@ def _choose_params(
     """Describe the shards; their short side is that of the first readable video, or that of the run."""
     bound_px = options.bound or _exported_bound(listing.root)
     is_new = not first_plan.exists()
-    if is_new and bound_px is None:
+    has_flow = options.streams != "rgb"
+    if is_new and has_flow and bound_px is None:
         message = (
             f"no export.json beside {listing.root} and no --bound: the flow images are assumed to have a "
             f"bound of {BOUND_OF_TSN_PX:g} px, as those of TSN's tools have; if not, give --bound"
         )
         on_event(ExtractNotice(message=message))
-    short_side = first_short_side(listing, names) if is_new else Plan.load(first_plan).params.short_side
-    return ExtractParams(
+    first_name = names.image if options.streams != "flow" else names.flow_x
+    short_side = first_short_side(listing, first_name) if is_new else Plan.load(first_plan).params.short_side
+    params = ExtractParams(
         size=None,
         short_side=short_side or 256,
         bound_px=bound_px or BOUND_OF_TSN_PX,
@@ -124,6 +129,7 @@ def _choose_params(
         fps=options.fps,
         codec=options.codec,
     )
+    return params.only(options.streams)
 
 
 def _exported_bound(frames: Path) -> float | None:

@@ -13,7 +13,7 @@ from stin_pipe.pipeline.planning.ledger import plan_paths, read_ledger
 from stin_pipe.stin.results.stored import is_number, json_object, read_lines, read_metrics, read_result
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.run_dir import RunDir
-from stin_pipe.stin.shards.schema import Manifest, list_digest
+from stin_pipe.stin.shards.schema import STORED_OF, Manifest, list_digest
 from stin_pipe.stin.training.holdout import describe_list_change, divide_training_list
 from stin_pipe.workflows.run.lock import Holder, is_alive, read_holder
 from stin_pipe.workflows.run.run_dir import open_run, read_run_json
@@ -321,12 +321,13 @@ def _list_change(path: Path, result: Mapping[str, Any], manifest: Manifest) -> s
     try:
         stored = json_object((path / "config.json").read_text(encoding="utf-8"))
         share, trained_on = stored["config"]["val_share"], stored["training_list"]
-        videos = divide_training_list(manifest, split=stored["split"], share=share).train
+        stream = STORED_OF[stored["config"]["stream"]["name"]]
+        videos = divide_training_list(manifest, split=stored["split"], share=share, stream=stream).train
     except (OSError, ValueError, KeyError, TypeError, StinPipeError):
         return ""  # unknown: a damaged or older config.json must not keep status from answering
     return (
         ""
-        if list_digest(videos) == trained_on
+        if list_digest(videos, stream) == trained_on
         else describe_list_change(result.get("num_train"), len(videos))
     )
 

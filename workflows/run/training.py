@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stin_pipe.pipeline.planning.ledger import plan_paths
-from stin_pipe.pipeline.planning.plan import Plan
+from stin_pipe.pipeline.planning.plan import Plan, joined_params
 from stin_pipe.stin.device import Amp, Runtime
 from stin_pipe.stin.network.backbones import check_backbone_name
 from stin_pipe.stin.network.config import StreamName
@@ -236,4 +236,4 @@ def require_split(manifest: Manifest, split: str) -> None:
 
 def extraction_of(run: RunDir) -> dict[str, Any]:
     """Return how the run's frames and flow were made; model files keep it."""
-    return asdict(Plan.load(plan_paths(run.extract)[0]).params)
+    return joined_params([Plan.load(path) for path in plan_paths(run.extract)]).as_record()

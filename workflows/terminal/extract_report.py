@@ -19,6 +19,7 @@ from stin_pipe.pipeline.listing.listing import Listing
 from stin_pipe.pipeline.planning.plan import IMPORTED, ExtractParams
 from stin_pipe.pipeline.planning.todo import Work
 from stin_pipe.stin.shards.errors import and_more
+from stin_pipe.stin.shards.schema import missing_stream, streams_in
 from stin_pipe.workflows.terminal.exits import EXIT_MANY_FAILURES, Terminated
 from stin_pipe.workflows.terminal.output import Meter, Output, duration, size
 
@@ -71,9 +72,11 @@ def say_listing(output: Output, listing: Listing, params: ExtractParams) -> None
     output.say(listing.split_source)
 
     shape = "x".join(map(str, params.size)) if params.size else f"short side {params.short_side}"
-    how = f"frames {shape}, flow by {params.flow_backend}"
-    how = "frames as they are, flow imported" if params.flow_backend == IMPORTED else how
-    output.say(f"{how}, bound {params.bound_px:g} px")
+    frames, flow = f"frames {shape}", f"flow by {params.flow_backend}, bound {params.bound_px:g} px"
+    if params.flow_backend == IMPORTED:
+        frames, flow = "frames as they are", f"flow imported, bound {params.bound_px:g} px"
+    parts = {"both": f"{frames}, {flow}", "rgb": f"{frames}, no flow", "flow": f"{flow}, no {frames}"}
+    output.say(parts[params.streams])
     _warn_of_lone_classes(output, listing)
 
 
@@ -95,6 +98,12 @@ def say_work(output: Output, work: Work) -> None:
         output.say(f"{len(decision.added)} videos are new and join the run")
     if decision.retried:
         output.say(f"{len(decision.retried)} failed videos are tried again")
+    if decision.extended:
+        what = {"rgb": "frames", "flow": "flow"}[missing_stream(ledger.plans[0].params.streams)]
+        output.say(
+            f"{len(decision.extended)} videos get the {what} that they lack, from their sources; what is "
+            "stored stays as it is"
+        )
     if decision.removed:
         output.warn(
             f"{len(decision.removed)} videos of this run are no longer in the folder or the lists "
@@ -112,8 +121,10 @@ def say_work(output: Output, work: Work) -> None:
 def show_result(output: Output, extract_dir: Path, result: ExtractResult, max_failure_rate: float) -> int:
     """Show the counts, the first failures and what needs attention; return the exit code."""
     rate = f", {result.pairs_per_s:g} fields/s" if result.pairs_per_s else ""
+    counts = {"rgb": f"{result.frames} frames", "flow": f"{result.flow_pairs} flow fields"}
+    what = ", ".join(counts[stream] for stream in streams_in(result.streams))
     output.show(
-        f"{result.done} videos extracted ({result.frames} frames, {result.flow_pairs} flow fields), "
+        f"{result.done} videos extracted ({what}), "
         f"{result.failed} failed; {result.shards} shards ({duration(result.seconds)}{rate})"
     )
     if result.damaged:
