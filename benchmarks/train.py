@@ -198,7 +198,7 @@ class Bench:
 
         def step() -> None:
             batch = next(batches)
-            train_step(learner, batch, num_samples=self.batch_size, step=0, total_steps=10**6)
+            train_step(learner, batch, num_samples=self.batch_size, step=0, rate=self.config.optim.lr)
 
         return self.timed(step, count)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -21,12 +21,12 @@ from stin_pipe.stin.scoring.fusion import label_ranks
 from stin_pipe.stin.scoring.score_split import TestProtocol, score_split
 from stin_pipe.stin.scoring.scores import Scores
 from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.run_dir import SCORES_FILE, ablation_training
 from stin_pipe.stin.shards.schema import Manifest
 from stin_pipe.stin.train import train_stream
 from stin_pipe.stin.training.config import TrainConfig, override
 from stin_pipe.stin.training.metrics_log import METRICS_FILE
 from stin_pipe.stin.training.report import AblationStep, TrainEvent, TrainResult
-from stin_pipe.stin.training.state import CONFIG_FILE
 
 __all__ = [
     "NAMED_VARIANTS",
@@ -140,7 +140,7 @@ def run_ablation(
     for number, (seed, variant) in enumerate(product(seeds, variants), start=1):
         on_event(AblationStep(variant=variant.name, seed=seed, number=number, total=total))
         config = replace(variant.config, seed=seed)
-        folder = training_folder(Path(out_dir) / variant.name, split=split, seed=seed)
+        folder = ablation_training(Path(out_dir) / variant.name, seed=f"seed{seed}", split=split)
         result = train_stream(
             config,
             manifest=manifest,
@@ -155,7 +155,7 @@ def run_ablation(
         _require_comparable(result, folder, judge)
 
         if judge == "held-out":
-            judgement, num_judged = _validated(folder, select=config.select), result.num_held_out
+            judgement, num_judged = _validated(folder, config), result.num_held_out
         else:
             scores = _test_scores(result, folder, manifest, extract_dir, protocol, runtime or Runtime())
             judgement, num_judged = judge_scores(scores), len(scores.ids)
@@ -198,20 +198,9 @@ def _test_scores(
         extract_dir=extract_dir,
         split=result.split,
         protocol=protocol,
-        out_path=folder / "test.npz",
+        out_path=folder / SCORES_FILE,
         loader_workers=runtime.loader_workers,
     )
-
-
-def training_folder(variant_dir: Path, *, split: str, seed: int) -> Path:
-    """Return ``seed<N>`` for split 1, ``split<S>/seed<N>`` for others."""
-    plain = variant_dir / f"seed{seed}"
-    # Earlier versions trained every split in the plain folder; its configuration says which.
-    try:
-        plain_split = json.loads((plain / CONFIG_FILE).read_text())["split"]
-    except (OSError, ValueError, KeyError, TypeError):
-        plain_split = "1"
-    return plain if plain_split == split else variant_dir / f"split{split}" / plain.name
 
 
 def compare(
@@ -240,16 +229,16 @@ def judge_scores(scores: Scores) -> Judgement:
     )
 
 
-def _validated(folder: Path, *, select: Literal["last", "best"]) -> Judgement:
+def _validated(folder: Path, config: TrainConfig) -> Judgement:
     """Return the validation of the weights that became a finished training's model."""
     lines = [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
     validations = [line for line in lines if line["kind"] == "val"]
     if not validations:
         raise StinPipeError(f"{folder / METRICS_FILE}: holds no validation; delete {folder} to train again")
-    # Of equals the training keeps the later.
-    chosen = (
-        validations[-1]
-        if select == "last"
-        else max(validations, key=lambda line: (line["top1"], line["step"]))
-    )
+    # As the training chose: of equal losses the earlier, of equal accuracies the later.
+    chosen = validations[-1]
+    if config.patience:
+        chosen = min(validations, key=lambda line: line["loss"])
+    elif config.select == "best":
+        chosen = max(validations, key=lambda line: (line["top1"], line["step"]))
     return Judgement(top1=chosen["top1"], main_top1=chosen["main_top1"], aux_top1=chosen["aux_top1"])

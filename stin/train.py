@@ -198,7 +198,7 @@ def _stored_result(stored: Mapping[str, Any], out_dir: Path, *, list_change: str
     }  # the run may have been moved since
     now["list_change"] = list_change
     try:
-        return TrainResult(**{**stored, **now, "notices": tuple(stored["notices"])})
+        return TrainResult.from_json({**stored, **now})
     except (KeyError, TypeError) as error:
         raise StinPipeError(
             f"{out_dir / RESULT_FILE}: damaged ({error}); delete it to finish the training again"
@@ -226,6 +226,11 @@ def _open(plan: TrainingPlan, ranks: Ranks) -> TrainingFolder:
     folder = ranks.together(
         lambda: open_training(plan.out_dir, identity=identity, num_train=count, claim=ranks.is_first)
     )
+    if plan.config.continued and folder.checkpoint is None and folder.result is None:
+        raise StinPipeError(
+            f"{plan.out_dir}: the state that this training is to be continued from is not there; give the "
+            "command with --more-epochs again, or delete that folder to train again"
+        )
     steps = ranks.all_values(folder.checkpoint.step if folder.checkpoint else 0)
     if len(set(steps)) > 1:
         raise StinPipeError(

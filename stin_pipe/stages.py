@@ -108,6 +108,7 @@ def train(
     stream: Literal["spatial", "temporal"],
     *,
     split: str = "1",
+    name: str = "default",
     recipe: str | None = None,
     backbone: str | None = None,
     init: PathName | None = None,
@@ -122,6 +123,9 @@ def train(
     accumulate: int | None = None,
     set: Mapping[str, Any] | None = None,
     seed: int | None = None,
+    patience: int | None = None,
+    more_epochs: int | None = None,
+    continue_from: str | None = None,
     device: str = "auto",
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto",
     loader_workers: int | None = None,
@@ -136,6 +140,7 @@ def train(
         run: run directory with extracted videos.
         stream: ``spatial`` (RGB frames) or ``temporal`` (optical flow).
         split: the split whose training list is used.
+        name: of the training, beside others of the same stream and split.
         recipe: ``tsn-ucf101``, ``tsn-hmdb51`` or ``small``; None chooses by data set. Whatever is None below
             is left to the recipe.
         backbone: ``resnet18``, ``34``, ``50``, ``101``, or ``timm:NAME``.
@@ -151,6 +156,10 @@ def train(
         accumulate: parts in which a batch is run, to save memory.
         set: further settings of the recipe by name, such as ``{"ema_decay": 0.99}``.
         seed: of weights, order and augmentation.
+        patience: stop once the held-out loss has not improved for so many validations; the model is the best
+            one.
+        more_epochs: continue the finished training of this name by so many epochs, with its own settings.
+        continue_from: with ``more_epochs``, the training to continue, which stays as it is.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         amp: mixed precision.
         loader_workers: processes that read; None chooses by cores.

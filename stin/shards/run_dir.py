@@ -1,7 +1,21 @@
 """Where each stage keeps its files in a run directory."""
 
+import re
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
+from typing import Any
+
+from stin_pipe.stin.shards.bounded import FileKind, UnreadableFileError, read_json
+
+DEFAULT = "default"
+"""Name of the training or evaluation whose folder has no name, `train-spatial/split1`."""
+ABLATION = "ablate"
+SCORES_FILE = "test.npz"
+"""The scores of a training's split by its own model, in the training's folder."""
+_MAX_NAME = 100
+_CONFIG = FileKind(name="configuration of a training")
+_TAKEN = (ABLATION, "all.json", "report.html")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,10 +34,102 @@ class RunDir:
         """The manifest that later stages read."""
         return self.extract / "manifest.json"
 
-    def training(self, stream: str, split: str) -> Path:
-        """Folder of one training, `train-spatial/split1`."""
-        return self.path / f"train-{stream}" / f"split{split}"
+    def training(self, stream: str, split: str, name: str = DEFAULT) -> Path:
+        """Folder of one training.
 
-    def fusion(self, split: str) -> Path:
-        """Folder of one evaluation, `fuse-eval/split1`."""
-        return self.path / "fuse-eval" / f"split{split}"
+        ``train-spatial/split1``, with a name ``train-spatial/NAME/split1``, or one of an ablation, which is
+        called by its folder: ``ablate/VARIANT/seedN``.
+        """
+        if name.startswith(f"{ABLATION}/"):
+            _, variant, seed = name.split("/")
+            return ablation_training(self.path / ABLATION / variant, seed=seed, split=split)
+        folder = self.path / f"train-{stream}"
+        return (folder if name == DEFAULT else folder / name) / f"split{split}"
+
+    def fusion(self, split: str, name: str = DEFAULT) -> Path:
+        """Folder of one evaluation, `fuse-eval/split1`, with a name `fuse-eval/NAME/split1`."""
+        folder = self.path / "fuse-eval"
+        return (folder if name == DEFAULT else folder / name) / f"split{split}"
+
+    def training_names(self, stream: str, split: str) -> list[str]:
+        """Return the names of the trainings of a stream that have a folder: the default one, named ones, and
+        those of ablations."""
+        folder = self.path / f"train-{stream}"
+        names = [DEFAULT] if self.training(stream, split).is_dir() else []
+        names += sorted(
+            path.parent.name for path in folder.glob(f"*/{escape(f'split{split}')}") if path.is_dir()
+        )
+
+        seeds = {
+            f"{ABLATION}/{path.relative_to(self.path / ABLATION).parts[0]}/{path.name}"
+            for pattern in ("*/seed*", f"*/{escape(f'split{split}')}/seed*")
+            for path in (self.path / ABLATION).glob(pattern)
+        }
+        for name in sorted(seeds):
+            config = stored_config(self.training(stream, split, name))
+            if config.get("split") == split and stream_of(config) == stream:
+                names.append(name)
+        return names
+
+    def evaluation_names(self, split: str) -> list[str]:
+        """Return the names of the evaluations that have a folder, the default one first."""
+        names = [DEFAULT] if self.fusion(split).is_dir() else []
+        found = (self.path / "fuse-eval").glob(f"*/{escape(f'split{split}')}")
+        return names + sorted(path.parent.name for path in found if path.is_dir())
+
+
+def check_name(name: str, *, what: str) -> str:
+    """Return a name that people may give to a training or an evaluation; it names a folder.
+
+    Raises:
+        ValueError: says which names there can be.
+    """
+    if (
+        not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+-]*", name)
+        or len(name) > _MAX_NAME
+        or name.startswith("split")
+        or name in _TAKEN
+    ):
+        raise ValueError(
+            f"{what} must be up to {_MAX_NAME} letters, digits and . _ + -, and begin with a letter, a digit "
+            f"or _, but not with 'split'; got {name!r}"
+        )
+    return name
+
+
+def check_training_name(name: str, *, what: str) -> str:
+    """Return the name of a training that exists or will: one that people give, or `ablate/VARIANT/seedN`.
+
+    Raises:
+        ValueError: says which names there can be.
+    """
+    if not name.startswith(f"{ABLATION}/"):
+        return check_name(name, what=what)
+    parts = name.split("/")
+    if len(parts) != 3 or not re.fullmatch(r"seed[0-9]+", parts[2]) or parts[1].strip(".") == "":
+        raise ValueError(f"{what}: a training of an ablation is called ablate/VARIANT/seedN, got {name!r}")
+    return name
+
+
+def ablation_training(variant_dir: Path, *, seed: str, split: str) -> Path:
+    """Return ``seed<N>`` for split 1, ``split<S>/seed<N>`` for others."""
+    plain = variant_dir / seed
+    # Earlier versions trained every split in the plain folder; its configuration says which.
+    plain_split = stored_config(plain).get("split", "1")
+    return plain if plain_split == split else variant_dir / f"split{split}" / seed
+
+
+def stored_config(training: Path) -> dict[str, Any]:
+    """Return a training's config.json; an empty object if it is missing or damaged."""
+    try:
+        return read_json(training / "config.json", _CONFIG)
+    except (FileNotFoundError, UnreadableFileError):
+        return {}
+
+
+def stream_of(config: dict[str, Any]) -> str | None:
+    """Return the stream that a training with this config.json trains; None if it does not say."""
+    try:
+        return config["config"]["stream"]["name"]
+    except (KeyError, TypeError):
+        return None

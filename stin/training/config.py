@@ -12,11 +12,11 @@ from typing import Any, Literal, get_type_hints
 
 from stin_pipe.stin.clips.transforms import AugmentConfig, fitting_crop_px
 from stin_pipe.stin.network.config import SpatialConfig, StreamConfig, StreamName
-from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.errors import ArgumentError, StinPipeError
 from stin_pipe.stin.shards.from_json import from_json
 from stin_pipe.stin.shards.schema import Manifest
 
-_NO_SINGLE_SETTINGS = ("recipe", "name", "stream", "augment", "optim")
+_NO_SINGLE_SETTINGS = ("recipe", "name", "stream", "augment", "optim", "continued")
 """Fields that stand for many settings, or that a recipe decides."""
 
 
@@ -67,6 +67,19 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Continuation:
+    """Epochs that were added to a finished training.
+
+    Attributes:
+        from_step: steps that the training had taken.
+        epochs: epochs that were added; see ``optim.continued_rate`` for their learning rate.
+    """
+
+    from_step: int
+    epochs: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that decides the result of one training.
 
@@ -79,6 +92,9 @@ class TrainConfig:
         val_every_epochs: epochs between validations; the last step is always validated.
         select: which weights become the model: the ``last``, or the ``best`` on the held-out part.
         log_every_steps: steps between lines of metrics.jsonl.
+        patience: end once the held-out loss has not improved for so many validations, and make the weights
+            with the lowest one the model; 0 trains to the end.
+        continued: what was added to the training once it had finished.
     """
 
     recipe: str
@@ -93,6 +109,8 @@ class TrainConfig:
     val_every_epochs: int = 1
     select: Literal["last", "best"] = "last"
     log_every_steps: int = 20
+    patience: int = 0
+    continued: tuple[Continuation, ...] = ()
 
     def __post_init__(self) -> None:
         if self.num_segments < 1:
@@ -106,6 +124,14 @@ class TrainConfig:
         for name in ("val_every_epochs", "log_every_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.patience < 0:
+            raise ValueError(f"patience must be >= 0, got {self.patience}")
+        if self.patience and self.val_share == 0:
+            raise ArgumentError(
+                f"--patience {self.patience}: it watches the loss on held-out videos, but nothing is "
+                "held out (val_share = 0); give --val-share 0.1, or leave --patience out",
+                "patience",
+            )
 
     @property
     def stream_name(self) -> StreamName:
@@ -174,7 +200,9 @@ def config_to_json(config: TrainConfig) -> dict[str, Any]:
     value = asdict(config)
     value["augment"]["scales"] = list(config.augment.scales)
     value["optim"]["milestones"] = list(config.optim.milestones)
-    return value
+    value["continued"] = list(value["continued"])
+    # Trainings are known by these values: those that earlier versions began have neither of the two.
+    return {name: item for name, item in value.items() if item or name not in ("patience", "continued")}
 
 
 def config_from_json(value: Mapping[str, Any]) -> TrainConfig:

@@ -1,7 +1,7 @@
 """What a training leaves behind: its best weights so far, and at the end its model and its result."""
 
 import hashlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from stin_pipe.stin.network.model_file import MODEL_FILE, RESULT_FILE, save_model
@@ -32,7 +32,8 @@ def finish_training(
     validated = state.best_top1 >= 0
     path = plan.out_dir / MODEL_FILE
 
-    if plan.config.select == "best" and validated:
+    takes_best = validated and (plan.config.select == "best" or plan.config.patience > 0)
+    if takes_best:
         best = plan.out_dir / BEST_FILE
         if not best.exists():
             raise StinPipeError(
@@ -61,6 +62,9 @@ def finish_training(
         num_repeated_fields=state.num_repeated,
         notices=tuple(notices),
         model_sha256=digest,
+        model_step=state.best_step if takes_best else state.step,
+        stopped_early=state.step < plan.total_steps,
+        continued=tuple(asdict(item) for item in plan.config.continued),
     )
     # Its presence means that everything else is complete.
     publish_json(plan.out_dir / RESULT_FILE, result.to_json())

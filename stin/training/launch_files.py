@@ -79,7 +79,7 @@ class LaunchFolder:
             case "refused":
                 raise ValueError(value["message"])
             case _:
-                return TrainResult(**{**value, "notices": tuple(value["notices"])})
+                return TrainResult.from_json(value)
 
 
 class EventWriter:

@@ -55,18 +55,20 @@ class TrainingLoop:
             Interrupted: after a signal, when the checkpoint is written.
         """
         plan, state, ranks = self.plan, self.state, self.learner.ranks
+        if state.step == plan.phases[-1].first_step:
+            state.num_worse = 0  # a continuation of a training that patience has ended
         if state.to_validate:
             self._validate()
 
         with closing(batches_of(self._loader())) as batches:
-            while state.step < plan.total_steps:
+            while not self._is_over:
                 batch = self._next_of(batches)
                 report = train_step(
                     self.learner,
                     batch,
                     num_samples=plan.batch_size,
                     step=state.step,
-                    total_steps=plan.total_steps,
+                    rate=plan.rate(state.step),
                 )
                 state.step += 1
                 state.num_repeated += int(ranks.sums([batch.num_repeated])[0])
@@ -84,11 +86,15 @@ class TrainingLoop:
 
                 # One process may have received a signal that the others have not; they must all agree.
                 signum = ranks.largest(self.stop.received)
-                if signum or at_end or self._is_checkpoint_due():
+                if signum or self._is_over or self._is_checkpoint_due():
                     self._save()
-                if signum and not at_end:
+                if signum and not self._is_over:
                     ranks.agree()  # no process ends before the first one has written the checkpoint
                     raise Interrupted(signum, step=state.step)
+
+    @property
+    def _is_over(self) -> bool:
+        return self.state.step >= self.plan.total_steps or self.state.has_stopped(self.plan.config)
 
     def _loader(self) -> DataLoader[Batch | StinPipeError]:
         plan, config = self.plan, self.plan.config
@@ -171,7 +177,12 @@ class TrainingLoop:
         state.last_top1 = result.top1
         if self.log is not None:
             self.log.write("val", step=state.step, values=result.metrics())
-        if result.top1 >= state.best_top1:  # of equals the later one, which has seen more
+        # Patience judges by the loss, which moves before the accuracy of a few videos does.
+        has_improved = result.loss < state.best_loss
+        state.best_loss = min(result.loss, state.best_loss)
+        state.num_worse = 0 if has_improved else state.num_worse + 1
+        # By accuracy, of equals the later one, which has seen more.
+        if has_improved if plan.config.patience else result.top1 >= state.best_top1:
             state.best_top1, state.best_step = result.top1, state.step
             if self.log is not None:
                 path = plan.out_dir / BEST_FILE

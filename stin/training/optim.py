@@ -4,6 +4,7 @@ The rate is a pure function of the step, so a resumed training needs no schedule
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,6 +69,36 @@ def learning_rate(config: OptimConfig, *, step: int, total_steps: int) -> float:
         return config.lr * RATE_DROP**passed
     done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     return config.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """Steps under one schedule: the training as it was planned, or one continuation of it."""
+
+    first_step: int
+    num_steps: int
+
+
+def continued_rate(config: OptimConfig, phases: Sequence[Phase], *, step: int) -> float:
+    """Return the learning rate of step ``step`` (0-based) of a training and its continuations.
+
+    A continuation restarts ``cosine`` without warm-up: the rate falls from its largest value to zero again.
+    Under ``step`` it stays what it was in the last step before.
+
+    Args:
+        config: of the training.
+        phases: the training, then each continuation, in order.
+        step: of the whole training.
+
+    Source: warm restarts: Loshchilov and Hutter, SGDR, ICLR 2017.
+    """
+    number = max(index for index, phase in enumerate(phases) if phase.first_step <= step)
+    phase = phases[number]
+    if number == 0:
+        return learning_rate(config, step=step, total_steps=phase.num_steps)
+    if config.schedule == "step":
+        return continued_rate(config, phases[:number], step=phase.first_step - 1)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - phase.first_step) / phase.num_steps))
 
 
 class AveragedWeights:

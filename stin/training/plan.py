@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from stin_pipe.stin.network.model_file import ModelInfo
+from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.schema import STORED_OF, Manifest
 from stin_pipe.stin.training.batches import steps_per_epoch
 from stin_pipe.stin.training.config import TrainConfig, fit_to_manifest
 from stin_pipe.stin.training.holdout import TrainingLists, divide_training_list
+from stin_pipe.stin.training.optim import Phase, continued_rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +25,17 @@ class TrainingPlan:
     split: str
     batch_size: int
     per_epoch: int
-    total_steps: int
+    phases: tuple[Phase, ...]
+    """The training as it was planned, then its continuations."""
+
+    @property
+    def total_steps(self) -> int:
+        """Steps at the end of the last phase; patience may end it earlier."""
+        return self.phases[-1].first_step + self.phases[-1].num_steps
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step, 0-based."""
+        return continued_rate(self.config.optim, self.phases, step=step)
 
 
 def plan_training(
@@ -32,16 +44,26 @@ def plan_training(
     """Fit a configuration to the videos of a run.
 
     Raises:
-        StinPipeError: if the split is unknown, or has too few videos or classes to train on.
+        StinPipeError: if the split is unknown, or has too few videos or classes to train on; if nothing is
+            held out for patience to watch.
     """
     config = fit_to_manifest(config, manifest)
     stored = STORED_OF[config.stream.name]
     lists = divide_training_list(manifest, split=split, share=config.val_share, stream=stored)
+    if config.patience and not lists.held_out:
+        raise StinPipeError(
+            f"--patience {config.patience}: it watches the loss on held-out videos, but nothing is held out "
+            f"of split {split}, because no class has two recordings; leave --patience out"
+        )
 
     # A list shorter than a batch is one batch.
     batch_size = min(config.optim.batch_size, len(lists.train))
     per_epoch = steps_per_epoch(num_samples=len(lists.train), batch_size=batch_size)
-    length = config.optim.length
+    length = config.optim.length * (1 if config.optim.unit == "steps" else per_epoch)
+    phases = [Phase(first_step=0, num_steps=length)]
+    phases += [
+        Phase(first_step=item.from_step, num_steps=item.epochs * per_epoch) for item in config.continued
+    ]
 
     info = ModelInfo(
         stream=config.stream,
@@ -62,7 +84,7 @@ def plan_training(
         split=split,
         batch_size=batch_size,
         per_epoch=per_epoch,
-        total_steps=length if config.optim.unit == "steps" else length * per_epoch,
+        phases=tuple(phases),
     )
 
 

@@ -1,7 +1,7 @@
 """Events and result of a training: what its caller sees of it."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -106,6 +106,24 @@ class TrainResult:
     """Of one forward pass, see ``TrainStart``; 0 in results of versions that did not count them."""
     model_sha256: str = ""
     """Of the model file; empty in results of versions that did not store it."""
+    model_step: int | None = None
+    """Step whose weights are the model; None in results of versions that did not store it."""
+    stopped_early: bool = False
+    """Whether patience ended the training."""
+    continued: tuple[Mapping[str, int], ...] = ()
+    """The continuations of the training, as its configuration has them."""
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "TrainResult":
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            KeyError, TypeError: it is no result.
+        """
+        return cls(
+            **{**value, "notices": tuple(value["notices"]), "continued": tuple(value.get("continued", ()))}
+        )
+
     was_complete: bool = False
     """Whether the training was finished before this call."""
     list_change: str = ""
@@ -113,7 +131,7 @@ class TrainResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``result.json`` holds."""
-        return {**asdict(self), "notices": list(self.notices)}
+        return {**asdict(self), "notices": list(self.notices), "continued": list(self.continued)}
 
 
 class Pace:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +16,7 @@ from stin_pipe.stin.network.model_file import MODEL_FILE, RESULT_FILE, is_as_tra
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import publish_json
 from stin_pipe.stin.training.checkpoint import Checkpoint, load_latest, save_checkpoint
-from stin_pipe.stin.training.config import json_differences
+from stin_pipe.stin.training.config import TrainConfig, json_differences
 from stin_pipe.stin.training.holdout import describe_list_change
 from stin_pipe.stin.training.optim import AveragedWeights
 
@@ -33,6 +34,7 @@ _FLAGS = {
     "config.augment.flip": "--no-flip",
     "config.init": "--init",
     "config.num_segments": "--segments",
+    "config.patience": "--patience",
     "config.optim.accumulate": "--accumulate",
     "config.optim.batch_size": "--batch-size",
     "config.optim.length": "--epochs",
@@ -57,8 +59,12 @@ class LoopState:
 
     step: int = 0
     best_top1: float = -1.0
-    """Best top-1 on the held-out part so far; -1 before the first validation."""
+    """Top-1 on the held-out part of the best weights so far; -1 before the first validation."""
     best_step: int = 0
+    best_loss: float = math.inf
+    """Lowest loss on the held-out part so far."""
+    num_worse: int = 0
+    """Validations since then."""
     last_top1: float = -1.0
     to_validate: bool = False
     """Whether the validation after this step failed, and so must be repeated before the next step."""
@@ -66,6 +72,10 @@ class LoopState:
     """Flow fields that were repeated so far, because videos are shorter than a stack."""
     seconds: float = 0.0
     """Training time, with that before interruptions; the only number here that resuming may change."""
+
+    def has_stopped(self, config: TrainConfig) -> bool:
+        """Tell whether patience has ended the training."""
+        return 0 < config.patience <= self.num_worse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +113,7 @@ def open_training(
     identity = json.loads(json.dumps(identity))
     result_path, model_path = folder / RESULT_FILE, folder / MODEL_FILE
     is_begun = result_path.exists() or any((folder / CHECKPOINT_FOLDER).glob("step-*"))
-    is_finished = result_path.exists() and model_path.exists()
+    is_finished = result_path.exists() and model_path.exists() and not is_being_continued(folder)
     list_change = ""
     if is_begun:
         list_change = _require_same(folder, identity, num_train, is_finished=is_finished)
@@ -133,6 +143,16 @@ def open_training(
         raise StinPipeError(f"{problem}, and no checkpoint is left; delete {folder} to train again")
     notices = (f"{problem}; it is written again from the last checkpoint", *checkpoint.notices)
     return TrainingFolder(checkpoint=replace(checkpoint, notices=notices), result=None)
+
+
+def is_being_continued(folder: Path) -> bool:
+    """Tell whether a finished training has been continued, and the continuation has not come to its end."""
+    try:
+        stored = json.loads((folder / CONFIG_FILE).read_text())["config"]
+        result = json.loads((folder / RESULT_FILE).read_text())
+        return stored.get("continued", []) != result.get("continued", [])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False  # whoever opens the training says what is wrong with it
 
 
 def _require_same(folder: Path, identity: Mapping[str, Any], num_train: int, *, is_finished: bool) -> str:

@@ -13,7 +13,7 @@ from stin_pipe.stin.clips.dataset import Batch, network_input
 from stin_pipe.stin.device import autocast, resolve_amp
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.training.learner import Learner, training_mode
-from stin_pipe.stin.training.optim import learning_rate, stream_loss
+from stin_pipe.stin.training.optim import stream_loss
 from stin_pipe.stin.training.ranks import Ranks
 
 MAX_LISTED_VIDEOS = 8
@@ -40,9 +40,7 @@ class StepReport:
         }
 
 
-def train_step(
-    learner: Learner, batch: Batch, *, num_samples: int, step: int, total_steps: int
-) -> StepReport:
+def train_step(learner: Learner, batch: Batch, *, num_samples: int, step: int, rate: float) -> StepReport:
     """Take one step of gradient descent on a batch.
 
     Args:
@@ -50,7 +48,7 @@ def train_step(
         batch: this process's part of the batch.
         num_samples: samples of the whole batch, over all processes.
         step: 0-based.
-        total_steps: length of the training.
+        rate: learning rate.
 
     Raises:
         StinPipeError: if the loss or its gradient is not finite (before any weight is touched), naming the
@@ -60,7 +58,6 @@ def train_step(
     if ranks.count > 1:
         # Dropout follows from step and rank, so the checkpoint need not hold a generator for each process.
         torch.manual_seed(_step_seed(learner.config.seed, step, ranks.rank))
-    rate = learning_rate(learner.config.optim, step=step, total_steps=total_steps)
     for group in optimizer.param_groups:
         group["lr"] = rate
 

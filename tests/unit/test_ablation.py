@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import stin_pipe.stin.results.ablation_table
-from stin_pipe.stin.ablation import Variant, named_variants, run_ablation, training_folder
+from stin_pipe.stin.ablation import Variant, named_variants, run_ablation
 from stin_pipe.stin.results.ablation_table import Judgement, paired_difference, tabulate
 from stin_pipe.stin.scoring.score_split import TestProtocol
 from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.run_dir import ablation_training
 from stin_pipe.stin.shards.schema import Manifest
 from stin_pipe.stin.train import Runtime
 from stin_pipe.stin.training.config import override
@@ -148,12 +149,12 @@ def test_wrong_arguments_are_refused(tiny_run, tmp_path):
 
 
 def test_the_splits_have_folders_of_their_own_and_earlier_trainings_keep_theirs(tmp_path):
-    assert training_folder(tmp_path / "a", split="1", seed=0) == tmp_path / "a" / "seed0"
-    assert training_folder(tmp_path / "a", split="2", seed=0) == tmp_path / "a" / "split2" / "seed0"
+    assert ablation_training(tmp_path / "a", split="1", seed="seed0") == tmp_path / "a" / "seed0"
+    assert ablation_training(tmp_path / "a", split="2", seed="seed0") == tmp_path / "a" / "split2" / "seed0"
     (tmp_path / "a" / "seed0").mkdir(parents=True)
     (tmp_path / "a" / "seed0" / "config.json").write_text('{"split": "2"}')
-    assert training_folder(tmp_path / "a", split="2", seed=0) == tmp_path / "a" / "seed0"
-    assert training_folder(tmp_path / "a", split="1", seed=0) == tmp_path / "a" / "split1" / "seed0"
+    assert ablation_training(tmp_path / "a", split="2", seed="seed0") == tmp_path / "a" / "seed0"
+    assert ablation_training(tmp_path / "a", split="1", seed="seed0") == tmp_path / "a" / "split1" / "seed0"
 
 
 def test_a_table_has_a_name_of_its_own():

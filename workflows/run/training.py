@@ -8,11 +8,12 @@ from typing import Any
 
 from stin_pipe.pipeline.planning.ledger import plan_paths
 from stin_pipe.pipeline.planning.plan import Plan, joined_params
+from stin_pipe.stin.continuation import begin_continuation, continued_config, with_continuations
 from stin_pipe.stin.device import Amp, Runtime
 from stin_pipe.stin.network.backbones import check_backbone_name
 from stin_pipe.stin.network.config import StreamName
 from stin_pipe.stin.shards.errors import ArgumentError
-from stin_pipe.stin.shards.run_dir import RunDir
+from stin_pipe.stin.shards.run_dir import DEFAULT, RunDir, check_name, check_training_name
 from stin_pipe.stin.shards.schema import Manifest
 from stin_pipe.stin.train import train_stream
 from stin_pipe.stin.train_on_ray import WorkerCount, train_on_ray
@@ -38,6 +39,7 @@ _SETTINGS_OF_FLAGS = {
     "val_share": ("val_share",),
     "accumulate": ("accumulate",),
     "seed": ("seed",),
+    "patience": ("patience",),
 }
 """The settings that a flag decides, by the name of its option."""
 
@@ -48,6 +50,9 @@ class TrainOptions:
 
     Attributes:
         split: the split whose training list is used.
+        name: of the training, beside others of the same stream and split.
+        more_epochs: how many epochs a finished training is continued by.
+        continue_from: name of the training that is continued as `name`; None continues `name` itself.
         recipe: ``tsn-ucf101``, ``tsn-hmdb51`` or ``small``; None chooses by data set.
         backbone: ``resnet18``, ``34``, ``50``, ``101``, or ``timm:NAME``.
         init: weights file to start from.
@@ -62,6 +67,7 @@ class TrainOptions:
         accumulate: parts in which a batch is run.
         settings: further settings of the recipe by name, such as ``{"ema_decay": 0.99}``.
         seed: of weights, order and augmentation.
+        patience: validations without a lower held-out loss after which the training ends.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         amp: mixed precision.
         loader_workers: processes that read; None chooses by cores.
@@ -71,6 +77,9 @@ class TrainOptions:
     """
 
     split: str = "1"
+    name: str = DEFAULT
+    more_epochs: int | None = None
+    continue_from: str | None = None
     recipe: str | None = None
     backbone: str | None = None
     init: Path | None = None
@@ -85,6 +94,7 @@ class TrainOptions:
     accumulate: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
+    patience: int | None = None
     device: str = "auto"
     amp: Amp = "auto"
     loader_workers: int | None = None
@@ -128,7 +138,8 @@ def train_run(
     require_split(manifest, options.split)
     if options.address and not options.train_workers:
         raise ArgumentError("--address: needs --train-workers N, how many processes train there", "address")
-    config = training_config(stream, manifest.dataset, options)
+    place = training_place(run, stream, options)
+    config = place.config(training_config(stream, manifest.dataset, options))
 
     # torchrun starts this program several times; the first process writes for all.
     record = nullcontext()
@@ -138,7 +149,8 @@ def train_run(
         return train_locked(
             run,
             config,
-            out_dir=run.training(stream, options.split),
+            out_dir=place.folder,
+            source=place.source,
             options=options,
             on_event=on_event,
             handle_signals=handle_signals,
@@ -150,13 +162,15 @@ def train_locked(
     config: TrainConfig,
     *,
     out_dir: Path,
+    source: Path | None = None,
     options: TrainOptions,
     on_event: Callable[[TrainEvent], None],
     handle_signals: bool = False,
 ) -> TrainResult:
     """Train a complete configuration in any folder of a run, which no other training may use meanwhile.
 
-    Of ``options`` it takes the split and what says where and how fast to train; see ``train_run``.
+    Of ``options`` it takes the split and what says where and how fast to train; see ``train_run``. ``source``
+    is the folder of the training that is continued, if one is.
     """
     manifest = Manifest.load(run.manifest)
     is_first = is_first_process()
@@ -167,6 +181,8 @@ def train_locked(
     out_dir.mkdir(parents=True, exist_ok=True)
     lock = out_dir / "lock.json"
     with run_lock(lock, activity="training", to_break=f"delete {lock}") if is_first else nullcontext():
+        if source is not None and is_first:
+            begin_continuation(source, out_dir, config, manifest)
         job: dict[str, Any] = {
             "manifest": manifest,
             "extract_dir": run.extract,
@@ -182,6 +198,67 @@ def train_locked(
         least, most = options.train_workers
         workers = WorkerCount(least=least, most=most)
         return train_on_ray(config, num_workers=workers, address=options.address, **job)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlace:
+    """The folder of a training in its run.
+
+    Attributes:
+        folder: of the training.
+        source: of the training that is continued there, perhaps the same; None where none is.
+        more_epochs: how many epochs are added to that.
+    """
+
+    folder: Path
+    source: Path | None = None
+    more_epochs: int = 0
+
+    def config(self, wanted: TrainConfig) -> TrainConfig:
+        """Return the configuration of the training: the one that is wanted, or the one that is continued.
+
+        Raises:
+            StinPipeError: the training cannot be continued.
+        """
+        if self.source is None:
+            return with_continuations(wanted, self.folder)
+        return continued_config(self.source, self.folder, epochs=self.more_epochs)
+
+
+def training_place(run: RunDir, stream: StreamName, options: TrainOptions) -> TrainingPlace:
+    """Return where a training with these options lies, and which one it continues.
+
+    Raises:
+        ValueError: a name that no training can have; settings beside ``more_epochs``, which are kept.
+    """
+    try:
+        folder = run.training(stream, options.split, check_name(options.name, what="--name"))
+    except ValueError as error:
+        raise ArgumentError(str(error), "name") from error
+    if options.more_epochs is None:
+        if options.continue_from is not None:
+            raise ArgumentError(
+                "--continue-from: needs --more-epochs N, by how much the training is continued",
+                "continue_from",
+            )
+        return TrainingPlace(folder=folder)
+
+    for name in ("recipe", "settings", *_SETTINGS_OF_FLAGS):
+        if getattr(options, name) not in (None, False, {}):
+            flag = "--set" if name == "settings" else _flag(name)
+            raise ArgumentError(
+                f"{flag}: a training that is continued keeps its settings; leave {flag} out, or train anew",
+                name,
+                "more_epochs",
+            )
+    source = folder
+    if options.continue_from is not None:
+        try:
+            name = check_training_name(options.continue_from, what="--continue-from")
+        except ValueError as error:
+            raise ArgumentError(str(error), "continue_from") from error
+        source = run.training(stream, options.split, name)
+    return TrainingPlace(folder=folder, source=source, more_epochs=options.more_epochs)
 
 
 def training_config(stream: StreamName, dataset: str, options: TrainOptions) -> TrainConfig:
@@ -204,6 +281,7 @@ def training_config(stream: StreamName, dataset: str, options: TrainOptions) -> 
         val_share=options.val_share,
         accumulate=options.accumulate,
         seed=options.seed,
+        patience=options.patience,
         init=str(options.init.absolute()) if options.init else None,
         flip=False if options.no_flip else None,
         injection=False if options.plain else None,
@@ -217,10 +295,13 @@ def _require_one_source(options: TrainOptions) -> None:
             continue
         for setting in settings:
             if setting in options.settings:
-                flag = "--segments" if name == "num_segments" else "--" + name.replace("_", "-")
                 raise ArgumentError(
-                    f"{flag} and --set {setting} decide the same; give one of them", name, "settings"
+                    f"{_flag(name)} and --set {setting} decide the same; give one of them", name, "settings"
                 )
+
+
+def _flag(name: str) -> str:
+    return "--segments" if name == "num_segments" else "--" + name.replace("_", "-")
 
 
 def require_split(manifest: Manifest, split: str) -> None:

@@ -71,6 +71,9 @@ runtime_options = _all_of(
 training_options = _all_of(
     run_option(),
     click.option("--split", default="1", callback=_one_split, help="Split to train on."),
+    click.option(
+        "--name", default="default", help="Name of the training, beside others of the same stream and split."
+    ),
     recipe_options,
     click.option(
         "--lr",
@@ -92,6 +95,21 @@ training_options = _all_of(
     ),
     settings_option,
     click.option("--seed", type=int, help="Of weights, order and augmentation  [default: 0]"),
+    click.option(
+        "--patience",
+        type=WholeNumber(min=1),
+        help="Stop once the held-out loss has not improved for N validations; the model is the best one.",
+    ),
+    click.option(
+        "--more-epochs",
+        type=WholeNumber(min=1),
+        help="Continue the finished training of this --name by N epochs, with its own settings.",
+    ),
+    click.option(
+        "--continue-from",
+        metavar="NAME",
+        help="With --more-epochs: the training to continue, which stays as it is; --name is the new one.",
+    ),
     runtime_options,
     click.option("--compile", "compile_", is_flag=True, help="Use torch.compile."),
     click.option(

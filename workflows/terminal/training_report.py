@@ -36,6 +36,11 @@ def show_training_result(output: Output, stream: str, split: str, result: TrainR
             f"the run's training list has changed since this training ({result.list_change}); it is finished "
             f"and stays as it is; delete {Path(result.checkpoint).parent} to train again on the list of now"
         )
+    if result.stopped_early:
+        output.show(
+            f"stopped after step {result.steps}, because the held-out loss had not improved for as many "
+            f"validations as --patience allows; the model is that of step {result.model_step}"
+        )
     if result.best_val_top1 is not None:
         best, last = result.best_val_top1, result.last_val_top1
         output.show(f"top-1 on held-out training videos: best {best:.3f}, last {last:.3f}")
