@@ -7,6 +7,7 @@ import pytest
 from stin_pipe.stin.shards.schema import Manifest
 
 
+@pytest.mark.slow
 def test_a_cluster_is_asked_before_any_work(made_videos, extracted_run: Path, tmp_path: Path, call) -> None:
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster

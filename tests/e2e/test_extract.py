@@ -66,7 +66,7 @@ def test_kill_9_at_several_moments_then_the_same_command(
     command = [sys.executable, "-m", "stin_pipe"]
     command += extract_arguments(run, made_videos, "--runner", "local")
     rng = np.random.default_rng(11)
-    for _ in range(3):
+    for _ in range(2):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         shards = run / "extract" / "shards"
         seen = len(list(shards.glob("*.json"))) if shards.exists() else 0

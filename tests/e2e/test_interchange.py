@@ -217,6 +217,7 @@ def test_the_wrong_folder_and_the_wrong_command_are_said(
     assert called.code == 1 and "was made by import; extract needs another --run" in called.json["error"]
 
 
+@pytest.mark.slow
 def test_imported_flow_trains_and_predicts(imported_run: Path, made_videos, tmp_path: Path, call) -> None:
     run = tmp_path / "run"
     shutil.copytree(imported_run, run)

@@ -75,6 +75,7 @@ def test_two_steps_from_scratch_and_from_weights(tiny_run, tmp_path, recipe, str
         torch.testing.assert_close(first, mean.expand_as(first), rtol=0, atol=0.05)
 
 
+@pytest.mark.slow
 def test_the_recipe_of_ucf101_with_its_own_backbone(tiny_run, tmp_path):
     imagenet_like(tmp_path / "resnet50.pth", "resnet50", 64)
     result, lines, _ = two_steps(

@@ -142,7 +142,10 @@ if {mark!r} in " ".join(sys.orig_argv):
 """
 
 
-@pytest.mark.parametrize(("runner", "mark"), [("local", "spawn_main"), ("ray", "default_worker.py")])
+@pytest.mark.parametrize(
+    ("runner", "mark"),
+    [("local", "spawn_main"), pytest.param("ray", "default_worker.py", marks=pytest.mark.slow)],
+)
 def test_workers_that_cannot_import_a_library_end_the_extraction_at_once(
     made_videos, tmp_path: Path, call, runner: str, mark: str
 ) -> None:

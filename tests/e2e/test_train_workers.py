@@ -149,6 +149,7 @@ def test_two_processes_give_the_losses_of_one(tiny_run, tmp_path, stream, change
         np.testing.assert_allclose(value, theirs[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_two_processes_resume_exactly_after_a_signal_to_one_of_them(tiny_run, tmp_path):
     # With batch norm and dropout as they are in earnest.
     changes = {"still_norms": False, "dropout": 0.5, "flip": True}
@@ -168,6 +169,7 @@ def test_two_processes_resume_exactly_after_a_signal_to_one_of_them(tiny_run, tm
         assert np.array_equal(value, theirs[name]), name
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_in_one_process_stops_all_and_names_its_videos(tiny_run, tmp_path):
     first, second = ends(start(tiny_run, tmp_path, count=2, poison=1))
     for text in (first, second):
@@ -217,6 +219,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_an_error_of_all_processes_is_told_once(extracted_run, tmp_path):
     run = shutil.copytree(extracted_run, tmp_path / "run")
     given = ["train-spatial", "--run", str(run), "--recipe", "small", "--backbone", "resnet18-w8"]

@@ -15,6 +15,8 @@ from stin_pipe.stin.shards.codec import quantise_flow
 
 pytest.importorskip("numba_cuda", reason='numba-cuda is not installed: pip install "stin-pipe[cuda]"')
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).with_name("flow_cuda_simulator.py")
 ROOT = Path(__file__).resolve().parents[2]
 

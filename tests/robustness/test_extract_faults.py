@@ -252,6 +252,7 @@ datetime.datetime = _Jumping
 """
 
 
+@pytest.mark.slow
 def test_a_wall_clock_that_jumps_changes_nothing(
     made_videos, extracted_run: Path, tmp_path: Path, call
 ) -> None:
