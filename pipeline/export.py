@@ -5,7 +5,6 @@ keep the bytes of the shard. A folder gets its name when it is whole, so that th
 """
 
 import hashlib
-import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 from stin_pipe.pipeline.runners.workers import worker_pool
 from stin_pipe.pipeline.shard.image_folders import FRAMES, FrameNames
 from stin_pipe.stin.processes.cpus import usable_cpus
+from stin_pipe.stin.shards.bounded import FileKind, UnreadableFileError, read_json
 from stin_pipe.stin.shards.codec import decode_field, encode_image, recode_field
 from stin_pipe.stin.shards.errors import ShardError, StinPipeError
 from stin_pipe.stin.shards.publish import is_temporary, publish_bytes, publish_json, temporary_name
@@ -25,6 +25,7 @@ from stin_pipe.stin.shards.reader import ShardFile
 from stin_pipe.stin.shards.schema import FlowCoding, ImageCodec, Manifest
 
 MAX_NAME_BYTES = 120
+_RECORD = FileKind(name="record of the export", max_bytes=1 << 30, next_step="export into a new folder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +113,10 @@ def claim_folder(out: Path, manifest: Manifest, bound_px: float) -> None:
         publish_json(record, settings | {"videos": digests})
         return
 
-    try:
-        stored = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StinPipeError(f"{record}: cannot be read ({error}); export into a new folder") from error
-    stored_digests = stored.pop("videos", {}) if isinstance(stored, dict) else {}
+    stored = read_json(record, _RECORD)
+    stored_digests = stored.pop("videos", {})
+    if not isinstance(stored_digests, dict):
+        raise UnreadableFileError(record, _RECORD, "its videos are not an object")
     if stored != settings:
         raise StinPipeError(
             f"--out {out}: holds an export of other parameters or another --bound (see export.json); "

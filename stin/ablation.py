@@ -4,7 +4,6 @@ Every variant is trained with every seed, always on the same videos: the held-ou
 seed. So two variants are compared seed by seed, which takes the luck of a seed out of their difference.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -17,6 +16,7 @@ from stin_pipe.stin.device import Runtime, choose_device
 from stin_pipe.stin.network.config import StreamName
 from stin_pipe.stin.network.model_file import load_model
 from stin_pipe.stin.results.ablation_table import AblationTable, Judge, Judgement, paired_difference, tabulate
+from stin_pipe.stin.results.stored import is_number, read_lines
 from stin_pipe.stin.scoring.fusion import label_ranks
 from stin_pipe.stin.scoring.score_split import TestProtocol, score_split
 from stin_pipe.stin.scoring.scores import Scores
@@ -231,8 +231,13 @@ def judge_scores(scores: Scores) -> Judgement:
 
 def _validated(folder: Path, config: TrainConfig) -> Judgement:
     """Return the validation of the weights that became a finished training's model."""
-    lines = [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
-    validations = [line for line in lines if line["kind"] == "val"]
+    validations = [
+        line
+        for line in read_lines(folder / METRICS_FILE)
+        if line.get("kind") == "val"
+        and all(is_number(line.get(name)) for name in ("step", "top1", "main_top1"))
+        and "aux_top1" in line
+    ]
     if not validations:
         raise StinPipeError(f"{folder / METRICS_FILE}: holds no validation; delete {folder} to train again")
     # As the training chose: of equal losses the earlier, of equal accuracies the later.

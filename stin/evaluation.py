@@ -4,7 +4,6 @@ It writes into ``fuse-eval/splitN`` of a run: a score file of each stream and of
 predictions.jsonl and metrics.json. What happens on the way is told to ``on_event``.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +27,15 @@ from stin_pipe.stin.scoring.fusion import fuse
 from stin_pipe.stin.scoring.score_split import score_split
 from stin_pipe.stin.scoring.scores import Scores
 from stin_pipe.stin.scoring.settings import STREAMS, EvalSettings, StreamScores
+from stin_pipe.stin.shards.bounded import FileKind, read_json
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import publish_bytes, publish_json
 from stin_pipe.stin.shards.run_dir import RunDir
 from stin_pipe.stin.shards.schema import STORED_OF, Manifest, ManifestVideo, Stream, list_digest
 from stin_pipe.stin.training.config import config_from_json
 from stin_pipe.stin.training.holdout import divide_training_list
+
+CONFIG = FileKind(name="configuration of the training")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,10 +227,10 @@ def held_out_videos(
     for stream in STREAMS:
         path = run.training(stream, split) / "config.json"
         try:
-            stored = json.loads(path.read_text())
+            stored = read_json(path, CONFIG)
             config = config_from_json(stored["config"])
             trained_on = stored["training_list"]
-        except (OSError, ValueError, KeyError) as error:
+        except (FileNotFoundError, StinPipeError, KeyError, TypeError) as error:
             raise StinPipeError(
                 f"{path}: cannot be read ({error}), but --tune-fusion must know which videos the {stream} "
                 "stream held out; train it again, or leave --tune-fusion out"

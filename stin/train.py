@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from stin_pipe.stin.device import Runtime, choose_device
-from stin_pipe.stin.network.model_file import MODEL_FILE, RESULT_FILE
+from stin_pipe.stin.network.model_file import MODEL, MODEL_FILE, RESULT_FILE
+from stin_pipe.stin.shards.bounded import read_bytes
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.reader import ShardReader
 from stin_pipe.stin.shards.schema import STORED_OF, Manifest, list_digest
@@ -221,7 +222,7 @@ def _open(plan: TrainingPlan, ranks: Ranks) -> TrainingFolder:
     }
     init = Path(plan.config.init)
     if plan.config.init and init.is_file():  # it may be gone once the training has begun
-        identity[INIT_DIGEST] = hashlib.sha256(init.read_bytes()).hexdigest()
+        identity[INIT_DIGEST] = hashlib.sha256(read_bytes(init, MODEL)).hexdigest()
     count = len(plan.lists.train)
     folder = ranks.together(
         lambda: open_training(plan.out_dir, identity=identity, num_train=count, claim=ranks.is_first)

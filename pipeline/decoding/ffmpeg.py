@@ -15,13 +15,12 @@ import ffmpeg
 
 from stin_pipe.pipeline.decoding.messages import heard_end_s
 from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.schema import MAX_PIXELS
 
 PROGRAM_VARIABLE = "STIN_PIPE_FFMPEG"
 
 CONTAINERS = "avi,mov,mp4,matroska,webm,mpeg,mpegts,mpegvideo,flv,ogg,asf,3gp,m4v,mxf,ivf"
 """ffmpeg's names of the containers that are opened; none of them can point at another file."""
-
-MAX_PIXELS = 1 << 26
 
 LEAD_S = 30.0
 """How far before a part decoding begins, so that what its first frames refer to has been decoded."""

@@ -19,9 +19,10 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from stin_pipe.pipeline.decoding.ffmpeg import MAX_PIXELS, end_beside_pictures_s, start_decoder
+from stin_pipe.pipeline.decoding.ffmpeg import end_beside_pictures_s, start_decoder
 from stin_pipe.pipeline.decoding.messages import DecodeNotes, Listener
 from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.schema import MAX_PIXELS
 
 STALL_S = 60.0
 WHOLE = 0.95

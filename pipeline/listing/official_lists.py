@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from stin_pipe.stin.shards.bounded import FileKind, open_list
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.schema import Subset
 
 ListStyle = Literal["ucf101", "hmdb51", "frames"]
 
+LIST = FileKind(name="list", max_bytes=1 << 30)
 _UCF_LIST = re.compile(r"(train|test)list0*(\d+)\.txt", re.IGNORECASE)
 _HMDB_LIST = re.compile(r"(.+)_test_split(\d+)\.txt", re.IGNORECASE)
 _FRAME_LIST = re.compile(r"(?!.*flow)(?:.*_)?(train|val|test)_split_?(\d+)(?:_\w+)?\.txt", re.IGNORECASE)
@@ -193,6 +195,6 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 def open_text(path: Path):
     """Open a list; a byte-order mark is dropped, and bytes that are not UTF-8 are kept, as in file names."""
     try:
-        return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
-    except OSError as error:
+        return open_list(path, LIST)
+    except FileNotFoundError as error:
         raise StinPipeError(f"{path}: cannot be read: {error.strerror}") from error

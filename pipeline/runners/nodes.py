@@ -12,9 +12,11 @@ from pathlib import Path
 from stin_pipe.pipeline.decoding.ffmpeg import find_ffmpeg, missing_decoders
 from stin_pipe.pipeline.flow import resolve_backend
 from stin_pipe.pipeline.planning.plan import MIXED
+from stin_pipe.stin.shards.bounded import FileKind, UnreadableFileError, read_bytes
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import publish_bytes
 
+_TOKEN = FileKind(name="question to the nodes", max_bytes=4096)
 PACKAGES = (
     *("stin-pipe", "numpy", "h5py", "numba"),
     *("opencv-contrib-python", "opencv-contrib-python-headless"),
@@ -159,12 +161,14 @@ def _problem(preflight: Preflight) -> str:
     token = folder / preflight.token
     try:
         # The same path can be another disk on another node; only the content of a fresh file tells.
-        if token.read_bytes() != preflight.token.encode():
+        if read_bytes(token, _TOKEN) != preflight.token.encode():
             return f"{folder} is another folder here; put the run on a path that all nodes share"
         answer = token.with_name(f"{preflight.token}-{socket.gethostname()}-{os.getpid()}")
         publish_bytes(answer, b"written")
     except FileNotFoundError:
         return f"{folder} is not the run's folder here; put the run on a path that all nodes share"
+    except UnreadableFileError as error:
+        return str(error)
     except OSError as error:
         return f"{folder} cannot be written here: {error.strerror}"
 

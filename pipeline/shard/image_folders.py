@@ -8,13 +8,13 @@ before its size is known.
 import os
 import re
 import stat
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from stin_pipe.pipeline.decoding.ffmpeg import MAX_PIXELS
 from stin_pipe.pipeline.decoding.frames import DecodeError
+from stin_pipe.stin.shards.codec import image_size
+from stin_pipe.stin.shards.schema import MAX_PIXELS
 
 FRAMES = "rawframes"
 """The folder of class folders that an export makes, by mmaction2's name."""
@@ -130,26 +130,13 @@ def _require_whole(path: Path, content: bytes) -> None:
         raise DecodeError("unreadable_image", f"{path}: the image is cut off; make it again")
 
     # OpenCV's own limit (OPENCV_IO_MAX_IMAGE_PIXELS) is read when it is loaded, which is too early for us.
-    width, height = _jpeg_size(content) if is_jpeg else struct.unpack_from(">II", content.ljust(24), 16)
+    width, height = image_size(content)
+    if not width * height:
+        raise DecodeError("unreadable_image", f"{path}: the image cannot be decoded: its header has no size")
     if width * height > MAX_PIXELS:
         raise DecodeError(
             "unreadable_image", f"{path}: {width}x{height} pixels; at most {MAX_PIXELS} are decoded"
         )
-
-
-def _jpeg_size(content: bytes) -> tuple[int, int]:
-    """Return width and height by the frame header of a JPEG; 0, 0 where none is found."""
-    at = 2
-    while at + 9 <= len(content) and content[at] == 0xFF:
-        code, length = struct.unpack_from(">xBH", content, at)
-        if code == 0xFF:  # fill bytes may stand before any marker
-            at += 1
-            continue
-        if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", content, at + 5)
-            return width, height
-        at += 2 + length
-    return 0, 0
 
 
 def _numbered(folder: Path, name: str) -> Iterator[tuple[int, str]]:

@@ -21,11 +21,15 @@ from stin_pipe.pipeline.shard.fill import packed_fields
 from stin_pipe.pipeline.shard.flow_batches import FlowBatches
 from stin_pipe.pipeline.shard.from_images import import_video
 from stin_pipe.pipeline.shard.from_video import extract_video
+from stin_pipe.stin.shards.bounded import FileKind, UnreadableFileError, read_json
+from stin_pipe.stin.shards.from_json import from_json
 from stin_pipe.stin.shards.publish import is_temporary
 from stin_pipe.stin.shards.schema import Mark, VideoOutcome, format_version
 from stin_pipe.stin.shards.writer import ShardWriter
 
 MakeVideo = Callable[..., VideoOutcome]
+
+_PROGRESS = FileKind(name="report of progress", max_bytes=4096)
 
 MAX_TRIES = 3
 """Times that a shard, or a video in it, is tried while processes under it die."""
@@ -147,9 +151,8 @@ def running_shards(extract_dir: Path) -> list[RunningShard]:
     shards = []
     for path in sorted((extract_dir / "shards").glob(".*.progress")):
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-            shards.append(RunningShard(**value))
-        except (OSError, ValueError, TypeError):
+            shards.append(from_json(RunningShard, read_json(path, _PROGRESS)))
+        except (FileNotFoundError, UnreadableFileError, ValueError):
             # Finished or half written at this instant: the next look sees it.
             continue
     return shards

@@ -18,6 +18,7 @@ from safetensors.torch import load, save
 from stin_pipe.stin.network.backbones import check_backbone_name
 from stin_pipe.stin.network.config import MAX_CROP_PX, MIN_CROP_PX, StreamConfig, StreamName
 from stin_pipe.stin.network.streams import Stream, build_stream
+from stin_pipe.stin.shards.bounded import FileKind, UnreadableFileError, json_object, read_bytes, read_json
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.from_json import from_json
 from stin_pipe.stin.shards.publish import publish_bytes
@@ -28,6 +29,8 @@ RESULT_FILE = "result.json"
 MODEL_FORMAT = 1
 _MODEL_KEY = "stin_model"
 OTHER_MODEL = "give another model, or train the stream again"
+MODEL = FileKind(name="model", max_bytes=16 << 30, next_step=OTHER_MODEL)
+_RESULT = FileKind(name="result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,16 +105,14 @@ def _info_of(path: Path, metadata: Mapping[str, str]) -> ModelInfo:
         )
 
     try:
-        value = json.loads(text)
-        if not isinstance(value, dict):
-            raise ValueError(f"it must be an object, got {type(value).__name__}")
+        value = json_object(text)
         # The version before the fields: those of another version need not be known here.
         version = value.pop("format")
         if version != MODEL_FORMAT:
             raise StinPipeError(f"{path}: model format {version}, but this program reads {MODEL_FORMAT}")
         info: ModelInfo = from_json(ModelInfo, value)
         _check_info(info)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise StinPipeError(f"{path}: damaged model description: {reason}; {OTHER_MODEL}") from error
     return info
@@ -141,7 +142,7 @@ def load_model(path: Path, *, device: torch.device | str = "cpu") -> TrainedMode
         StinPipeError: if it is missing, damaged, or no model of this program.
     """
     _require_file(path)
-    content = path.read_bytes()
+    content = read_bytes(path, MODEL)
     digest = hashlib.sha256(content).hexdigest()
     if not is_as_trained(path, digest):
         raise StinPipeError(
@@ -185,8 +186,8 @@ def is_as_trained(path: Path, digest: str) -> bool:
     if path.name != MODEL_FILE:
         return True
     try:
-        expected = json.loads((path.parent / RESULT_FILE).read_text()).get("model_sha256")
-    except (OSError, ValueError, AttributeError):
+        expected = read_json(path.parent / RESULT_FILE, _RESULT).get("model_sha256")
+    except (FileNotFoundError, UnreadableFileError):
         return True  # a model on its own
     return not expected or digest == expected
 
@@ -209,7 +210,7 @@ def _metadata_of(content: bytes) -> dict[str, str]:
     The package hands out metadata only for a path, which would mean to open the file a second time.
     """
     length = int.from_bytes(content[:8], "little")
-    return json.loads(content[8 : 8 + length]).get("__metadata__") or {}
+    return json_object(content[8 : 8 + length]).get("__metadata__") or {}
 
 
 def _check_fit(weights: Mapping[str, torch.Tensor], info: ModelInfo) -> None:

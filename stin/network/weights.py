@@ -4,6 +4,7 @@ Nothing is unpickled: ``.pth`` and ``.pt`` files load with ``weights_only=True``
 safetensors.
 """
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from stin_pipe.stin.network.streams import Stream
 from stin_pipe.stin.shards.errors import StinPipeError, and_more, first_line
 
 MAX_LISTED_MISFITS = 5
+_DAMAGE = (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -31,8 +33,17 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             content = load_file(path)
         else:
+            _require_unpacked(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+    except (
+        SafetensorError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        KeyError,
+        zipfile.BadZipFile,
+    ) as error:
         raise StinPipeError(f"{path}: not a readable weights file: {first_line(error)}") from error
     except Exception as error:  # torch's own unpickling error has no public name across versions
         raise StinPipeError(
@@ -50,7 +61,31 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     others = [name for name, value in tensors.items() if not isinstance(value, torch.Tensor)]
     if others:
         raise StinPipeError(f"{path}: {others[0]!r} is not a tensor; save a state_dict")
+    for name, value in tensors.items():
+        if not _is_stored(value):
+            raise StinPipeError(f"{path}: {name!r} declares more numbers than are stored; save a state_dict")
     return tensors
+
+
+def _require_unpacked(path: Path) -> None:
+    """Refuse a .pth file, which is a zip, that grows as it is unpacked; torch.save compresses nothing.
+
+    Raises:
+        ValueError: says how much it would unpack to.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        num_bytes = sum(member.file_size for member in archive.infolist())
+    if num_bytes > path.stat().st_size:
+        raise ValueError(f"it unpacks to {num_bytes} bytes, more than it has; save it with torch.save")
+
+
+def _is_stored(value: torch.Tensor) -> bool:
+    """Tell whether each number of a tensor has bytes of its own; a view may repeat one without end."""
+    if value.layout != torch.strided:
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def start_from(stream: Stream, path: Path) -> tuple[str, ...]:

@@ -10,7 +10,8 @@ import numpy as np
 
 from stin_pipe.stin.results.score_files import ScoreTable, label_text, read_score_table
 from stin_pipe.stin.scoring.fusion import name_some
-from stin_pipe.stin.scoring.scores import Kind, Scores
+from stin_pipe.stin.scoring.scores import SCORES, Kind, Scores
+from stin_pipe.stin.shards.bounded import read_bytes
 from stin_pipe.stin.shards.errors import StinPipeError
 
 MAX_SCORE = 1e30
@@ -64,7 +65,7 @@ def read_foreign_scores(
         stream=stream,
         protocol={
             "file": str(path),
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "sha256": hashlib.sha256(read_bytes(path, SCORES)).hexdigest(),
             "values": "probabilities, taken as their logarithms" if are_probabilities else "before softmax",
         },
     )

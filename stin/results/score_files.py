@@ -10,7 +10,7 @@ as well. Nothing is unpickled.
 """
 
 import csv
-import json
+import io
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from stin_pipe.stin.scoring.fusion import name_some
-from stin_pipe.stin.scoring.scores import Kind, Scores
+from stin_pipe.stin.scoring.scores import SCORES, Kind, Scores, read_arrays
+from stin_pipe.stin.shards.bounded import json_object, open_regular, read_bytes, read_text
 from stin_pipe.stin.shards.errors import StinPipeError
 
 PICKLES = (".pkl", ".pickle", ".pth", ".pt", ".joblib")
@@ -105,15 +106,14 @@ def _pickled(path: Path) -> str:
 
 def _read_npz(path: Path) -> ScoreTable:
     if not zipfile.is_zipfile(path):
-        with path.open("rb") as file:
+        with open_regular(path, SCORES) as file:
             if file.read(1) == b"\x80":  # the first byte of every pickle since protocol 2
                 raise StinPipeError(_pickled(path))
         raise ValueError("it is not an .npz file, a zip of arrays as numpy.savez writes it")
 
-    with np.load(path, allow_pickle=False) as opened:
-        if "about" in opened.files:
-            return _own(path)
-        arrays = {name: opened[name] for name in opened.files}
+    arrays = read_arrays(path)
+    if "about" in arrays:
+        return _own(path)
     _require_keys(arrays)
     return ScoreTable(
         ids=[label_text(item) for item in arrays["ids"].tolist()],
@@ -124,12 +124,7 @@ def _read_npz(path: Path) -> ScoreTable:
 
 
 def _read_json(path: Path) -> ScoreTable:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"it is not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"it must be an object with ids and scores, not a {type(value).__name__}")
+    value = json_object(read_bytes(path, SCORES))
     if "format" in value:
         return _own(path)
 
@@ -170,7 +165,7 @@ def _require_keys(content: Mapping[str, Any]) -> None:
 
 
 def _read_csv(path: Path) -> ScoreTable:
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with io.StringIO(read_text(path, SCORES), newline="") as file:
         reader = csv.reader(file)
         header = next(reader, [])
         if not header:

@@ -1,20 +1,22 @@
 """Results that stages have written, read back; a damaged file counts as missing."""
 
 import hashlib
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from stin_pipe.stin.scoring.scores import SCORES
+from stin_pipe.stin.shards.bounded import (
+    FileKind,
+    UnreadableFileError,
+    read_bytes,
+    read_json,
+    read_json_lines,
+)
 
-def json_object(text: str) -> dict[str, Any]:
-    """Return the JSON object in a text; an empty one if there is none."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+LOG = FileKind(name="log", max_bytes=1 << 30)
+RECORD = FileKind(name="record")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -22,15 +24,15 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
     A line that cannot be read is left out: a training may be writing it right now.
     """
-    if not path.exists():
+    try:
+        return [record for record in read_json_lines(path, LOG) if record]
+    except (FileNotFoundError, UnreadableFileError):
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return [record for line in lines if (record := json_object(line))]
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
     """Return the metrics.json of an evaluation's folder; an empty object if it is missing or damaged."""
-    value = _read(folder / "metrics.json")
+    value = read_record(folder / "metrics.json")
     fused, protocol, weights = (value.get(key) for key in ("fused", "protocol", "fusion_weights"))
     aux = protocol.get("aux") if isinstance(protocol, dict) else None
     is_whole = (
@@ -49,7 +51,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 def read_result(folder: Path) -> dict[str, Any]:
     """Return the result.json of a training's folder; an empty object if it is missing or damaged."""
-    value = _read(folder / "result.json")
+    value = read_record(folder / "result.json")
     top1 = value.get("last_val_top1", "missing")
     counts = [value.get(key) for key in ("steps", "num_train", "num_held_out")]
     is_whole = all(isinstance(count, int) for count in counts) and (top1 is None or is_number(top1))
@@ -61,13 +63,14 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; an empty one if it is missing or damaged."""
     try:
-        return json_object(path.read_text(encoding="utf-8", errors="replace"))
-    except OSError:
+        return read_json(path, RECORD)
+    except (FileNotFoundError, UnreadableFileError):
         return {}
 
 
 def score_file_digests(folder: Path, streams: Sequence[str]) -> dict[str, str]:
     """Return stream -> sha256 of its score file in the folder of an evaluation."""
-    return {name: hashlib.sha256((folder / f"{name}.npz").read_bytes()).hexdigest() for name in streams}
+    return {name: hashlib.sha256(read_bytes(folder / f"{name}.npz", SCORES)).hexdigest() for name in streams}

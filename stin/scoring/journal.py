@@ -15,6 +15,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from stin_pipe.stin.shards.bounded import FileKind, read_bytes
+
+_JOURNAL = FileKind(
+    name="journal", max_bytes=4 << 30, next_step="delete it; the same command then scores all videos"
+)
+
 
 class ScoreJournal:
     """Rows of float32 numbers in an append-only file.
@@ -34,7 +40,10 @@ class ScoreJournal:
     def read(self) -> np.ndarray:
         """Return the rows that were written completely, float32 (n, row_length)."""
         record = 4 * self._row_length + 4
-        content = self.path.read_bytes() if self.path.exists() else b""
+        try:
+            content = read_bytes(self.path, _JOURNAL)
+        except FileNotFoundError:
+            content = b""
         rows = []
         if content.startswith(self._header):
             for start in range(len(self._header), len(content) - record + 1, record):

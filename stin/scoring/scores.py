@@ -6,18 +6,22 @@ gives the same as readable text.
 
 import io
 import json
+import math
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import IO, Any, Literal, get_args
 
 import numpy as np
 
 from stin_pipe.stin.network.auxiliary import with_auxiliary
+from stin_pipe.stin.shards.bounded import FileKind, json_object, open_regular, read_bytes
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import publish_bytes, publish_json
 
 SCORES_FORMAT = 1
+SCORES = FileKind(name="score file", max_bytes=2 << 30, next_step="give another file, or score again")
 Kind = Literal["logits", "probabilities"]
 
 
@@ -112,11 +116,10 @@ class Scores:
 
         try:
             if path.suffix == ".json":
-                value = json.loads(path.read_text())
+                value = json_object(read_bytes(path, SCORES))
             else:
-                with np.load(path, allow_pickle=False) as opened:
-                    arrays = {name: opened[name] for name in opened.files}
-                value = {**json.loads(arrays.pop("about").tobytes()), **arrays}
+                arrays = read_arrays(path)
+                value = {**json_object(arrays.pop("about").tobytes()), **arrays}
             if value["format"] != SCORES_FORMAT:
                 raise ValueError(f"format {value['format']}, this program reads {SCORES_FORMAT}")
 
@@ -143,6 +146,41 @@ class Scores:
             raise StinPipeError(
                 f"{path}: not a readable score file: {error}; delete it and score again"
             ) from error
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of an .npz file, unless it declares more than it holds.
+
+    Raises:
+        StinPipeError: it is no regular file, or too large.
+        ValueError: an array is pickled, or its shape is not that of its bytes; or all of them together would
+            not fit into the memory that scores may take.
+    """
+    with open_regular(path, SCORES) as file:
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            if sum(member.file_size for member in members) > SCORES.max_bytes:
+                raise ValueError(f"it unpacks to more than {SCORES.max_bytes >> 20} MiB")
+            for member in members:
+                with archive.open(member) as stream:
+                    _require_declared_bytes(stream, member)
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as opened:
+            return {name: opened[name] for name in opened.files}
+
+
+def _require_declared_bytes(stream: IO[bytes], member: zipfile.ZipInfo) -> None:
+    """Refuse a header that makes numpy allocate another amount of memory than the file holds."""
+    version = np.lib.format.read_magic(stream)
+    read_header = (
+        np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    )
+    shape, _, dtype = read_header(stream)
+    if dtype.hasobject:
+        raise ValueError(f"{member.filename} holds pickled objects, which run code when they are opened")
+    declared, stored = math.prod(shape) * dtype.itemsize, member.file_size - stream.tell()
+    if declared != stored:
+        raise ValueError(f"{member.filename} declares {declared} bytes, but holds {stored}")
 
 
 def softmax(logits_NC: np.ndarray) -> np.ndarray:

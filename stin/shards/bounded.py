@@ -20,10 +20,11 @@ from stin_pipe.stin.shards.errors import StinPipeError
 MAX_DEPTH = 64
 """Lists and objects within each other; ours have fewer than ten."""
 
-MAX_DIGITS = 400
-"""Characters of one number; a float written out in full has fewer."""
+MAX_DIGITS = 300
+"""Characters of one number; a whole number of so many still fits into a float."""
 
 MIB = 1 << 20
+_PIECE_BYTES = 8 * MIB
 _KINDS = {
     stat.S_ISDIR: "a folder",
     stat.S_ISFIFO: "a named pipe",
@@ -102,12 +103,16 @@ def read_bytes(path: Path, kind: FileKind) -> bytes:
     """
     with open_regular(path, kind) as file:
         try:
-            content = file.read(kind.max_bytes + 1)
+            content = file.read(os.fstat(file.fileno()).st_size + 1)
+            # Files of /proc tell no size, and others grow.
+            while piece := file.read(_PIECE_BYTES):
+                content += piece
+                if len(content) > kind.max_bytes:
+                    raise UnreadableFileError(path, kind, _too_large(kind))
         except OSError as error:
             raise UnreadableFileError(path, kind, error.strerror or str(error)) from error
-    # Files of /proc tell no size, and others grow.
-    if len(content) > kind.max_bytes:
-        raise UnreadableFileError(path, kind, _too_large(kind))
+        except MemoryError as error:
+            raise UnreadableFileError(path, kind, "it does not fit into the memory") from error
     return content
 
 
@@ -164,12 +169,21 @@ def read_toml(path: Path, kind: FileKind) -> dict[str, Any]:
     """
     text = read_text(path, kind)
     try:
-        value = _bounded(lambda: tomllib.loads(text, parse_float=_float))
+        return parse_toml(text)
     except tomllib.TOMLDecodeError as error:
         raise UnreadableFileError(path, kind, f"it is not TOML: {error}") from error
     except ValueError as error:
         raise UnreadableFileError(path, kind, str(error)) from error
-    return value
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Return the tables in a text.
+
+    Raises:
+        tomllib.TOMLDecodeError: it is not TOML.
+        ValueError: it is not of bounded depth and numbers.
+    """
+    return _bounded(lambda: tomllib.loads(text, parse_float=_float))
 
 
 def json_object(text: str | bytes) -> dict[str, Any]:

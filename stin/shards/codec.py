@@ -4,11 +4,13 @@ Shapes: H height, W width. RGB frames are (H, W, 3) uint8. Flow is (H, W, 2) flo
 frame; a stored field is one grey image (2H, W) uint8 with x above y.
 """
 
+import struct
+
 import cv2
 import numpy as np
 
 from stin_pipe.stin.shards.errors import ShardError
-from stin_pipe.stin.shards.schema import FlowCoding, ImageCodec
+from stin_pipe.stin.shards.schema import MAX_PIXELS, FlowCoding, ImageCodec
 
 JPEG_QUALITY = 95
 
@@ -88,8 +90,38 @@ def recode_field(field: np.ndarray, *, old: FlowCoding, new: FlowCoding) -> np.n
     return np.clip(table, 0, 255).astype(np.uint8)[field]
 
 
+def image_size(content: bytes | memoryview) -> tuple[int, int]:
+    """Return width and height by the header of a JPEG or PNG image; 0, 0 where there is none.
+
+    A few bytes may declare any size, and decoders take the memory for it before they find out.
+    """
+    if content[:8] == b"\x89PNG\r\n\x1a\n":
+        return struct.unpack_from(">II", content, 16) if len(content) >= 24 else (0, 0)
+    if content[:2] != b"\xff\xd8":
+        return 0, 0
+    at = 2
+    while at + 9 <= len(content):
+        # Like libjpeg, which passes over whatever stands between two segments.
+        code = content[at + 1]
+        if content[at] != 0xFF or code in (0x00, 0xFF):
+            at += 1
+        elif code == 0x01 or 0xD0 <= code <= 0xD7:  # markers without a length
+            at += 2
+        elif 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", content, at + 5)
+            return width, height
+        elif (length := struct.unpack_from(">H", content, at + 2)[0]) < 2:
+            return 0, 0
+        else:
+            at += 2 + length
+    return 0, 0
+
+
 def _decode(content: np.ndarray | bytes, flags: int) -> np.ndarray:
     buffer = np.frombuffer(content, np.uint8) if isinstance(content, bytes) else content
+    width, height = image_size(buffer.data)
+    if not 0 < width * height <= 2 * MAX_PIXELS:
+        raise ShardError(f"the stored image has {width}x{height} pixels by its header")
     try:
         image = cv2.imdecode(buffer, flags) if buffer.size else None
     except cv2.error:

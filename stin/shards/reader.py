@@ -5,10 +5,9 @@ not threads), and without file locks, which network file systems refuse.
 """
 
 import hashlib
-import json
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,13 @@ from typing import Any
 import h5py
 import numpy as np
 
+from stin_pipe.stin.shards.bounded import FileKind, UnreadableFileError, json_object, open_regular
 from stin_pipe.stin.shards.codec import Window, decode_field, decode_rgb
 from stin_pipe.stin.shards.errors import REBUILD, ShardError, StinPipeError
+from stin_pipe.stin.shards.from_json import from_json, shown
+from stin_pipe.stin.shards.hdf5 import open_group, open_table, read_attributes
 from stin_pipe.stin.shards.index import VideoIndex
+from stin_pipe.stin.shards.names import require_group_name
 from stin_pipe.stin.shards.publish import canonical_json
 from stin_pipe.stin.shards.schema import (
     FORMAT_VERSIONS,
@@ -27,12 +30,14 @@ from stin_pipe.stin.shards.schema import (
     FlowCoding,
     Manifest,
     Stream,
+    VideoMeta,
     attributes_crc,
     streams_in,
 )
 from stin_pipe.stin.shards.writer import item_crc
 
 MAX_OPEN_FILES = 64
+_SHARD = FileKind(name="shard", max_bytes=1 << 42)
 
 # What h5py raises on damaged files.
 _HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError)
@@ -57,36 +62,38 @@ class ShardFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._videos: dict[str, StoredVideo] = {}
-        if not path.exists():
-            raise ShardError(f"{path}: the shard is missing; run extract again to rebuild it")
+        try:
+            # HDF5 would wait for a writer of a named pipe.
+            open_regular(path, _SHARD).close()
+        except FileNotFoundError:
+            raise ShardError(f"{path}: the shard is missing; run extract again to rebuild it") from None
+        except UnreadableFileError as error:
+            raise ShardError(f"{path}: the file: not readable ({error.reason}); {REBUILD}") from error
         with _as_shard_error(path, "the file"):
             # No cache of chunks: neighbours are read at once, and every video would hold its own.
             self._file: Any = h5py.File(path, "r", locking=False, rdcc_nbytes=0)
-            self.attributes = _checked_attributes(self._file.attrs, path, "the file")
+            self.attributes = _checked_attributes(self._file, "the file")
         version = self.attributes.get("format_version")
         if version not in FORMAT_VERSIONS:
             known = " and ".join(map(str, FORMAT_VERSIONS))
-            raise ShardError(f"{path}: format version {version}, but this program reads {known}")
+            raise ShardError(f"{path}: format version {shown(version)}, but this program reads {known}")
         named = self.attributes.get("streams", "both")
         if named not in ("both", *STREAMS):
-            raise ShardError(f"{path}: the streams are {named!r}, but must be rgb, flow or both; {REBUILD}")
+            raise ShardError(
+                f"{path}: the streams are {shown(named)}, but must be rgb, flow or both; {REBUILD}"
+            )
         self.streams: tuple[Stream, ...] = streams_in(named)
+        with _as_shard_error(path, "the file"):
+            self.flow_coding = _flow_coding(self.attributes)
 
     def close(self) -> None:
         """Close the file; videos read from it stay valid, their bytes cannot be read any more."""
         self._file.close()
 
-    @property
-    def flow_coding(self) -> FlowCoding:
-        """How this shard's flow bytes become pixels a frame."""
-        return FlowCoding(
-            zero=float(self.attributes["flow_zero"]), scale=float(self.attributes["flow_scale"])
-        )
-
     def group_names(self) -> list[str]:
         """Return the names of the videos' groups."""
         with _as_shard_error(self.path, "the list of videos"):
-            return sorted(self._file["videos"])
+            return sorted(require_group_name(str(name)) for name in open_group(self._file, "videos"))
 
     def video(self, name: str) -> StoredVideo:
         """Open the group `name`, checking its attributes.
@@ -96,19 +103,18 @@ class ShardFile:
         """
         if name not in self._videos:
             with _as_shard_error(self.path, f"video {name}"):
-                group = self._file["videos"][name]
-                attributes = _checked_attributes(group.attrs, self.path, f"video {name}")
-                count = int(attributes["num_frames"])
+                group = open_group(open_group(self._file, "videos"), require_group_name(name))
+                attributes = _checked_attributes(group, f"video {name}")
+                count = from_json(VideoMeta, attributes, name="its description").num_frames
                 contents: dict[Stream, Any] = {}
                 offsets: dict[Stream, np.ndarray] = {}
                 crcs: dict[Stream, np.ndarray] = {}
                 for stream in self.streams:
                     number = count if stream == "rgb" else count - 1
-                    tables = group[stream]["offsets"], group[stream]["crc32"]
-                    if [table.shape for table in tables] != [(number + 1,), (number,)]:
-                        raise ShardError(f"the {stream} tables do not have {number} entries")
-                    offsets[stream], crcs[stream] = (table[...] for table in tables)
-                    contents[stream] = group[stream]["bytes"]
+                    part = open_group(group, stream)
+                    offsets[stream] = open_table(part, "offsets", np.int64, length=number + 1)[...]
+                    crcs[stream] = open_table(part, "crc32", np.uint32, length=number)[...]
+                    contents[stream] = open_table(part, "bytes", np.uint8)
             self._videos[name] = StoredVideo(
                 id=attributes["id"],
                 attributes=attributes,
@@ -297,18 +303,22 @@ class ShardReader:
         return shard, location.group
 
 
-def _checked_attributes(source: h5py.AttributeManager, path: Path, what: str) -> dict[str, Any]:
-    values = {name: _plain(value) for name, value in source.items()}
+def _checked_attributes(owner: h5py.Group, what: str) -> dict[str, Any]:
+    values = read_attributes(owner)
     if values.get("attrs_crc32") != attributes_crc(values):
         raise ShardError(f"the attributes of {what} differ from their crc32")
     values.pop("attrs_crc32")
     if "notes" in values:
-        values["notes"] = json.loads(values["notes"])
+        values["notes"] = json_object(from_json(str, values["notes"], name="notes"))
     return values
 
 
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
+def _flow_coding(attributes: Mapping[str, Any]) -> FlowCoding:
+    parts = {name: attributes.get(f"flow_{name}") for name in ("zero", "scale")}
+    coding: FlowCoding = from_json(FlowCoding, parts, name="the coding of flow")
+    if coding.scale <= 0:
+        raise ShardError(f"flow_scale must be > 0, got {coding.scale}")
+    return coding
 
 
 @contextmanager

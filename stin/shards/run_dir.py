@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from stin_pipe.stin.shards.bounded import FileKind, UnreadableFileError, read_json
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.names import require_name
 
 DEFAULT = "default"
 """Name of the training or evaluation whose folder has no name, `train-spatial/split1`."""
@@ -41,15 +43,25 @@ class RunDir:
         called by its folder: ``ablate/VARIANT/seedN``.
         """
         if name.startswith(f"{ABLATION}/"):
-            _, variant, seed = name.split("/")
-            return ablation_training(self.path / ABLATION / variant, seed=seed, split=split)
-        folder = self.path / f"train-{stream}"
-        return (folder if name == DEFAULT else folder / name) / f"split{split}"
+            variant, _, seed = name.removeprefix(f"{ABLATION}/").partition("/")
+            folder = self.path / ABLATION / self._part(variant)
+            return ablation_training(folder, seed=self._part(seed), split=self._part(split))
+        return self._of_split(self.path / f"train-{stream}", split, name)
 
     def fusion(self, split: str, name: str = DEFAULT) -> Path:
         """Folder of one evaluation, `fuse-eval/split1`, with a name `fuse-eval/NAME/split1`."""
-        folder = self.path / "fuse-eval"
-        return (folder if name == DEFAULT else folder / name) / f"split{split}"
+        return self._of_split(self.path / "fuse-eval", split, name)
+
+    def _of_split(self, folder: Path, split: str, name: str) -> Path:
+        named = folder if name == DEFAULT else folder / self._part(name)
+        return named / f"split{self._part(split)}"
+
+    def _part(self, text: str) -> str:
+        """Return one part of a path; splits and names come from lists and records that strangers write."""
+        try:
+            return require_name(text, "a name in a run")
+        except ValueError as error:
+            raise StinPipeError(f"{self.path}: {error}") from error
 
     def training_names(self, stream: str, split: str) -> list[str]:
         """Return the names of the trainings of a stream that have a folder: the default one, named ones, and

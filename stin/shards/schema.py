@@ -23,6 +23,9 @@ ONE_STREAM_VERSION = 2
 FORMAT_VERSIONS = (FORMAT_VERSION, ONE_STREAM_VERSION)
 """The versions that are read; a reader refuses any other."""
 
+MAX_PIXELS = 1 << 26
+"""Of a frame; a larger one is refused before memory is taken for it. A field has twice as many."""
+
 Stream = Literal["rgb", "flow"]
 Streams = Literal["both", "rgb", "flow"]
 """What is stored of a video: its frames, its flow, or both."""

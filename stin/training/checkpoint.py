@@ -7,7 +7,6 @@ notice.
 
 import hashlib
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,15 @@ from typing import Any
 
 import torch
 
+from stin_pipe.stin.shards.bounded import FileKind, UnreadableFileError, read_bytes, read_json
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import is_temporary, publish_bytes, publish_json
 
 CHECKPOINT_FORMAT = 1
 NUM_KEPT = 2
+_MARK = FileKind(name="mark of the checkpoint")
+_STATE = FileKind(name="checkpoint", max_bytes=64 << 30)
+_DAMAGE = (UnreadableFileError, OSError, ValueError, KeyError, TypeError, RuntimeError, UnpicklingError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +86,7 @@ def load_latest(folder: Path) -> Checkpoint | None:
         path = mark.with_suffix(".pt")
         try:
             state = _load_checked(path, mark)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, UnpicklingError) as error:
+        except _DAMAGE as error:
             notices.append(f"{path}: damaged ({error}); falling back to the checkpoint before it")
             continue
         return Checkpoint(state=state, step=int(path.stem[5:]), path=path, notices=tuple(notices))
@@ -99,10 +102,10 @@ def _marks(folder: Path) -> list[Path]:
 
 
 def _load_checked(path: Path, mark: Path) -> dict[str, Any]:
-    expected = json.loads(mark.read_text())
+    expected = read_json(mark, _MARK)
     if expected["format"] != CHECKPOINT_FORMAT:
         raise ValueError(f"format {expected['format']}, this program reads {CHECKPOINT_FORMAT}")
-    content = path.read_bytes()
+    content = read_bytes(path, _STATE)
     if hashlib.sha256(content).hexdigest() != expected["sha256"]:
         raise ValueError(f"sha256 of its {len(content)} bytes differs from its mark")
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

@@ -6,6 +6,9 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from stin_pipe.stin.shards.bounded import FileKind, read_bytes
+
+_WISH = FileKind(name="wish to stop", max_bytes=64)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -39,7 +42,7 @@ class StopSignal:
     def received(self) -> int:
         """Number of the signal that was received; 0 if none was."""
         if self._file is not None and not self._received and self._file.exists():
-            self._received = int(self._file.read_text())
+            self._received = int(read_bytes(self._file, _WISH))
         return self._received
 
     def __enter__(self) -> "StopSignal":

@@ -9,12 +9,15 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from stin_pipe.stin.shards.bounded import FileKind, json_object, open_regular, read_json
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import publish_json
 from stin_pipe.stin.training.interrupt import Interrupted
 from stin_pipe.stin.training.report import OnProgress, TrainNotice, TrainProgress, TrainResult, TrainStart
 
 EVENT_INTERVAL_S = 1.0
+OUTCOME = FileKind(name="outcome of the training", next_step="give the same train command again")
+EVENTS = FileKind(name="list of events", next_step="give the same train command again")
 
 _EVENTS = {kind.__name__: kind for kind in (TrainStart, TrainProgress, TrainNotice)}
 
@@ -70,7 +73,7 @@ class LaunchFolder:
             StinPipeError: if they failed.
             ValueError: if they refused an argument.
         """
-        value = json.loads(self.outcome.read_text())
+        value = read_json(self.outcome, OUTCOME)
         match value.pop("kind"):
             case "interrupted":
                 raise Interrupted(value["signum"], step=value["step"])
@@ -116,7 +119,7 @@ class EventReader:
         if not self._path.exists():
             return
 
-        with self._path.open("rb") as file:
+        with open_regular(self._path, EVENTS) as file:
             file.seek(self._offset)
             content = file.read()
 
@@ -125,7 +128,7 @@ class EventReader:
         self._offset += len(lines)
 
         for line in lines.splitlines():
-            value = json.loads(line)
+            value = json_object(line)
             event = _EVENTS[value.pop("event")](**value)
             if isinstance(event, TrainProgress):
                 self.last_step = event.step

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from stin_pipe.stin.network.model_file import MODEL_FILE, RESULT_FILE, is_as_trained
+from stin_pipe.stin.network.model_file import MODEL, MODEL_FILE, RESULT_FILE, is_as_trained
+from stin_pipe.stin.shards.bounded import FileKind, UnreadableFileError, read_bytes, read_json
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import publish_json
 from stin_pipe.stin.training.checkpoint import Checkpoint, load_latest, save_checkpoint
@@ -29,6 +30,8 @@ INIT_DIGEST = "init_sha256"
 NUM_TRAIN = "num_train"
 """Key of the number of videos on the training list; it is for messages, and does not identify a training."""
 BEST_FILE = "best.safetensors"
+_CONFIG = FileKind(name="configuration of the training")
+_RESULT = FileKind(name="result of the training", next_step="delete it to finish the training again")
 
 _FLAGS = {
     "config.augment.flip": "--no-flip",
@@ -122,13 +125,8 @@ def open_training(
     if not is_finished:
         return TrainingFolder(checkpoint=load_latest(folder / CHECKPOINT_FOLDER), result=None)
 
-    try:
-        result = json.loads(result_path.read_text())
-    except ValueError as error:
-        raise StinPipeError(
-            f"{result_path}: damaged ({error}); delete it to finish the training again"
-        ) from error
-    if is_as_trained(model_path, hashlib.sha256(model_path.read_bytes()).hexdigest()):
+    result = read_json(result_path, _RESULT)
+    if is_as_trained(model_path, hashlib.sha256(read_bytes(model_path, MODEL)).hexdigest()):
         return TrainingFolder(checkpoint=None, result=result, list_change=list_change)
 
     # The model can be written again from the last checkpoint, as long as the training list is the same.
@@ -148,10 +146,10 @@ def open_training(
 def is_being_continued(folder: Path) -> bool:
     """Tell whether a finished training has been continued, and the continuation has not come to its end."""
     try:
-        stored = json.loads((folder / CONFIG_FILE).read_text())["config"]
-        result = json.loads((folder / RESULT_FILE).read_text())
+        stored = read_json(folder / CONFIG_FILE, _CONFIG)["config"]
+        result = read_json(folder / RESULT_FILE, _RESULT)
         return stored.get("continued", []) != result.get("continued", [])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (FileNotFoundError, UnreadableFileError, KeyError, TypeError, AttributeError):
         return False  # whoever opens the training says what is wrong with it
 
 
@@ -166,12 +164,14 @@ def _require_same(folder: Path, identity: Mapping[str, Any], num_train: int, *, 
     """
     path = folder / CONFIG_FILE
     try:
-        stored = json.loads(path.read_text())
+        stored = read_json(path, _CONFIG)
         num_before = stored.pop(NUM_TRAIN, None)
         same_list = stored.pop(TRAINING_LIST) == identity[TRAINING_LIST]
         settings = {name: value for name, value in identity.items() if name != TRAINING_LIST}
         differences = json_differences(*(_by_content(item, stored, settings) for item in (stored, settings)))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except UnreadableFileError as error:
+        raise StinPipeError(error.problem, next_step=f"delete {folder} to train again") from error
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StinPipeError(f"{path}: damaged ({error}); delete {folder} to train again") from error
 
     # Settings first: another share of held-out videos also makes another list.
@@ -196,8 +196,8 @@ def _require_same(folder: Path, identity: Mapping[str, Any], num_train: int, *, 
 
 def _stored_count(path: Path) -> object:
     try:
-        return json.loads(path.read_text()).get(NUM_TRAIN)
-    except (OSError, ValueError, AttributeError):
+        return read_json(path, _RESULT).get(NUM_TRAIN)
+    except (FileNotFoundError, UnreadableFileError):
         return None
 
 

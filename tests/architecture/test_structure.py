@@ -101,6 +101,20 @@ def test_files_of_ours_are_looked_for_in_the_one_package(path: Path) -> None:
                 assert str(package).split(".")[0] not in PACKAGES, f"{path}: {name}({package!r})"
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_are_parsed_by_the_bounded_reader_alone(path: Path) -> None:
+    """A file of a run or a stranger may be a pipe, of any size, or nested without an end."""
+    if path.name == "bounded.py":
+        return
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        # What was just written by `json.dumps` is no file.
+        parses = called in ("json.loads", "json.load", "tomllib.loads", "tomllib.load")
+        assert not parses or ast.unparse(node.args[0]).startswith("json.dumps("), f"{path}: {called}"
+
+
 def test_no_command_imports_another() -> None:
     for path in (ROOT / "workflows" / "commands").glob("*.py"):
         for name in imports(path):

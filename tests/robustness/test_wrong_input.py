@@ -139,7 +139,7 @@ def test_a_run_of_another_version_and_a_damaged_one(run: Path, made_videos, call
     check(call("status", "--run", run, "--json"), 1, "format version 9", "this program reads version 1")
     (run / "run.json").write_text("{")
     arguments = ("--run", run, "--videos", made_videos.videos, "--json")
-    check(call("extract", *arguments), 1, "run.json: cannot be read")
+    check(call("extract", *arguments), 1, "run.json: the record of the run cannot be read")
 
 
 def test_a_folder_of_other_things_is_not_taken_for_a_run(made_videos, tmp_path: Path, call) -> None:

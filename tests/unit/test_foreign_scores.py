@@ -172,7 +172,7 @@ def test_pickles_are_refused_unopened_with_a_way_out_that_works(tmp_path):
             read(path)
     objects = tmp_path / "objects.npz"
     np.savez(objects, ids=np.array(IDS), scores=np.array([Trap()] * 3))
-    with pytest.raises(StinPipeError, match="allow_pickle=False"):
+    with pytest.raises(StinPipeError, match="holds pickled objects"):
         read(objects)
     # The three lines of the message, run as they are.
     path = tmp_path / "dict.pkl"
@@ -196,7 +196,7 @@ def test_pickles_are_refused_unopened_with_a_way_out_that_works(tmp_path):
             "line 4, video 'run/a.avi', class 'sit': a score must be a number, got 'x'",
         ),
         ("s.csv", "", "it has no first line id,label,<class>,<class>,..."),
-        ("s.json", "[1]", "it must be an object with ids and scores, not a list"),
+        ("s.json", "[1]", "it holds a list where an object belongs"),
         ("s.json", "{", "it is not JSON"),
         ("s.json", '{"ids": ["a"]}', r"it has no scores \(only ids\)"),
         ("s.json", '{"ids": ["a", "b"], "scores": [[1, 2], [3]]}', "rows of numbers, one row a video"),

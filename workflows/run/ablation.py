@@ -1,6 +1,5 @@
 """An ablation of a run: variants by name or from a file, trained and compared, locked and recorded."""
 
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from stin_pipe.stin.ablation import (
 from stin_pipe.stin.device import Amp, Runtime
 from stin_pipe.stin.network.config import StreamName
 from stin_pipe.stin.results.ablation_table import AblationTable, Judge
+from stin_pipe.stin.shards.bounded import FileKind, UnreadableFileError, read_toml
 from stin_pipe.stin.shards.errors import ArgumentError
 from stin_pipe.stin.shards.publish import publish_json
 from stin_pipe.stin.shards.schema import Manifest
@@ -26,6 +26,7 @@ from stin_pipe.workflows.run.lock import run_lock
 from stin_pipe.workflows.run.run_dir import open_run, recorded
 from stin_pipe.workflows.run.training import TrainOptions, extraction_of, require_split, training_config
 
+_VARIANTS = FileKind(name="variants", max_bytes=1 << 20)
 VAL_SHARE = 0.2
 """Default share of the training list that is held out; larger than the recipes', since it is judged on."""
 
@@ -209,9 +210,11 @@ def _refuse_seed(settings: Mapping[str, Any], place: str) -> None:
 def _read_variants(path: Path) -> dict[str, tuple[StreamName, dict[str, Any]]]:
     """Return stream and changes of each variant of a TOML file."""
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"--variants {path}: cannot be read as TOML: {error}") from error
+        tables = read_toml(path, _VARIANTS)
+    except FileNotFoundError as error:
+        raise ValueError(f"--variants {path}: does not exist") from error
+    except UnreadableFileError as error:
+        raise ValueError(f"--variants {path}: cannot be read ({error.reason})") from error
     variants: dict[str, tuple[StreamName, dict[str, Any]]] = {}
     for name, table in tables.items():
         stream = table.get("stream") if isinstance(table, dict) else None

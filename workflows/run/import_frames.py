@@ -1,6 +1,5 @@
 """Import folders of frames and flow images, made by other tools, into a run."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from stin_pipe.pipeline.runners.local import run_local
 from stin_pipe.pipeline.shard.from_images import first_short_side, require_images
 from stin_pipe.pipeline.shard.image_folders import FrameNames, scan_frame_folders
 from stin_pipe.stin.processes.cpus import usable_cpus
+from stin_pipe.stin.results.stored import is_number, read_record
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.schema import ImageCodec, Streams
 from stin_pipe.workflows.run.extraction import FailureOptions, make_in_run
@@ -134,8 +134,5 @@ def _choose_params(
 
 def _exported_bound(frames: Path) -> float | None:
     """Return the bound that `stin-pipe export` recorded beside its frames; other tools record none."""
-    try:
-        bound = json.loads((frames.absolute().parent / "export.json").read_text(encoding="utf-8"))["bound_px"]
-        return float(bound)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    bound = read_record(frames.absolute().parent / "export.json").get("bound_px")
+    return float(bound) if isinstance(bound, (int, float)) and is_number(bound) else None

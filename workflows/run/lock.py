@@ -16,12 +16,15 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from stin_pipe.stin.shards.bounded import FileKind, UnreadableFileError, read_json
 from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.from_json import from_json
 from stin_pipe.stin.shards.publish import temporary_name
 
 BATCH_JOB = "STIN_PIPE_BATCH_JOB"
 """Environment variable that names the batch job; jobs of Slurm name themselves."""
 
+_LOCK = FileKind(name="lock", max_bytes=1 << 16, next_step="delete it if no process works there")
 _TURN_TRIES, _TURN_WAIT_S = 600, 0.05
 
 
@@ -85,13 +88,11 @@ def read_holder(path: Path) -> Holder | None:
         StinPipeError: the lock file is damaged.
     """
     try:
-        return Holder(**json.loads(path.read_text(encoding="utf-8")))
+        return from_json(Holder, read_json(path, _LOCK), name="the lock")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
-        raise StinPipeError(
-            f"{path}: the lock cannot be read ({error}); delete it if no process works there"
-        ) from error
+    except ValueError as error:
+        raise UnreadableFileError(path, _LOCK, str(error)) from error
 
 
 def is_alive(holder: Holder) -> bool | None:

@@ -11,7 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from stin_pipe.stin.shards.bounded import FileKind, UnreadableFileError, read_json
 from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.from_json import from_json, shown
 from stin_pipe.stin.shards.publish import publish_json
 from stin_pipe.stin.shards.run_dir import RunDir
 from stin_pipe.stin.shards.schema import FORMAT_VERSION
@@ -22,6 +24,7 @@ RECORDED_PACKAGES = (
     *("opencv-contrib-python", "opencv-contrib-python-headless"),
 )
 _MAX_COMMANDS = 200
+_RUN = FileKind(name="record of the run", next_step="restore it, or use a new --run")
 
 
 def create_run(path: Path) -> RunDir:
@@ -86,17 +89,19 @@ def read_run_json(path: Path) -> dict[str, Any]:
     """
     file = path / "run.json"
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-        version = value["format_version"]
+        value = read_json(file, _RUN)
     except FileNotFoundError:
         return {"format_version": FORMAT_VERSION, "commands": []}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StinPipeError(f"{file}: cannot be read ({error}); restore it, or use a new --run") from error
+    version = value.get("format_version")
     if version != FORMAT_VERSION:
         raise StinPipeError(
-            f"{file}: the run has format version {version}, but this program reads version {FORMAT_VERSION}; "
-            "use the program version that made it, or a new --run"
+            f"{file}: the run has format version {shown(version)}, but this program reads version "
+            f"{FORMAT_VERSION}; use the program version that made it, or a new --run"
         )
+    try:
+        from_json(tuple[Mapping[str, Any], ...], value.get("commands"), name="commands")
+    except ValueError as error:
+        raise UnreadableFileError(file, _RUN, str(error)) from error
     return value
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stin_pipe.pipeline.planning.ledger import plan_paths, read_ledger
-from stin_pipe.stin.results.stored import is_number, json_object, read_lines, read_metrics, read_result
+from stin_pipe.stin.results.stored import is_number, read_lines, read_metrics, read_record, read_result
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.run_dir import RunDir
 from stin_pipe.stin.shards.schema import STORED_OF, Manifest, list_digest
@@ -213,8 +213,10 @@ def chain_stages(run: RunDir, splits: Sequence[str]) -> list[StageState]:
 def recorded_splits(run: RunDir) -> list[str]:
     """Return the splits of the run's last chain; without one, those worked on; else the first of the data."""
     for entry in reversed(read_run_json(run.path)["commands"]):
-        if entry.get("command") == "run":
-            return [str(split) for split in entry["config"]["splits"]]
+        config = entry.get("config")
+        splits = config.get("splits") if isinstance(config, dict) else None
+        if entry.get("command") == "run" and isinstance(splits, list):
+            return [str(split) for split in splits]
     if splits := splits_with_files(run):
         return splits
     return list(Manifest.load(run.manifest).split_names[:1]) if run.manifest.exists() else []
@@ -319,7 +321,7 @@ def _finished_training(path: Path, command: str, split: str, manifest: Manifest 
 
 def _list_change(path: Path, result: Mapping[str, Any], manifest: Manifest) -> str:
     try:
-        stored = json_object((path / "config.json").read_text(encoding="utf-8"))
+        stored = read_record(path / "config.json")
         share, trained_on = stored["config"]["val_share"], stored["training_list"]
         stream = STORED_OF[stored["config"]["stream"]["name"]]
         videos = divide_training_list(manifest, split=stored["split"], share=share, stream=stream).train

@@ -5,7 +5,6 @@ keys above all: `run` is `--run` of every command, `split` is `--split` of those
 """
 
 import math
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -15,9 +14,11 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from stin_pipe.stin.shards.bounded import FileKind, UnreadableFileError, read_toml
 from stin_pipe.workflows.terminal.commands import COMMANDS
 from stin_pipe.workflows.terminal.types import Names, Numbers
 
+CONFIGURATION = FileKind(name="configuration", max_bytes=1 << 20)
 CHAIN_COMMANDS = ("run", "job.slurm", "job.ray", "job.kubernetes")
 _META = "stin-pipe values of the configuration file"
 _ABOVE = "above the tables"
@@ -122,11 +123,11 @@ def table_name(ctx: click.Context) -> str:
 def _load(path: Path) -> dict[str, Any]:
     """Read the file; refuse what no command reads, since a mistake there would go unnoticed."""
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        tables = read_toml(path, CONFIGURATION)
+    except FileNotFoundError as error:
         raise ValueError(error.strerror) from error
-    except ValueError as error:
-        raise ValueError(f"not TOML: {error}") from error
+    except UnreadableFileError as error:
+        raise ValueError(error.reason) from error
 
     for name, value in tables.items():
         if name in ("run", "split"):

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from stin_pipe.stin.shards.bounded import parse_toml
+
 RESERVED_NAMES = frozenset(
     (
         *("split", "splits", "num_videos", "num_listed", "streams", "fusion_weights"),
@@ -155,7 +157,7 @@ class Setting(Pair):
 
         # As in the configuration file, so that a list or a truth value needs no syntax of its own.
         try:
-            parsed = tomllib.loads(f"value = {value}")["value"]
+            parsed = parse_toml(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
             parsed = value
         return name, tuple(parsed) if isinstance(parsed, list) else parsed
