@@ -22,7 +22,7 @@ from stin_pipe.stin.shards.codec import decode_field, encode_image, recode_field
 from stin_pipe.stin.shards.errors import ShardError, StinPipeError
 from stin_pipe.stin.shards.publish import is_temporary, publish_bytes, publish_json, temporary_name
 from stin_pipe.stin.shards.reader import ShardFile
-from stin_pipe.stin.shards.schema import FlowCoding, ImageCodec, Manifest
+from stin_pipe.stin.shards.schema import FlowCoding, ImageCodec, Manifest, ManifestVideo
 
 MAX_NAME_BYTES = 120
 _RECORD = FileKind(name="record of the export", max_bytes=1 << 30, next_step="export into a new folder")
@@ -75,12 +75,12 @@ class ExportResult:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportTask:
-    """The videos of one shard that are to be written: folder under `out` -> (id, group in the shard)."""
+    """The videos of one shard that are to be written, by their folders under `out`."""
 
     shard: Path
     out: Path
     bound_px: float
-    folders: Mapping[str, tuple[str, str]]
+    folders: Mapping[str, ManifestVideo]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,12 +212,12 @@ def _export_tasks(extract_dir: Path, manifest: Manifest, out: Path, bound_px: fl
             shutil.rmtree(leftover, ignore_errors=True)
 
     folders = folder_names(list(manifest.videos))
-    by_shard: dict[str, dict[str, tuple[str, str]]] = {}
+    by_shard: dict[str, dict[str, ManifestVideo]] = {}
     for video in manifest.videos.values():
         folder = folders[video.id]
         # It has this name only if it is whole.
         if not (out / FRAMES / folder).is_dir():
-            by_shard.setdefault(video.shard, {})[folder] = (video.id, video.group)
+            by_shard.setdefault(video.shard, {})[folder] = video
     return [
         ExportTask(shard=extract_dir / "shards" / f"{shard}.h5", out=out, bound_px=bound_px, folders=videos)
         for shard, videos in sorted(by_shard.items())
@@ -253,7 +253,7 @@ def export_shard(task: ExportTask) -> ShardExport:
     problems, num_videos, num_frames = [], 0, 0
 
     try:
-        for folder, (video_id, group) in task.folders.items():
+        for folder, video in task.folders.items():
             target = task.out / FRAMES / folder
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary = temporary_name(target)
@@ -261,9 +261,11 @@ def export_shard(task: ExportTask) -> ShardExport:
 
             # One damaged video is a problem to report; the others of its shard are written all the same.
             try:
-                if shard.video(group).id != video_id:
-                    raise ShardError(f"{task.shard}: group {group} is not {video_id}; run extract again")
-                num_frames += _write_images(shard, group, temporary, task.bound_px)
+                if shard.video(video.group).attributes["digest"] != video.digest:
+                    raise ShardError(
+                        f"{task.shard}: group {video.group} is not {video.id}; run extract again"
+                    )
+                num_frames += _write_images(shard, video.group, temporary, task.bound_px)
                 temporary.rename(target)
                 num_videos += 1
             except ShardError as error:

@@ -6,14 +6,16 @@ It prints nothing: events tell what happens on the way, the result what the run 
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from stin_pipe.pipeline.listing.listing import Listing
 from stin_pipe.pipeline.planning.ledger import Ledger, write_absent, write_views
-from stin_pipe.pipeline.planning.plan import ExtractParams
+from stin_pipe.pipeline.planning.match import Digest, file_digest
+from stin_pipe.pipeline.planning.plan import IMPORTED, ExtractParams
 from stin_pipe.pipeline.planning.todo import ShardTask, Work, count_deleted, prepare_work
+from stin_pipe.pipeline.shard.from_images import folder_sha256
 from stin_pipe.pipeline.shard.make_shard import ShardReport, remove_leftovers, running_shards
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.schema import STREAMS, Manifest, Streams
@@ -80,6 +82,8 @@ class ExtractResult:
         damaged: videos in shards of which only a part could be decoded.
         failures: number of failed videos by reason.
         num_deleted: failed videos whose files were deleted since; they are no longer counted as failures.
+        changed: videos whose file was found to be another one than before, and was extracted anew.
+        unlisted: videos in the run that the lists or the folder no longer name; they are not trained on.
         too_many_failed: whether more than the allowed share of videos failed.
         manifest: every video of the run.
     """
@@ -98,8 +102,10 @@ class ExtractResult:
     flow_backend: str
     damaged: int
     failures: dict[str, int]
+    unlisted: int
     num_deleted: int
     too_many_failed: bool
+    changed: int = 0
     manifest: Manifest = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -138,9 +144,17 @@ def make_shards(
         ExtractStopped: the runner ended before it had made all shards.
     """
     started = time.monotonic()
-    work = prepare_work(extract_dir, ledger, listing, params, retry_failed=retry_failed, timeout_s=timeout_s)
+    work = prepare_work(
+        extract_dir,
+        ledger,
+        listing,
+        params,
+        retry_failed=retry_failed,
+        timeout_s=timeout_s,
+        digest=source_digest(listing.root, params),
+    )
     on_event(ExtractStart(work=work))
-    write_absent(extract_dir, listing.absent)
+    write_absent(extract_dir, sorted(set(listing.absent) - set(work.decision.kept)))
 
     num_pairs = 0
     try:
@@ -153,7 +167,15 @@ def make_shards(
         manifest = write_views(ledger)
 
     seconds = time.monotonic() - started
-    return _result(ledger, manifest, listing, max_failure_rate, seconds=seconds, num_pairs=num_pairs)
+    result = _result(ledger, manifest, listing, max_failure_rate, seconds=seconds, num_pairs=num_pairs)
+    return replace(result, changed=len(work.decision.changed))
+
+
+def source_digest(root: Path, params: ExtractParams) -> Digest:
+    """Return how the shards of these parameters tell one source under `root` from another."""
+    if params.flow_backend == IMPORTED:
+        return lambda path, streams: folder_sha256(path, root=root, params=params.only(streams))
+    return file_digest
 
 
 def _result(
@@ -188,6 +210,7 @@ def _result(
         flow_backend=manifest.flow_backend,
         damaged=sum(bool(entry.outcome and entry.outcome.notes.get("damaged")) for entry in ledger.done),
         failures=dict(Counter(video.reason for video in manifest.failed)),
+        unlisted=manifest.num_unlisted,
         num_deleted=num_deleted,
         too_many_failed=num_counted / max(1, num_done + num_counted) > max_failure_rate,
         manifest=manifest,
@@ -200,13 +223,14 @@ def _reports(extract_dir: Path, work: Work, run_tasks: RunTasks, on_event: OnEve
     if not work.tasks:
         return
 
-    total = len(work.ledger.entries)
+    total = len(work.ledger.listed)
     num_videos = total - len(work.ledger.not_yet)
     num_left, num_frames, started = len(work.tasks), 0, time.monotonic()
     for report in run_tasks(work.tasks):
         if report is not None:
             num_left -= 1
-            num_videos += report.num_done + report.num_failed
+            # A shard may also hold videos that are no longer listed.
+            num_videos = min(total, num_videos + report.num_done + report.num_failed)
             num_frames += report.num_frames
             yield report
 

@@ -35,16 +35,16 @@ def csv_listing(root: Path, list_csv: Path) -> Listing:
         StinPipeError: a malformed list, or a path that leads out of `root`.
     """
     rows = read_csv(list_csv)
-    files, absent = _find_files(root, list_csv, rows)
+    items = _find_files(root, list_csv, rows)
 
     # `class/name.ext` is short and enough, unless two folders of a class hold files of one name.
-    short_ids = [_id(item.row, _short(item.row, item.path)) for item in files]
+    short_ids = [_id(item.row, _short(item.row, item.path)) for item in items]
     counts = Counter(short_ids)
     classes = tuple(sorted({row.class_name for row in rows}))
     videos = [
         ListedVideo(
             id=short_id if counts[short_id] == 1 else _id(item.row, display_name(str(item.path))),
-            path=str(item.file),
+            path=str(item.file or item.path),
             label=classes.index(item.row.class_name),
             class_name=display_name(item.row.class_name),
             splits={"1": item.row.subset} if item.row.subset else {},
@@ -52,13 +52,14 @@ def csv_listing(root: Path, list_csv: Path) -> Listing:
             start_s=item.row.start_s,
             end_s=item.row.end_s,
         )
-        for short_id, item in zip(short_ids, files, strict=True)
+        for short_id, item in zip(short_ids, items, strict=True)
     ]
+    is_there = {video.id: item.file is not None for video, item in zip(videos, items, strict=True)}
 
     has_sides = any(row.subset for row in rows)
     if has_sides:
         source = f"split 1 from the split column of {list_csv}"
-        used = [video for video in videos if video.splits]
+        used = [video for video in videos if video.splits or not is_there[video.id]]
     else:
         source = f"{list_csv} has no split column: {HASH_SPLIT}"
         sides: dict[str, Subset] = {}
@@ -72,9 +73,9 @@ def csv_listing(root: Path, list_csv: Path) -> Listing:
         split_names=("1",),
         split_from="column" if has_sides else "hash",
         split_source=source,
-        videos=tuple(sorted(used, key=lambda video: video.id)),
+        videos=tuple(sorted((video for video in used if is_there[video.id]), key=lambda video: video.id)),
         num_skipped=len(videos) - len(used),
-        absent=tuple(sorted(absent)),
+        missing=tuple(video for video in used if not is_there[video.id]),
     )
 
 
@@ -106,18 +107,17 @@ def read_csv(path: Path) -> list[CsvRow]:
 
 @dataclass(frozen=True, kw_only=True)
 class _RowFile:
-    """A row with its path relative to the videos folder, and the file there that it means."""
+    """A row, its path relative to the videos folder, and the file there that it means, if there is one."""
 
     row: CsvRow
     path: PurePosixPath
-    file: PurePosixPath
+    file: PurePosixPath | None
 
 
-def _find_files(root: Path, list_csv: Path, rows: Sequence[CsvRow]) -> tuple[list[_RowFile], list[str]]:
-    """Return the rows whose files are in the folder, and names for the others."""
+def _find_files(root: Path, list_csv: Path, rows: Sequence[CsvRow]) -> list[_RowFile]:
+    """Find the file of each row."""
     find = PathFinder(root)
     files: list[_RowFile] = []
-    absent: list[str] = []
     places: dict[tuple[PurePosixPath, float, float | None], str] = {}
     for row in rows:
         path = inside(root, row.path, source=list_csv)
@@ -127,16 +127,13 @@ def _find_files(root: Path, list_csv: Path, rows: Sequence[CsvRow]) -> tuple[lis
                 f"{row.place}: {display_name(row.path)} is not in the folder, and not UTF-8; save "
                 "the list as UTF-8 (in a spreadsheet: CSV UTF-8)"
             )
-        if file is None:
-            absent.append(f"{display_name(row.class_name)}/{_short(row, path)}")
-        else:
-            files.append(_RowFile(row=row, path=path, file=file))
+        files.append(_RowFile(row=row, path=path, file=file))
 
         # An absent file counts too: the list is wrong whether or not the file is there today.
         first = places.setdefault((file or path, row.start_s or 0.0, row.end_s), row.place)
         if first != row.place:
             raise StinPipeError(f"{row.place}: {row.path} was listed before, at {first}; list it once")
-    return files, absent
+    return files
 
 
 def _require_columns(path: Path, names: Sequence[str]) -> None:

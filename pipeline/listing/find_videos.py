@@ -149,20 +149,19 @@ def _from_split_lists(
     find = FileFinder(files)
     listed_files: set[PurePosixPath] = set()
     videos: list[ListedVideo] = []
-    absent: list[str] = []
+    missing: list[ListedVideo] = []
     for entry in lists.entries:
-        file = find(entry)
-        if file is None:
-            absent.append(f"{display_name(entry.class_name)}/{display_name(entry.file_name)}")
-            continue
+        found = find(entry)
+        file = found or PurePosixPath(entry.folder or entry.class_name, entry.file_name)
+        if found:
+            listed_files.add(found)
+            if not entry.splits:  # listed, but in no split (HMDB51's code 0 in all three)
+                continue
 
-        listed_files.add(file)
-        if not entry.splits:  # listed, but in no split (HMDB51's code 0 in all three)
-            continue
         # A list may take one class from several folders; the folder then keeps equal file names apart.
         in_class = folded(file.parent.name) in ("", folded(entry.class_name))
-        folder = entry.class_name if in_class else file.parent.name
-        videos.append(
+        folder = entry.class_name if in_class or not found else file.parent.name
+        (videos if found else missing).append(
             ListedVideo(
                 id=f"{display_name(folder)}/{display_name(file.name)}",
                 path=str(file),
@@ -183,5 +182,5 @@ def _from_split_lists(
         split_source=f"{num_lists} split{'s' * (num_lists != 1)} from {splits_dir}",
         videos=tuple(sorted(videos, key=lambda video: video.id)),
         num_skipped=len(files) - len(listed_files),
-        absent=tuple(sorted(absent)),
+        missing=tuple(missing),
     )

@@ -46,7 +46,7 @@ class Listing:
         split_from: who decides the side of a video.
         split_source: the same as a sentence for a person.
         num_skipped: video files in the folder that no list names.
-        absent: ids of listed videos that the folder lacks.
+        missing: listed videos that the folder lacks; their paths are guesses by the lists.
     """
 
     dataset: Dataset
@@ -57,12 +57,17 @@ class Listing:
     split_source: str
     videos: tuple[ListedVideo, ...]
     num_skipped: int = 0
-    absent: tuple[str, ...] = ()
+    missing: tuple[ListedVideo, ...] = ()
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Names of the listed videos that the folder lacks."""
+        return tuple(sorted(video.id for video in self.missing))
 
     @property
     def num_absent(self) -> int:
         """Number of listed videos that the folder lacks."""
-        return len(self.absent)
+        return len(self.missing)
 
 
 def group_key(class_name: str, file_name: str) -> str | None:

@@ -34,14 +34,17 @@ def keep_classes(listing: Listing, names: Sequence[str]) -> Listing:
             raise ArgumentError(f"--classes: no class {name!r} in this data set; {hint}", "classes")
 
     classes = tuple(name for name in listing.classes if name in names)
-    videos = tuple(
-        replace(video, label=classes.index(video.class_name))
-        for video in listing.videos
-        if video.class_name in classes
-    )
-    absent = tuple(name for name in listing.absent if name.split("/")[0] in classes)
+
+    def relabelled(videos: Sequence[ListedVideo]) -> tuple[ListedVideo, ...]:
+        return tuple(
+            replace(video, label=classes.index(video.class_name))
+            for video in videos
+            if video.class_name in classes
+        )
+
+    videos, missing = relabelled(listing.videos), relabelled(listing.missing)
     num_skipped = listing.num_skipped + len(listing.videos) - len(videos)
-    return replace(listing, classes=classes, videos=videos, num_skipped=num_skipped, absent=absent)
+    return replace(listing, classes=classes, videos=videos, num_skipped=num_skipped, missing=missing)
 
 
 def keep_matching(listing: Listing, globs: Sequence[str]) -> Listing:
@@ -52,11 +55,15 @@ def keep_matching(listing: Listing, globs: Sequence[str]) -> Listing:
     """
     if not globs:
         return listing
-    videos = tuple(
-        video
-        for video in listing.videos
-        if any(fnmatchcase(name, glob) for glob in globs for name in (video.path, Path(video.path).name))
-    )
+
+    def matching(videos: Sequence[ListedVideo]) -> tuple[ListedVideo, ...]:
+        return tuple(
+            video
+            for video in videos
+            if any(fnmatchcase(name, glob) for glob in globs for name in (video.path, Path(video.path).name))
+        )
+
+    videos = matching(listing.videos)
     if listing.videos and not videos:
         literal = next((glob for glob in globs if not set(glob) & set("*?[")), None)
         hint = f"; try {'*' + literal + '*'!r}" if literal else ""
@@ -66,7 +73,7 @@ def keep_matching(listing: Listing, globs: Sequence[str]) -> Listing:
             "match",
         )
     num_skipped = listing.num_skipped + len(listing.videos) - len(videos)
-    return replace(listing, videos=videos, num_skipped=num_skipped)
+    return replace(listing, videos=videos, num_skipped=num_skipped, missing=matching(listing.missing))
 
 
 def spread(videos: Sequence[ListedVideo], limit: int) -> tuple[ListedVideo, ...]:

@@ -1,4 +1,4 @@
-"""The state of a run, derived from its plans and marks alone: each video once, in exactly one state.
+"""The state of a run, derived from plans, marks and its last listing: each video once, in exactly one state.
 
 `failures.jsonl` and `manifest.json` are views of it, replaced whole.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from stin_pipe.pipeline.listing.listing import ListedVideo
+from stin_pipe.pipeline.planning.listed import ListingRecord
 from stin_pipe.pipeline.planning.plan import IMPORTED, Plan, PlannedShard, joined_params
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import json_text, publish_bytes
@@ -38,12 +39,15 @@ class LedgerEntry:
     """The current state of one planned video, or of the stream that was added to it later.
 
     Attributes:
+        video: as it was planned; in `Ledger.listed` as the last listing has it.
+        planned_id: its id in plans and shards.
         shard: name of the shard that holds it, or will.
         streams: what that shard holds.
         outcome: None until the shard is done.
     """
 
     video: ListedVideo
+    planned_id: str
     shard: str
     streams: Streams
     outcome: VideoOutcome | None
@@ -53,6 +57,11 @@ class LedgerEntry:
         """What became of the video."""
         return self.outcome.state if self.outcome else "pending"
 
+    @property
+    def source_sha256(self) -> str | None:
+        """Digest of the file whose frames are stored; None if none are."""
+        return self.outcome.meta.source_sha256 if self.outcome and self.outcome.meta else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
@@ -60,12 +69,14 @@ class Ledger:
 
     Attributes:
         plans: in the order in which they were made.
+        listing: what the last listing said; None where a version that recorded none made the run.
         marks: of the shards that are done, by shard name.
         broken: why a shard that has a mark does not count as done, by shard name; without the next step.
     """
 
     extract_dir: Path
     plans: tuple[Plan, ...]
+    listing: ListingRecord | None = None
     marks: Mapping[str, Mark] = field(default_factory=dict[str, Mark])
     broken: Mapping[str, str] = field(default_factory=dict[str, str])
 
@@ -112,6 +123,7 @@ class Ledger:
                 for video in shard.videos:
                     entry = LedgerEntry(
                         video=video,
+                        planned_id=video.id,
                         shard=shard.name,
                         streams=plan.params.streams,
                         outcome=outcomes.get(video.id),
@@ -119,39 +131,57 @@ class Ledger:
                     entries[video.id] = _current(entries.get(video.id), entry)
         return entries
 
+    @cached_property
+    def listed(self) -> dict[str, LedgerEntry]:
+        """The videos that the last listing names, by their ids, with the labels, sides and files it gives."""
+        if self.listing is None:
+            return self.entries
+        return {
+            line.video.id: replace(self.entries[line.planned_id], video=line.video)
+            for line in self.listing.lines
+            if line.is_listed and line.planned_id in self.entries
+        }
+
+    @property
+    def unlisted(self) -> list[str]:
+        """Ids of the videos that an earlier listing named and the last one does not."""
+        return [line.video.id for line in self.listing.lines if not line.is_listed] if self.listing else []
+
     @property
     def pending(self) -> tuple[PlannedShard, ...]:
-        """Shards that are not done, in order."""
-        return tuple(shard for shard, _ in _shards(self.plans) if shard.name not in self.marks)
+        """Shards that are not done and hold a listed video, in order."""
+        wanted = {entry.planned_id for entry in self.listed.values()}
+        return tuple(
+            shard
+            for shard, _ in _shards(self.plans)
+            if shard.name not in self.marks and any(video.id in wanted for video in shard.videos)
+        )
 
     @property
     def done(self) -> list[LedgerEntry]:
-        """Videos that are in a shard, with the stream that was to be added."""
+        """Listed videos that are in a shard, with the stream that was to be added."""
         return self._in_state("done")
 
     @property
     def failed(self) -> list[LedgerEntry]:
-        """Videos that could not be extracted, or the streams that could not be added to them."""
+        """Listed videos that could not be extracted, or the streams that could not be added to them."""
         return self._in_state("failed")
 
     @property
     def not_yet(self) -> list[LedgerEntry]:
-        """Videos whose shard is pending, or the streams that are still to be added to them."""
+        """Listed videos whose shard is pending, or the streams that are still to be added to them."""
         return self._in_state("pending")
 
     def _in_state(self, state: str) -> list[LedgerEntry]:
-        """Return, for each video in this state, the entry that decides: its own or an added stream's."""
-        deciding = (
-            self.companions.get(name, entry)
-            if entry.state == "done" and not self._is_done(self.companions.get(name))
-            else entry
-            for name, entry in self.entries.items()
-        )
-        return [entry for entry in deciding if entry.state == state]
-
-    @staticmethod
-    def _is_done(companion: LedgerEntry | None) -> bool:
-        return companion is None or companion.state == "done"
+        """Return, of each listed video in this state, what decides it: its own entry or an added stream's."""
+        found = []
+        for entry in self.listed.values():
+            added = self.companions.get(entry.planned_id)
+            if entry.state == "done" and added and added.state != "done":
+                entry = replace(added, video=entry.video)
+            if entry.state == state:
+                found.append(entry)
+        return found
 
     @property
     def num_shards(self) -> int:
@@ -205,7 +235,10 @@ def find_ledger(extract_dir: Path) -> Ledger | None:
         StinPipeError: a plan is damaged.
     """
     plans = tuple(Plan.load(path) for path in plan_paths(extract_dir))
-    return Ledger(extract_dir=extract_dir, plans=plans).look_again() if plans else None
+    if not plans:
+        return None
+    listing = ListingRecord.find(extract_dir)
+    return Ledger(extract_dir=extract_dir, plans=plans, listing=listing).look_again()
 
 
 def read_ledger(extract_dir: Path) -> Ledger:
@@ -255,18 +288,21 @@ def write_views(ledger: Ledger) -> Manifest:
 def manifest_of(ledger: Ledger) -> Manifest:
     """Return the manifest that follows from plans and marks."""
     first, last = ledger.plans[0], ledger.plans[-1]
+    listing = ledger.listing or first
     videos: dict[str, ManifestVideo] = {}
-    for video_id, entry in sorted(ledger.entries.items()):
+    for video_id, entry in sorted(ledger.listed.items()):
         if entry.outcome is None or entry.outcome.meta is None:
             continue
         videos[video_id] = ManifestVideo.of(
             entry.outcome.meta,
+            id=entry.video.id,
+            label=entry.video.label,
             shard=entry.shard,
             group=entry.outcome.group,
             splits=dict(entry.video.splits),
             group_key=entry.video.group_key,
             streams=entry.streams,
-            companion=_companion(ledger.companions.get(video_id)),
+            companion=_companion(ledger.companions.get(entry.planned_id)),
         )
 
     failed = tuple(
@@ -285,18 +321,19 @@ def manifest_of(ledger: Ledger) -> Manifest:
     params = joined_params(ledger.plans)
     is_plain = all(plan.params.streams == "both" for plan in ledger.plans)
 
-    # All plans of a run share their parameters and classes; only the last has looked at the folder of today.
+    # All plans of a run share their parameters; without a listing the last has looked at the folder latest.
     return Manifest(
-        dataset=first.dataset,
-        classes=first.classes,
-        split_names=first.split_names,
-        split_from=first.split_from,
-        split_source=first.split_source,
+        dataset=listing.dataset,
+        classes=listing.classes,
+        split_names=listing.split_names,
+        split_from=listing.split_from,
+        split_source=listing.split_source,
         videos=videos,
         failed=failed,
-        num_skipped=last.num_skipped,
-        num_absent=last.num_absent,
+        num_skipped=(ledger.listing or last).num_skipped,
+        num_absent=(ledger.listing or last).num_absent,
         num_pending=len(ledger.not_yet),
+        num_unlisted=len(ledger.unlisted),
         bound_px=params.bound_px,
         flow_backend=params.flow_backend,
         fingerprint=first.fingerprint,

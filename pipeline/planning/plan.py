@@ -53,7 +53,7 @@ NO_FLOW = "none"
 NO_BOUND_PX = 20.0
 """Their `bound_px`, a number like any other, so that a run resumes whatever the options of flow."""
 
-PlanKind = Literal["first", "added", "retry", "stream"]
+PlanKind = Literal["first", "added", "changed", "retry", "stream"]
 """Why a plan was made; `stream` adds to stored videos the stream that they lack."""
 PLAN = FileKind(name="plan", max_bytes=1 << 30, next_step="restore it, or start a new run directory")
 

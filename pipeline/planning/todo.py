@@ -1,50 +1,67 @@
 """Decide what an extract has to do: plan a new run, or continue one where it stopped.
 
 The same command again resumes. Videos that were added to the folder since then join in new shards of a later
-plan, and so do failed ones that are tried again; nothing that is done is touched.
+plan, and so do those whose file changed and failed ones that are tried again; no finished shard is touched.
+What the lists say now of labels, sides and membership is recorded beside the plans, and counts.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stin_pipe.pipeline.listing.hash_split import hash_side
 from stin_pipe.pipeline.listing.listing import ListedVideo, Listing
-from stin_pipe.pipeline.planning.ledger import Ledger, LedgerEntry, next_plan_path
+from stin_pipe.pipeline.listing.source_files import look_at
+from stin_pipe.pipeline.planning.ledger import Ledger, next_plan_path
+from stin_pipe.pipeline.planning.listed import ListedLine, ListingRecord
+from stin_pipe.pipeline.planning.match import Digest, Matches, file_digest, match, source_of
 from stin_pipe.pipeline.planning.plan import (
     ExtractParams,
-    Plan,
     PlanKind,
     PlannedShard,
     make_plan,
     require_same_params,
 )
-from stin_pipe.stin.shards.errors import StinPipeError, and_more
-from stin_pipe.stin.shards.schema import (
-    Streams,
-    VideoMeta,
-    join_streams,
-    missing_stream,
-)
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.schema import Streams, Subset, VideoMeta, join_streams, missing_stream
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """How an extract would change the plan of a run.
+    """How an extract would change a run.
 
     Attributes:
-        added: listed videos that are new to the run, with their sides.
-        retried: failed videos that are still listed, if failed videos are to be tried again.
+        record: the listing, with the planned video of each listed one; it replaces that of the run.
+        added: listed videos that are new to the run, by their planned ids, with their sides.
+        changed: listed videos whose file is another than the one that was extracted, likewise.
+        retried: failed videos whose file is another one now; all failed ones if these are to be tried again.
         extended: stored videos that get the stream that they lack, with those whose stream failed and is to
-            be tried again.
-        removed: ids of planned videos that the folder or the lists no longer have.
+            be tried again; by their planned ids.
+        relabelled: ids of videos in shards that have another class than at the last listing.
+        resplit: ids of videos in shards that have other sides than at the last listing.
+        removed: ids of videos that the last listing named, and this one does not.
+        relisted: ids of videos in shards that the last listing did not name, and this one does.
+        kept: ids of listed videos that the folder lacks, but the shards hold.
+        unreadable: ids of videos in shards whose file cannot be read now; their frames are taken to be right.
+        new_classes, lost_classes: by which the classes differ from those of the last listing.
+        num_compared: files that were read because their size or time is another than at the last listing.
     """
 
+    record: ListingRecord | None = None
     added: tuple[ListedVideo, ...] = ()
+    changed: tuple[ListedVideo, ...] = ()
     retried: tuple[ListedVideo, ...] = ()
     extended: tuple[ListedVideo, ...] = ()
+    relabelled: tuple[str, ...] = ()
+    resplit: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+    relisted: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
+    new_classes: tuple[str, ...] = ()
+    lost_classes: tuple[str, ...] = ()
+    num_compared: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,33 +99,64 @@ class Work:
     decision: Decision
 
 
-def decide(ledger: Ledger, listing: Listing, params: ExtractParams, *, retry_failed: bool) -> Decision:
+def decide(
+    ledger: Ledger,
+    listing: Listing,
+    params: ExtractParams,
+    *,
+    retry_failed: bool,
+    digest: Digest = file_digest,
+) -> Decision:
     """Decide what an extract would do with a run; nothing is written.
 
+    Args:
+        ledger: state of the run.
+        listing: what the folder and the lists hold now; it decides labels, sides and membership.
+        params: what decides the bytes of a shard.
+        retry_failed: whether all failed videos are to be tried again.
+        digest: of a source, as the shards of this run record it.
+
     Raises:
-        StinPipeError: the run was planned with other parameters, classes or splits.
+        StinPipeError: the run was planned with other parameters, or for other videos.
     """
     first_path = ledger.extract_dir / "plan.json"
-    _require_same_data(ledger.plans[0], listing, first_path)
     require_same_params(ledger.plans, params, path=first_path)
 
-    listing = _as_planned(ledger, listing)
-    listed = {video.id: video for video in listing.videos}
-    _require_one_source(ledger, listed, listing, first_path)
-    _require_same_splits(ledger, listed, listing)
+    matches = match(ledger, listing, digest)
+    _require_one_source(ledger, matches, listing, first_path)
+    lines = _with_stable_sides(matches.lines, ledger, listing)
+    splits = {line.planned_id: line.video.splits for line in lines}
+    record = _record(ledger, listing, lines, num_kept=len(matches.kept))
 
-    def again(entries: Iterable[LedgerEntry]) -> tuple[ListedVideo, ...]:
-        found = (entry.video for entry in entries if entry.video.id in listed)
-        return tuple(replace(listed[video.id], splits=video.splits) for video in found)
-
-    failed = [entry for entry in ledger.entries.values() if entry.state == "failed"]
+    before, now = ledger.listed, {line.video.id: line for line in record.lines if line.is_listed}
+    earlier = {entry.planned_id: entry.video for entry in before.values()}
+    same = [(earlier[line.planned_id], line.video) for line in lines if line.planned_id in earlier]
+    retried = {video.id: video for video in matches.mended}
+    for line in lines:
+        entry = ledger.entries.get(line.planned_id)
+        if retry_failed and entry and entry.state == "failed":
+            retried[line.planned_id] = replace(line.video, id=line.planned_id)
+    old_classes = (ledger.listing or ledger.plans[0]).classes
+    gone = {line.video.id for line in record.lines if not line.is_listed}
     return Decision(
-        added=tuple(
-            _with_stable_side(video, listing) for video in listing.videos if video.id not in ledger.entries
+        record=record,
+        added=tuple(replace(video, splits=splits[video.id]) for video in matches.added),
+        changed=tuple(replace(video, splits=splits[video.id]) for video in matches.changed),
+        retried=tuple(retried.values()),
+        extended=tuple(
+            replace(line.video, id=line.planned_id)
+            for line in lines
+            if _lacks(ledger, line.planned_id, params.streams, retry_failed=retry_failed)
         ),
-        retried=again(failed) if retry_failed else (),
-        extended=again(_lacking(ledger, params.streams, retry_failed=retry_failed)),
-        removed=tuple(sorted(set(ledger.entries) - set(listed))),
+        relabelled=tuple(new.id for old, new in same if old.class_name != new.class_name),
+        resplit=tuple(new.id for old, new in same if dict(old.splits) != dict(new.splits)),
+        removed=tuple(sorted(name for name in before if name not in now and name in gone)),
+        relisted=tuple(sorted(set(ledger.unlisted) & set(now))),
+        kept=matches.kept,
+        unreadable=matches.unreadable,
+        new_classes=tuple(name for name in listing.classes if name not in old_classes),
+        lost_classes=tuple(name for name in old_classes if name not in listing.classes),
+        num_compared=matches.num_compared,
     )
 
 
@@ -120,8 +168,9 @@ def prepare_work(
     *,
     retry_failed: bool,
     timeout_s: float,
+    digest: Digest = file_digest,
 ) -> Work:
-    """Plan what is not planned yet, and list the shards to make.
+    """Plan what is not planned yet, record the listing, and list the shards to make.
 
     Args:
         extract_dir: the run's `extract` folder; the caller holds its lock.
@@ -130,28 +179,37 @@ def prepare_work(
         params: what decides the bytes of a shard.
         retry_failed: plan the failed videos again.
         timeout_s: time limit a video.
+        digest: of a source, as the shards of this run record it.
 
     Raises:
-        StinPipeError: the run was planned with other parameters, classes or splits.
+        StinPipeError: the run was planned with other parameters, or for other videos.
     """
-    decision = Decision()
     if ledger is None:
         plan = make_plan(listing, params)
         plan.save(next_plan_path(extract_dir))
         ledger = Ledger(extract_dir=extract_dir, plans=()).with_plan(plan)
+        decision = Decision(record=_first_record(listing))
     else:
-        decision = decide(ledger, listing, params, retry_failed=retry_failed)
+        decision = decide(ledger, listing, params, retry_failed=retry_failed, digest=digest)
         ledger = _plan_more(ledger, listing, params, "added", decision.added)
+        ledger = _plan_more(ledger, listing, params, "changed", decision.changed)
         ledger = _plan_more(ledger, listing, params, "retry", decision.retried)
         missing = missing_stream(ledger.plans[0].params.streams)
         ledger = _plan_more(ledger, listing, params.only(missing), "stream", decision.extended)
 
+    # After the plans: a listing may only lead to videos that are planned.
+    assert decision.record is not None
+    decision.record.save(extract_dir)
+    ledger = replace(ledger, listing=decision.record)
+    paths = {line.planned_id: line.video.path for line in decision.record.lines}
+
+    pending = {shard.name for shard in ledger.pending}
     # The root is resolved here, since workers start in folders of their own.
     tasks = tuple(
         ShardTask(
             extract_dir=extract_dir,
             root=listing.root.resolve(),
-            shard=shard,
+            shard=_at_paths(shard, paths),
             params=params.only(plan.params.streams),
             fingerprint=plan.fingerprint,
             timeout_s=timeout_s,
@@ -159,26 +217,27 @@ def prepare_work(
         )
         for plan in ledger.plans
         for shard in plan.shards
-        if shard.name not in ledger.marks
+        if shard.name in pending
     )
     return Work(ledger=ledger, tasks=tasks, decision=decision)
 
 
 def count_deleted(ledger: Ledger, listing: Listing) -> int:
-    """Count the failed videos whose files were deleted since; a video on a list stays failed, file or not."""
-    if listing.dataset not in ("folder", "csv"):
+    """Count the failed videos of a CSV whose files were deleted since; those of other lists stay failed."""
+    if listing.dataset != "csv":
         return 0
     return sum(not os.path.lexists(listing.root / entry.video.path) for entry in ledger.failed)
 
 
-def _lacking(ledger: Ledger, streams: Streams, *, retry_failed: bool) -> Iterator[LedgerEntry]:
-    """Yield the videos that are stored, or about to be, without one of these streams."""
-    for video_id, entry in ledger.entries.items():
-        if entry.state == "failed" or join_streams([entry.streams, streams]) == entry.streams:
-            continue
-        companion = ledger.companions.get(video_id)
-        if companion is None or (companion.state == "failed" and retry_failed):
-            yield entry
+def _lacks(ledger: Ledger, planned_id: str, streams: Streams, *, retry_failed: bool) -> bool:
+    """Tell whether a video is stored, or about to be, without one of these streams."""
+    entry = ledger.entries.get(planned_id)
+    if entry is None or entry.state == "failed":
+        return False
+    if join_streams([entry.streams, streams]) == entry.streams:
+        return False
+    companion = ledger.companions.get(planned_id)
+    return companion is None or (companion.state == "failed" and retry_failed)
 
 
 def _stored(ledger: Ledger, shard: PlannedShard) -> dict[str, VideoMeta]:
@@ -197,31 +256,18 @@ def _plan_more(
     return ledger.with_plan(plan)
 
 
-def _require_same_data(plan: Plan, listing: Listing, path: Path) -> None:
-    if plan.dataset != listing.dataset:
-        raise StinPipeError(
-            f"{path}: the run was planned for {plan.dataset} lists, now the source is {listing.dataset}; "
-            "give the same --splits or --list, or another --run"
-        )
-    if plan.classes != listing.classes:
-        new = sorted(set(listing.classes) - set(plan.classes))
-        missing = sorted(set(plan.classes) - set(listing.classes))
-        changes = [
-            f"{what}: {and_more(names, 5)}" for what, names in (("new", new), ("missing", missing)) if names
-        ]
-        raise StinPipeError(
-            f"{path}: the run was planned with {len(plan.classes)} classes, now there are "
-            f"{len(listing.classes)} ({'; '.join(changes)}); labels would change: use another --run"
-        )
+def _at_paths(shard: PlannedShard, paths: Mapping[str, str]) -> PlannedShard:
+    """Let the videos of a shard be read where they lie now."""
+    videos = tuple(replace(video, path=paths.get(video.id, video.path)) for video in shard.videos)
+    return replace(shard, videos=videos)
 
 
-def _require_one_source(
-    ledger: Ledger, listed: Mapping[str, ListedVideo], listing: Listing, path: Path
-) -> None:
+def _require_one_source(ledger: Ledger, matches: Matches, listing: Listing, path: Path) -> None:
     """Refuse another data set that happens to have classes of the same names."""
     planned = [entry.video for entry in ledger.entries.values()]
+    is_known = any(line.planned_id in ledger.entries for line in matches.lines)
     # One is enough: people delete videos once they are extracted.
-    if any(video.id in listed or os.path.lexists(listing.root / video.path) for video in planned):
+    if is_known or any(os.path.lexists(listing.root / video.path) for video in planned):
         return
     raise StinPipeError(
         f"{path}: none of the run's {len(planned)} videos is in {listing.root} (first: {planned[0].path}); "
@@ -229,65 +275,69 @@ def _require_one_source(
     )
 
 
-def _as_planned(ledger: Ledger, listing: Listing) -> Listing:
-    """Give each listed video the id that it has in the run: earlier versions wrote some ids differently.
-
-    Raises:
-        StinPipeError: an id of the run now stands for another file or part.
-    """
-    by_source = {_source(entry.video): entry.video for entry in ledger.entries.values()}
-    videos = []
-    for video in listing.videos:
-        planned = ledger.entries[video.id].video if video.id in ledger.entries else None
-        if planned is None or _source(planned) != _source(video):
-            planned = by_source.get(_source(video), planned)
-        if planned and _is_other(planned, video, listing):
-            raise StinPipeError(
-                f"{video.id}: {_show_source(planned)} in the run, {_show_source(video)} now; "
-                "restore the list, or use another --run"
-            )
-        videos.append(replace(video, id=planned.id) if planned else video)
-    return replace(listing, videos=tuple(videos))
-
-
-def _source(video: ListedVideo) -> tuple[str, str, float, float | None]:
-    return video.class_name, video.path, video.start_s or 0.0, video.end_s
-
-
-def _is_other(planned: ListedVideo, video: ListedVideo, listing: Listing) -> bool:
-    """Tell another file or part from a file that was moved; only a CSV names paths, all else names videos."""
-    moved = listing.dataset != "csv" or not (listing.root / planned.path).exists()
-    return _source(planned) != _source(replace(video, path=planned.path) if moved else video)
-
-
-def _show_source(video: ListedVideo) -> str:
-    if video.start_s is None and video.end_s is None:
-        return video.path
-    end = "its end" if video.end_s is None else f"{video.end_s} s"
-    return f"{video.path} from {video.start_s or 0.0} s to {end}"
-
-
-def _require_same_splits(ledger: Ledger, listed: dict[str, ListedVideo], listing: Listing) -> None:
-    """Refuse lists that move a planned video between train and test."""
-    if ledger.plans[0].split_from == listing.split_from == "hash":
-        # A class that grows may move videos of the listing; those of the plan stay where they are.
-        return
-    moved = [
-        entry.video.id
-        for entry in ledger.entries.values()
-        if entry.video.id in listed and dict(listed[entry.video.id].splits) != dict(entry.video.splits)
+def _record(ledger: Ledger, listing: Listing, lines: Sequence[ListedLine], *, num_kept: int) -> ListingRecord:
+    """Return the record of a listing: its lines, and those of videos that only earlier listings had."""
+    earlier = _earlier_lines(ledger)
+    taken, sources = {line.planned_id for line in lines}, {source_of(line.video) for line in lines}
+    gone = [
+        replace(line, is_listed=False)
+        for line in earlier
+        if line.planned_id not in taken and source_of(line.video) not in sources
     ]
-    if moved:
-        raise StinPipeError(
-            f"the split lists changed for {len(moved)} videos of this run (first: {moved[0]}); "
-            "restore the lists, or use another --run"
-        )
+    return _record_of(listing, (*lines, *gone), num_kept=num_kept)
 
 
-def _with_stable_side(video: ListedVideo, listing: Listing) -> ListedVideo:
-    """Give a video that joins a hash-split run the side of its own hash, whatever the others of its class."""
-    if listing.split_from != "hash":
-        return video
-    # The listing hashes these names too, and names never change their side.
-    name = video.path if listing.dataset == "folder" else video.id
-    return replace(video, splits={"1": hash_side(name)})
+def _first_record(listing: Listing) -> ListingRecord:
+    lines = [
+        ListedLine(video=video, planned_id=video.id, state=look_at(listing.root / video.path))
+        for video in listing.videos
+    ]
+    return _record_of(listing, tuple(lines), num_kept=0)
+
+
+def _earlier_lines(ledger: Ledger) -> Sequence[ListedLine]:
+    """Return what a run has listed so far; where its version kept no record, all that it has planned."""
+    if ledger.listing:
+        return ledger.listing.lines
+    return [ListedLine(video=entry.video, planned_id=name) for name, entry in ledger.entries.items()]
+
+
+def _record_of(listing: Listing, lines: tuple[ListedLine, ...], *, num_kept: int) -> ListingRecord:
+    return ListingRecord(
+        dataset=listing.dataset,
+        root=str(listing.root.absolute()),
+        classes=listing.classes,
+        split_names=listing.split_names,
+        split_from=listing.split_from,
+        split_source=listing.split_source,
+        num_skipped=listing.num_skipped,
+        num_absent=listing.num_absent - num_kept,
+        lines=lines,
+    )
+
+
+def _with_stable_sides(
+    lines: Sequence[ListedLine], ledger: Ledger, listing: Listing
+) -> tuple[ListedLine, ...]:
+    """Keep the sides of the videos of a hash-split run; one that joins gets that of its own hash.
+
+    Whatever the others of its class: a class that grows would else move videos of the listing.
+    """
+    origin = ledger.listing.split_from if ledger.listing else ledger.plans[0].split_from
+    if not origin == listing.split_from == "hash":
+        return tuple(lines)
+
+    earlier = _earlier_lines(ledger)
+    by_frames = {line.planned_id: line.video.splits for line in earlier}
+    by_source = {source_of(line.video): line.video.splits for line in earlier}
+
+    def stable(video: ListedVideo, planned_id: str) -> Mapping[str, Subset]:
+        # The listing hashes these names too, and names never change their side.
+        name = video.path if listing.dataset == "folder" else video.id
+        before = by_frames.get(planned_id) or by_source.get(source_of(video)) or {}
+        # It may have been listed last by lists of other splits.
+        return before if set(before) == set(listing.split_names) else {"1": hash_side(name)}
+
+    return tuple(
+        replace(line, video=replace(line.video, splits=stable(line.video, line.planned_id))) for line in lines
+    )

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from stin_pipe.pipeline.planning.ledger import Ledger, manifest_of, shard_digest
 from stin_pipe.pipeline.planning.plan import Plan, PlannedShard
@@ -23,10 +24,11 @@ class ShardCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyProgress:
-    """How many shards have been read."""
+    """How many shards, or sources, have been read."""
 
-    num_shards: int
-    total_shards: int
+    unit: Literal["shards", "sources"]
+    done: int
+    total: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ def verify(ledger: Ledger, on_event: Callable[[VerifyProgress], None] = lambda _
     checks: list[ShardCheck] = []
     for check in _check_shards(ledger):
         checks.append(check)
-        on_event(VerifyProgress(num_shards=len(checks), total_shards=ledger.num_shards))
+        on_event(VerifyProgress(unit="shards", done=len(checks), total=ledger.num_shards))
 
     problems = [problem for check in checks for problem in check.problems]
     return VerifyResult(

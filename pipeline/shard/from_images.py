@@ -46,6 +46,16 @@ def import_video(
     return fill_video(video, writer, notes, fill)
 
 
+def folder_sha256(path: Path, *, root: Path, params: ExtractParams) -> str:
+    """Return the digest of the images of a video, as its shard records it.
+
+    Raises:
+        DecodeError: the folder is not whole.
+        OSError: it cannot be read.
+    """
+    return _Folder(path, str(root.resolve()), params, DecodeNotes(), None).sha256()
+
+
 class _Folder:
     """The images of one video, matched by number."""
 
@@ -93,6 +103,15 @@ class _Folder:
             self._notes.messages.append("as many fields as frames: the last field was left out")
         return list(zip(flow_x, flow_y, strict=True))[: num_frames - 1]
 
+    def sha256(self) -> str:
+        """Read all images in the order of `write`."""
+        for index in range(max(len(self._images), len(self._fields) + 1)):
+            for path in self._images[index : index + 1]:
+                self._content(path)
+            for path in self._fields[index - 1] if self._fields and index else ():
+                self._content(path)
+        return self._digest.hexdigest()
+
     def write(self, target: VideoWriter, deadline: float) -> Filled:
         """Stream all images into the shard, checking each.
 
@@ -125,10 +144,7 @@ class _Folder:
         return encode_image(np.concatenate(planes), codec=self._params.codec)
 
     def _read(self, path: Path, *, grey: bool = False) -> tuple[bytes, np.ndarray]:
-        content = read_image(path, self._root)
-        # With the lengths, two folders whose bytes are cut into files differently have different digests.
-        self._digest.update(len(content).to_bytes(8, "little"))
-        self._digest.update(content)
+        content = self._content(path)
         try:
             image = decode_image(content, grey=grey)
         except ShardError as error:
@@ -140,6 +156,13 @@ class _Folder:
             first = f"{self._shape[1]}x{self._shape[0]}"
             raise DecodeError("unequal_size", f"{path}: {width}x{height}, but the first image is {first}")
         return content, image
+
+    def _content(self, path: Path) -> bytes:
+        content = read_image(path, self._root)
+        # With the lengths, two folders whose bytes are cut into files differently have different digests.
+        self._digest.update(len(content).to_bytes(8, "little"))
+        self._digest.update(content)
+        return content
 
 
 def require_images(listing: Listing, names: FrameNames, streams: Streams) -> None:

@@ -1,6 +1,5 @@
 """One video from its file into a shard: decode, resize, flow, encode, in chunks of bounded memory."""
 
-import hashlib
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -11,6 +10,7 @@ import numpy as np
 
 from stin_pipe.pipeline.decoding.frames import DecodeError, DecodeNotes, decode_frames
 from stin_pipe.pipeline.listing.listing import ListedVideo
+from stin_pipe.pipeline.listing.source_files import file_sha256
 from stin_pipe.pipeline.planning.ledger import OTHER_SOURCE
 from stin_pipe.pipeline.planning.plan import ExtractParams
 from stin_pipe.pipeline.shard.fill import (
@@ -65,7 +65,7 @@ def extract_video(
         with closing(prepared_frames(video, root, params, notes, deadline=deadline)) as frames:
             height, width = write_frames(frames, target, params, flow or packed_fields)
         _check_complete(root / video.path, target, notes, params)
-        source_sha256 = file_sha256(root / video.path)
+        source_sha256 = _source_sha256(root / video.path)
         return Filled(height=height, width=width, fps=stored_fps(params, notes), source_sha256=source_sha256)
 
     return fill_video(video, writer, notes, fill)
@@ -115,12 +115,7 @@ def stored_fps(params: ExtractParams, notes: DecodeNotes) -> float:
     return (params.fps or notes.fps) / params.stride
 
 
-def file_sha256(path: Path) -> str:
-    """Return the digest of a source file.
-
-    Raises:
-        DecodeError: the file vanished while it was being read.
-    """
+def _source_sha256(path: Path) -> str:
     try:
         state = path.stat()
         return _digest(path, state.st_size, state.st_mtime_ns)
@@ -131,13 +126,12 @@ def file_sha256(path: Path) -> str:
 @lru_cache(maxsize=16)
 def _digest(path: Path, _num_bytes: int, _mtime_ns: int) -> str:
     """Read a file once for all the parts of it that a worker takes in a row."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def _require_source(path: Path, stored: VideoMeta) -> None:
     """Refuse another file before its flow is computed; what it decodes to is compared afterwards."""
-    if path.exists() and (sha256 := file_sha256(path)) != stored.source_sha256:
+    if path.exists() and (sha256 := _source_sha256(path)) != stored.source_sha256:
         raise DecodeError(
             OTHER_SOURCE,
             f"{path}: the file is not the one that the stored stream was made from (sha256 {sha256[:12]}, "

@@ -29,6 +29,7 @@ class DataPath:
         listed: videos of the lists or folders, without absent ones.
         absent: videos of the lists that the folder lacks.
         skipped: files of the folder that no list names.
+        unlisted: videos in the run that the lists or the folder no longer name, and nothing uses.
         pending: videos that are planned and not extracted yet.
         extracted: videos in shards.
         failed: videos that could not be extracted.
@@ -44,6 +45,7 @@ class DataPath:
     listed: int
     absent: int
     skipped: int
+    unlisted: int
     pending: int
     extracted: int
     failed: int
@@ -193,6 +195,7 @@ def _data_path(
         listed=len(manifest.videos) + len(manifest.failed) + manifest.num_pending,
         absent=manifest.num_absent,
         skipped=manifest.num_skipped,
+        unlisted=manifest.num_unlisted,
         pending=manifest.num_pending,
         extracted=len(manifest.videos),
         failed=len(manifest.failed),

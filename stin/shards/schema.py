@@ -189,7 +189,8 @@ class ManifestVideo:
     """One extracted video as later stages see it.
 
     Attributes:
-        id: `class/name.ext`; everything is joined by it.
+        id: `class/name.ext` by the last listing; everything is joined by it. The shard may know the video by
+            another, from before it was renamed or relabelled.
         shard: name of the shard file, five digits; `group` is the group inside it.
         splits: split name -> `train` or `test`; a split that does not use the video is absent.
         digest: content digest of frames, fields and attributes.
@@ -232,6 +233,8 @@ class ManifestVideo:
         cls,
         meta: VideoMeta,
         *,
+        id: str | None = None,
+        label: int | None = None,
         shard: str,
         group: str,
         splits: Mapping[str, Subset],
@@ -239,10 +242,13 @@ class ManifestVideo:
         streams: Streams = "both",
         companion: Companion | None = None,
     ) -> "ManifestVideo":
-        """Return the entry of a stored video: from its shard, where it is stored, and its sides."""
+        """Return the entry of a stored video: what its shard says of it, where that is, and its sides.
+
+        The lists may have given it another id and label since it was stored.
+        """
         return cls(
-            id=meta.id,
-            label=meta.label,
+            id=meta.id if id is None else id,
+            label=meta.label if label is None else label,
             num_frames=meta.num_frames,
             height=meta.height,
             width=meta.width,
@@ -284,9 +290,10 @@ class Manifest:
         failed: videos that were tried and could not be extracted.
         num_skipped: video files that no list names.
         num_absent: listed videos that the folder lacks.
-        num_pending: planned videos whose shard is not done yet.
+        num_pending: listed videos whose shard is not done yet.
         bound_px: motion in pixels a frame that the largest byte stands for; of no meaning without flow.
         streams: what the run stores; a single video may lack a stream that could not be added to it.
+        num_unlisted: videos in the run that the last listing does not name; they are in none of these lists.
     """
 
     dataset: str
@@ -303,6 +310,7 @@ class Manifest:
     flow_backend: str
     fingerprint: str
     streams: Streams = "both"
+    num_unlisted: int = 0
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:

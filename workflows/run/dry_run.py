@@ -1,6 +1,6 @@
 """What an extract would do, and the time and disk that it would take; nothing is written."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,11 +122,10 @@ def forecast_extract(run_path: Path, videos: Path, options: ExtractOptions, on_e
 
 def _left(ledger: Ledger, listing: Listing, decision: Decision) -> tuple[list[ListedVideo], int]:
     """Return the videos that would be extracted, and how many of the listed ones would be left alone."""
-    pending = [entry.video for entry in ledger.not_yet]
-    left = [*pending, *decision.added, *decision.retried, *decision.extended]
-    num_new = len(decision.added) + len(decision.retried) + len(decision.extended)
-    num_pending = sum(video.id not in decision.removed for video in pending)
-    return left, len(listing.videos) - num_pending - num_new
+    ledger = replace(ledger, listing=decision.record)
+    new = (*decision.added, *decision.changed, *decision.retried, *decision.extended)
+    left = [*(entry.video for entry in ledger.not_yet), *new]
+    return left, len(listing.videos) + len(decision.kept) - len(left)
 
 
 def _streams_of(ledger: Ledger, decision: Decision, streams: Streams) -> Streams:
@@ -134,7 +133,7 @@ def _streams_of(ledger: Ledger, decision: Decision, streams: Streams) -> Streams
     making: list[Streams] = [entry.streams for entry in ledger.not_yet]
     if decision.extended:
         making.append(missing_stream(ledger.plans[0].params.streams))
-    if decision.added or decision.retried:
+    if decision.added or decision.changed or decision.retried:
         making.append(streams)
     return join_streams(making) if making else streams
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stin_pipe.pipeline.planning.ledger import plan_paths, read_ledger
+from stin_pipe.pipeline.planning.sources import looks_changed
 from stin_pipe.stin.results.stored import is_number, read_lines, read_metrics, read_record, read_result
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.run_dir import RunDir
@@ -72,6 +73,8 @@ class ExtractState(StageState):
         num_in_hand: videos of the shards that workers are making now.
         failures: how many videos failed, by reason.
         num_damaged: videos kept although only a part of them could be decoded.
+        num_unlisted: videos in the run that the lists or the folder no longer name.
+        changed_sources: paths of videos whose file has another size or time than when it was extracted.
         broken: marks that cannot be used, with the reason.
         failures_file: one line a failed video; None before an extract has ended with failures.
     """
@@ -88,6 +91,8 @@ class ExtractState(StageState):
     num_shards_done: int = 0
     failures: Mapping[str, int] = field(default_factory=dict)
     num_damaged: int = 0
+    num_unlisted: int = 0
+    changed_sources: tuple[str, ...] = ()
     broken: tuple[str, ...] = ()
     failures_file: Path | None = None
 
@@ -109,6 +114,8 @@ class ExtractState(StageState):
             "shards_done": self.num_shards_done,
             "failures": dict(self.failures),
             "damaged": self.num_damaged,
+            "unlisted": self.num_unlisted,
+            "changed_sources": list(self.changed_sources),
             "broken": list(self.broken),
         }
 
@@ -244,7 +251,7 @@ def extract_state(run: RunDir) -> ExtractState:
         progress, sentence = "done", ""
     elif holder:
         progress, sentence = "running", f"running (process {holder.process_id} on {holder.host})"
-    detail = f"{len(ledger.done)} of {len(ledger.entries)} videos" if ledger.entries else ""
+    detail = f"{len(ledger.done)} of {len(ledger.listed)} videos" if ledger.listed else ""
     detail += f", {len(ledger.failed)} failed" if ledger.failed else ""
 
     failures_file = run.extract / "failures.jsonl"
@@ -253,7 +260,9 @@ def extract_state(run: RunDir) -> ExtractState:
         progress=progress,
         sentence=sentence,
         detail=detail,
-        num_videos=len(ledger.entries),
+        num_videos=len(ledger.listed),
+        num_unlisted=len(ledger.unlisted),
+        changed_sources=tuple(looks_changed(ledger.listing)),
         num_done=len(ledger.done),
         num_failed=len(ledger.failed),
         num_left=len(ledger.not_yet),

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from stin_pipe.pipeline.planning.ledger import plan_paths
+from stin_pipe.pipeline.planning.listed import ListingRecord
 from stin_pipe.pipeline.planning.plan import Plan, joined_params
+from stin_pipe.pipeline.planning.sources import looks_changed
 from stin_pipe.stin.continuation import begin_continuation, continued_config, with_continuations
 from stin_pipe.stin.device import Amp, Runtime
 from stin_pipe.stin.network.backbones import check_backbone_name
@@ -176,6 +178,13 @@ def train_locked(
     is_first = is_first_process()
     if manifest.num_pending and is_first:
         message = f"{manifest.num_pending} videos are not extracted yet; training uses the ones that are"
+        on_event(TrainNotice(message=message))
+    if is_first and (changed := looks_changed(ListingRecord.find(run.extract))):
+        message = (
+            f"the files of {len(changed)} videos have another size or time than when they were extracted "
+            f"(first: {changed[0]}); training uses the frames of then; `stin-pipe extract` compares them, "
+            "and extracts what is another file"
+        )
         on_event(TrainNotice(message=message))
 
     out_dir.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from stin_pipe.pipeline.extraction import (
     ExtractStart,
     ExtractStopped,
 )
-from stin_pipe.pipeline.listing.listing import Listing
+from stin_pipe.pipeline.listing.listing import ListedVideo, Listing
 from stin_pipe.pipeline.planning.plan import IMPORTED, ExtractParams
-from stin_pipe.pipeline.planning.todo import Work
+from stin_pipe.pipeline.planning.todo import Decision, Work
 from stin_pipe.stin.shards.errors import and_more
 from stin_pipe.stin.shards.schema import missing_stream, streams_in
 from stin_pipe.workflows.terminal.exits import EXIT_MANY_FAILURES, Terminated
@@ -94,6 +94,7 @@ def _warn_of_lone_classes(output: Output, listing: Listing) -> None:
 def say_work(output: Output, work: Work) -> None:
     """Say what is new, what continues and what is made again."""
     decision, ledger = work.decision, work.ledger
+    _say_changes(output, decision)
     if decision.added:
         output.say(f"{len(decision.added)} videos are new and join the run")
     if decision.retried:
@@ -104,11 +105,6 @@ def say_work(output: Output, work: Work) -> None:
             f"{len(decision.extended)} videos get the {what} that they lack, from their sources; what is "
             "stored stays as it is"
         )
-    if decision.removed:
-        output.warn(
-            f"{len(decision.removed)} videos of this run are no longer in the folder or the lists "
-            f"(first: {decision.removed[0]}); their shards stay"
-        )
     for problem in ledger.broken.values():
         output.warn(f"{problem}; the shard is made again")
 
@@ -116,6 +112,39 @@ def say_work(output: Output, work: Work) -> None:
         output.say("everything is extracted already")
     elif len(work.tasks) < ledger.num_shards:
         output.say(f"resuming: {ledger.num_shards - len(work.tasks)} of {ledger.num_shards} shards are done")
+
+
+def _say_changes(output: Output, decision: Decision) -> None:
+    """Say what the folder and the lists say otherwise than at the last listing."""
+    if decision.new_classes or decision.lost_classes:
+        names = (
+            *(f"+{name}" for name in decision.new_classes),
+            *(f"-{name}" for name in decision.lost_classes),
+        )
+        output.warn(
+            f"the classes have changed ({and_more(names, MAX_NAMED)}); streams trained before know the "
+            "earlier ones and have to be trained again"
+        )
+    unused = "are no longer in the folder or the lists: they are neither trained on nor tested (shards stay)"
+    for videos, what in (
+        (decision.changed, "are other files than those extracted before; they are extracted again"),
+        (decision.removed, unused),
+        (decision.unreadable, "cannot be read now; their stored frames stay in use"),
+    ):
+        if videos:
+            output.warn(f"{len(videos)} videos {what}: {_some(videos)}")
+    for videos, what in (
+        (decision.relabelled, "have another class by the lists now; nothing is extracted again"),
+        (decision.resplit, "are on another side of a split now; nothing is extracted again"),
+        (decision.relisted, "are listed again; their shards are used"),
+        (decision.kept, "are absent, but in shards: they are used like any other"),
+    ):
+        if videos:
+            output.say(f"{len(videos)} videos {what}: {_some(videos)}")
+
+
+def _some(videos: Sequence[ListedVideo | str]) -> str:
+    return and_more([video if isinstance(video, str) else video.path for video in videos], MAX_NAMED)
 
 
 def show_result(output: Output, extract_dir: Path, result: ExtractResult, max_failure_rate: float) -> int:
@@ -132,6 +161,9 @@ def show_result(output: Output, extract_dir: Path, result: ExtractResult, max_fa
             f"{result.damaged} of them are partly damaged and were kept with what could be decoded "
             "(notes in extract/shards/*.json; with --partial refuse they fail)"
         )
+
+    if result.unlisted:
+        output.show(f"{result.unlisted} videos of the run are no longer listed and not used")
 
     failures = extract_dir / "failures.jsonl"
     for video in result.manifest.failed[:MAX_FAILURES_SHOWN]:
