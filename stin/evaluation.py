@@ -22,6 +22,7 @@ from stin_pipe.stin.results.split_result import (
     recordings_of,
 )
 from stin_pipe.stin.results.stored import read_metrics, read_result, score_file_digests
+from stin_pipe.stin.results.trained import Training, read_training
 from stin_pipe.stin.results.tuning import tune_fusion
 from stin_pipe.stin.scoring.fusion import fuse
 from stin_pipe.stin.scoring.score_split import score_split
@@ -107,6 +108,7 @@ def evaluate_split(
         tuning=tuning,
         literature=_literature(manifest, split, streams, settings, num_held_out),
         how_made=how_made(manifest, streams, settings, weights, tuning),
+        trainings=_trainings(run, split, settings),
         trained=num_trained,
         held_out=num_held_out,
         score_files=score_file_digests(out_dir, [*settings.scored_streams, fused.stream]),
@@ -269,6 +271,14 @@ def held_out_videos(
             "--tune-fusion out"
         )
     return videos
+
+
+def _trainings(run: RunDir, split: str, settings: EvalSettings) -> dict[str, list[Training]]:
+    """Return how the models were trained that scored the streams."""
+    return {
+        stream: [read_training(run.training(stream, split), stream=stream, run_path=run.path)]
+        for stream in settings.scored_streams
+    }
 
 
 def _training_counts(run: RunDir, split: str) -> tuple[dict[str, int], dict[str, int]]:

@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from stin_pipe.stin.results.stored import read_metrics
+from stin_pipe.stin.results.stored import answer_of, read_metrics
 from stin_pipe.stin.shards.schema import FailedVideo, Manifest, ManifestVideo
 from stin_pipe.workflows.run.run_dir import open_run as open_directory
 from stin_pipe.workflows.run.stages import TRAININGS, TrainingState, splits_with_files, training_state
@@ -62,7 +62,8 @@ class Run:
 
         rows += [(state.name, f"{state.progress}; {state.detail}") for state in self.trainings]
         for split, metrics in self.evaluations.items():
-            figures = {name: metrics[name]["top1"] for name in (*metrics["streams"], "fused")}
+            names = dict.fromkeys((*metrics["streams"], answer_of(metrics)))
+            figures = {name: metrics[name]["top1"] for name in names}
             text = ", ".join(f"{name} {top1:.3f}" for name, top1 in figures.items())
             rows.append((f"top-1 of split {split}", text))
         return rows

@@ -1,7 +1,8 @@
 """Everything that is counted on one list of scored videos: accuracies with intervals, paired comparisons,
 calibration, classes, confusions, and which videos only one stream gets right."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -41,18 +42,42 @@ class ClassAccuracy:
         name: of the class.
         count: scored videos.
         right: stream -> share of its videos that are right, ``fused`` among them.
-        mistaken_for: the class that the fusion most often answers instead, or None.
+        num_predicted: videos that the answer puts into this class.
+        precision: share of these that belong here; None where there are none.
+        recall: share of the class's videos that the answer puts here.
+        f1: harmonic mean of precision and recall.
+        intervals: 95 % intervals of ``precision`` (where there is one), ``recall`` and ``f1``.
+        mistaken_for: the class that the answer most often is instead, or None.
     """
 
     name: str
     count: int
     right: Mapping[str, float]
+    num_predicted: int
+    precision: float | None
+    recall: float
+    f1: float
+    intervals: Mapping[str, Interval]
     mistaken_for: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "class": self.name,
+            "count": self.count,
+            **self.right,
+            "num_predicted": self.num_predicted,
+            "precision": self.precision,
+            "recall": self.recall,
+            "f1": self.f1,
+            "intervals": {name: found.to_json() for name, found in self.intervals.items()},
+            "mistaken_for": self.mistaken_for,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Confusion:
-    """Videos of ``truth`` for which the fusion answers ``guess``."""
+    """Videos of ``truth`` that are answered with ``guess``."""
 
     truth: str
     guess: str
@@ -74,11 +99,23 @@ class Agreement:
     lost_by_fusion: tuple[str, ...]
     """At least one stream is right, but the fusion is not."""
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts as JSON values."""
+        return {
+            "right_in_all": len(self.right_in_all),
+            "right_alone": {name: len(ids) for name, ids in self.right_alone.items()},
+            "right_in_none": len(self.right_in_none),
+            "won_by_fusion": len(self.won_by_fusion),
+            "lost_by_fusion": len(self.lost_by_fusion),
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
     """The numbers of one list; mappings are by stream in the order of the fusion, and ``fused`` last."""
 
+    answer: str
+    """What classes and confusions are counted of: the fusion, or the stream that stands alone."""
     accuracies: Mapping[str, Accuracy]
     intervals: Mapping[str, Mapping[str, Interval]]
     """Stream -> ``top1``, ``top5``, ``mean_class``."""
@@ -91,12 +128,15 @@ class Analysis:
     """Those with a scored video, in order of label."""
     confusions: tuple[Confusion, ...]
     """Most frequent first, at most 20."""
-    agreement: Agreement
+    cells: tuple[tuple[int, int, int], ...]
+    """Of the confusion matrix, those that are not empty: truth, answer (labels), videos."""
+    agreement: Agreement | None
+    """None for one stream alone."""
 
 
 def analyse(
     streams: Sequence[Scores],
-    fused: FusedScores,
+    fused: FusedScores | None,
     *,
     recordings: Mapping[str, str] | None = None,
     num_listed: int | None = None,
@@ -105,27 +145,31 @@ def analyse(
 
     Args:
         streams: the scores that were fused, in that order; joined to ``fused`` by id.
-        fused: their fusion.
+        fused: their fusion; None for one stream alone.
         recordings: video id -> recording; a video without one is a recording of its own.
         num_listed: length of the list that was to be scored.
     """
-    labels = fused.labels
-    answers = [answers_of(scores, fused.ids) for scores in (*streams, fused)]
-    accuracies = {answer.name: accuracy(answer.scores, labels, num_listed=num_listed) for answer in answers}
-    ranks = {answer.name: label_ranks(answer.scores, labels) for answer in answers}
+    answer = streams[0] if fused is None else fused
+    labels = answer.labels
+    parts = [*streams] if fused is None else [*streams, fused]
+    answers = [answers_of(scores, answer.ids) for scores in parts]
+    accuracies = {item.name: accuracy(item.scores, labels, num_listed=num_listed) for item in answers}
+    ranks = {item.name: label_ranks(item.scores, labels) for item in answers}
     right = {name: rank == 0 for name, rank in ranks.items()}
 
     # One resampling for all: two columns a stream (top-1, top-5), so that every difference is paired.
-    numbers = recording_numbers(fused.ids, labels, recordings)
+    numbers = recording_numbers(answer.ids, labels, recordings)
     drawn = resample(
         np.column_stack([rank < most for rank in ranks.values() for most in (1, 5)]), labels, numbers
     )
     column_of = {name: 2 * index for index, name in enumerate(right)}
 
     names = [scores.stream for scores in streams]
-    pairs = [(FUSED, name) for name in names] + list(combinations(names, 2))
+    pairs = [] if fused is None else [(FUSED, name) for name in names]
+    pairs += list(combinations(names, 2))
 
     return Analysis(
+        answer=answer.stream,
         accuracies=accuracies,
         intervals=_intervals(accuracies, drawn, labels),
         num_recordings=len(np.unique(numbers)),
@@ -141,10 +185,11 @@ def analyse(
             )
             for first, second in pairs
         ),
-        calibration={answer.name: calibrate(answer.log_probabilities, labels) for answer in answers},
-        classes=_classes(fused, right),
-        confusions=_confusions(fused),
-        agreement=_agreement(fused.ids, right),
+        calibration={item.name: calibrate(item.log_probabilities, labels, numbers) for item in answers},
+        classes=_classes(answer, right, numbers),
+        confusions=_confusions(answer),
+        cells=_cells(answer),
+        agreement=None if fused is None else _agreement(fused.ids, right),
     )
 
 
@@ -191,40 +236,70 @@ def _intervals(
     }
 
 
-def _classes(fused: FusedScores, right: Mapping[str, np.ndarray]) -> tuple[ClassAccuracy, ...]:
-    guesses = fused.scores.argmax(1)
+def _classes(
+    answer: Scores, right: Mapping[str, np.ndarray], recordings_N: np.ndarray
+) -> tuple[ClassAccuracy, ...]:
+    guesses = answer.scores.argmax(1)
     rows = []
-    for label in np.unique(fused.labels):
-        own = fused.labels == label
-        wrong = np.bincount(guesses[own], minlength=len(fused.class_names))
-        wrong[label] = 0
+    for label in np.unique(answer.labels):
+        own, said = answer.labels == label, guesses == label
+        hits = own & said
+        wrong = np.bincount(guesses[own & ~said], minlength=len(answer.class_names))
+        shares = {
+            "recall": _share_of(hits[own], recordings_N[own]),
+            # F1 is 2J / (1 + J) of the Jaccard share J, so the interval of the one gives that of the other.
+            "f1": _share_of(hits[own | said], recordings_N[own | said]).mapped(lambda j: 2 * j / (1 + j)),
+        }
+        if said.any():
+            shares["precision"] = _share_of(hits[said], recordings_N[said])
+
         rows.append(
             ClassAccuracy(
-                name=fused.class_names[label],
+                name=answer.class_names[label],
                 count=int(own.sum()),
-                right={name: float(hits[own].mean()) for name, hits in right.items()},
-                mistaken_for=fused.class_names[int(wrong.argmax())] if wrong.any() else None,
+                right={name: float(item[own].mean()) for name, item in right.items()},
+                num_predicted=int(said.sum()),
+                precision=shares["precision"].value if said.any() else None,
+                recall=shares["recall"].value,
+                f1=shares["f1"].value,
+                intervals={name: share.interval for name, share in shares.items()},
+                mistaken_for=answer.class_names[int(wrong.argmax())] if wrong.any() else None,
             )
         )
     return tuple(rows)
 
 
-def _confusions(fused: FusedScores) -> tuple[Confusion, ...]:
-    num = len(fused.class_names)
-    guesses = fused.scores.argmax(1)
-    counts = np.bincount(fused.labels * num + guesses, minlength=num * num).reshape(num, num)
-    wrong = counts - np.diag(np.diag(counts))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:NUM_CONFUSIONS]
-    pairs = [divmod(int(cell), num) for cell in order]
+@dataclass(frozen=True, kw_only=True)
+class _Share:
+    value: float
+    interval: Interval
+
+    def mapped(self, rising: Callable[[float], float]) -> "_Share":
+        """Return the same through a function that rises."""
+        low, high = rising(self.interval.low), rising(self.interval.high)
+        return _Share(value=rising(self.value), interval=Interval(low=low, high=high))
+
+
+def _share_of(right_N: np.ndarray, recordings_N: np.ndarray) -> _Share:
+    """Return a share of some of the videos, with its interval over their recordings."""
+    share = float(right_N.mean())
+    drawn = resample(right_N[:, None], np.zeros(len(right_N), np.int64), recordings_N)
+    interval = share_interval(share, standard_error=float(drawn.overall.std()), largest_n=float(len(right_N)))
+    return _Share(value=share, interval=interval)
+
+
+def _cells(answer: Scores) -> tuple[tuple[int, int, int], ...]:
+    pairs = Counter(zip(answer.labels.tolist(), answer.scores.argmax(1).tolist(), strict=True))
+    return tuple((truth, guess, count) for (truth, guess), count in sorted(pairs.items()))
+
+
+def _confusions(answer: Scores) -> tuple[Confusion, ...]:
+    names, cells = answer.class_names, _cells(answer)
+    totals = np.bincount(answer.labels, minlength=len(names))
+    wrong = sorted((cell for cell in cells if cell[0] != cell[1]), key=lambda cell: -cell[2])
     return tuple(
-        Confusion(
-            truth=fused.class_names[truth],
-            guess=fused.class_names[guess],
-            count=int(wrong[truth, guess]),
-            share=float(wrong[truth, guess] / counts[truth].sum()),
-        )
-        for truth, guess in pairs
-        if wrong[truth, guess]
+        Confusion(truth=names[truth], guess=names[guess], count=count, share=float(count / totals[truth]))
+        for truth, guess, count in wrong[:NUM_CONFUSIONS]
     )
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from stin_pipe.stin.results.intervals import Interval, Z, resample, share_interval
+
 NUM_BINS = 15
 
 
@@ -19,6 +21,8 @@ class ReliabilityBin:
     """Mean of the highest probability; 0 in an empty bin."""
     accuracy: float
     """Share right; 0 in an empty bin."""
+    interval: Interval
+    """95 % interval of the accuracy; 0 to 1 in an empty bin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,26 +30,38 @@ class Calibration:
     """How far probabilities can be taken at their word.
 
     Attributes:
+        num_videos: that all this is counted on.
         ece: expected calibration error, the mean over videos of |accuracy - confidence| of their bin.
         nll: mean negative log probability of the label, nats.
+        overconfidence: mean confidence minus accuracy.
+        overconfidence_interval: its 95 % interval, over recordings.
         bins: 15 of equal width.
     """
 
+    num_videos: int
     ece: float
     nll: float
+    overconfidence: float
+    overconfidence_interval: Interval
     bins: tuple[ReliabilityBin, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return asdict(self) | {"bins": [asdict(item) for item in self.bins]}
+        return asdict(self) | {
+            "overconfidence_interval": self.overconfidence_interval.to_json(),
+            "bins": [asdict(item) | {"interval": item.interval.to_json()} for item in self.bins],
+        }
 
 
-def calibrate(log_probabilities_NC: np.ndarray, labels_N: np.ndarray) -> Calibration:
+def calibrate(
+    log_probabilities_NC: np.ndarray, labels_N: np.ndarray, recordings_N: np.ndarray
+) -> Calibration:
     """Compare what is said with what is right.
 
     Args:
         log_probabilities_NC: natural logarithms, one row a video.
         labels_N: labels in 0..C-1.
+        recordings_N: recording of each video (``comparison.recording_numbers``).
 
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 2.
     """
@@ -58,15 +74,32 @@ def calibrate(log_probabilities_NC: np.ndarray, labels_N: np.ndarray) -> Calibra
     for index in range(NUM_BINS):
         inside = bin_N == index
         count = int(inside.sum())
+        share = float(right[inside].mean()) if count else 0.0
+        num_recordings = len(np.unique(recordings_N[inside]))
         bins.append(
             ReliabilityBin(
                 low=float(edges[index]),
                 high=float(edges[index + 1]),
                 count=count,
                 confidence=float(confidence[inside].mean()) if count else 0.0,
-                accuracy=float(right[inside].mean()) if count else 0.0,
+                accuracy=share,
+                # A bin is worth no more than its recordings; of so few a bootstrap tells nothing.
+                interval=share_interval(share, standard_error=0.0, largest_n=float(num_recordings))
+                if count
+                else Interval(low=0.0, high=1.0),
             )
         )
+
     gaps = sum(item.count * abs(item.accuracy - item.confidence) for item in bins)
     own = np.take_along_axis(log_probabilities_NC, labels_N[:, None], axis=1)
-    return Calibration(ece=gaps / len(labels_N), nll=float(-own.mean()), bins=tuple(bins))
+    excess = confidence - right
+    drawn = resample(excess[:, None], np.zeros(len(labels_N), np.int64), recordings_N)
+    middle, half = float(excess.mean()), Z * float(drawn.overall.std())
+    return Calibration(
+        num_videos=len(labels_N),
+        ece=gaps / len(labels_N),
+        nll=float(-own.mean()),
+        overconfidence=middle,
+        overconfidence_interval=Interval(low=max(-1.0, middle - half), high=min(1.0, middle + half)),
+        bins=tuple(bins),
+    )

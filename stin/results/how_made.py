@@ -1,6 +1,7 @@
 """How the numbers of an evaluation were made: what two people must agree on before they compare them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from stin_pipe.stin.results.tuning import Tuning
@@ -45,6 +46,65 @@ def how_made(
     if any(item.info is not None for item in streams):
         sentences.append(RECONSTRUCTION)
     return tuple(sentences)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingDifference:
+    """A setting in which results differ.
+
+    Attributes:
+        key: its name in metrics.json.
+        name: in words.
+        values: of each result, in words; "" where it does not say.
+    """
+
+    key: str
+    name: str
+    values: Mapping[str, str]
+
+    @property
+    def sentence(self) -> str:
+        """Say who has which value."""
+        return f"{self.name}: " + ", ".join(f"{who} {value or '–'}" for who, value in self.values.items())
+
+
+_SETTINGS = {
+    "segments": "segments",
+    "crops": "crops",
+    "precision": "precision",
+    "aux": "shares of auxiliary scores",
+    "fusion_weights": "fusion weights",
+    "fusion": "averaged",
+}
+
+
+def protocol_differences(metrics: Mapping[str, Mapping[str, Any]]) -> tuple[SettingDifference, ...]:
+    """Return in what the protocols of evaluations differ.
+
+    Args:
+        metrics: name of a result -> its metrics.json.
+    """
+    rows = []
+    for key, name in _SETTINGS.items():
+        found = {who: value.get(key, value["protocol"].get(key)) for who, value in metrics.items()}
+        if any(value != next(iter(found.values())) for value in found.values()):
+            values = {who: _setting_text(value) for who, value in found.items()}
+            rows.append(SettingDifference(key=key, name=name, values=values))
+    return tuple(rows)
+
+
+def _setting_text(value: Any) -> str:
+    match value:
+        case None:
+            return ""
+        case dict():
+            return ", ".join(f"{name} {_setting_text(item)}" for name, item in value.items())
+        case list() | tuple():
+            return " : ".join(map(_setting_text, value))
+        case float():
+            return f"{value:g}"
+        case _:
+            return str(value).replace("_", " ")
 
 
 def missing_videos(manifest: Manifest) -> str:

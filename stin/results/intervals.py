@@ -19,7 +19,7 @@ NUM_RESAMPLES = 2000
 SEED = 20231173
 """Of the resampling; fixed, so that a result has one interval."""
 _BLOCK = 4_000_000
-_Z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
+Z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +93,8 @@ def share_interval(share: float, *, standard_error: float, largest_n: float) -> 
     n = largest_n
     if spread > 0 and standard_error > 0:
         n = min(largest_n, spread / standard_error**2)
-    middle = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z / (1 + _Z**2 / n) * math.sqrt(spread / n + _Z**2 / (4 * n * n))
+    middle = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * math.sqrt(spread / n + Z**2 / (4 * n * n))
     return Interval(low=max(0.0, middle - half), high=min(1.0, middle + half))
 
 
@@ -115,7 +115,7 @@ def difference_interval(
     n = largest_n + 2
     middle = difference * largest_n / n
     variance = (disagreement * largest_n + 1) / n - middle**2
-    half = _Z * max(standard_error, math.sqrt(variance / n))
+    half = Z * max(standard_error, math.sqrt(variance / n))
     return Interval(low=max(-1.0, middle - half), high=min(1.0, middle + half))
 
 

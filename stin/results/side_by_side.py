@@ -87,12 +87,14 @@ class SideBySide:
         names: of the contenders.
         num_common: videos that all contenders have scored; only these count.
         num_left_out: contender -> its videos that others lack.
+        num_classes: that the contenders tell apart.
         tables: one a stream that all have; ``fused`` first.
     """
 
     names: tuple[str, ...]
     num_common: int
     num_left_out: Mapping[str, int]
+    num_classes: int
     tables: tuple[StreamTable, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -136,6 +138,7 @@ def stand_side_by_side(
         names=tuple(names),
         num_common=len(common),
         num_left_out={item.name: len(set(item.streams[shared[0]].ids)) - len(common) for item in contenders},
+        num_classes=len(contenders[0].streams[shared[0]].class_names),
         tables=tuple(_table(name, contenders, common, recordings) for name in shared),
     )
 

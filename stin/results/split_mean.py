@@ -45,6 +45,7 @@ def mean_of_splits(results: Sequence[SplitResult], *, dataset: str, report: str)
         "fusion_weights": weights[0] if all(item == weights[0] for item in weights) else None,
         "fusion_weights_by_split": {item["split"]: item["fusion_weights"] for item in metrics},
         "streams": metrics[0]["streams"],
+        "answer": metrics[0]["answer"],
         "literature": [row.to_json() for row in rows],
         "report": report,
     }

@@ -3,13 +3,16 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from stin_pipe.stin.results.analysis import Analysis, analyse, answers_of, likeliest
+from stin_pipe.stin.results.examples import Example, find_examples
 from stin_pipe.stin.results.intervals import LEVEL, NUM_RESAMPLES
 from stin_pipe.stin.results.literature import Published
+from stin_pipe.stin.results.trained import Training
 from stin_pipe.stin.results.tuning import Tuning
+from stin_pipe.stin.results.verdict import Verdict, find_baseline, judge
 from stin_pipe.stin.scoring.fusion import FusedScores, label_ranks
 from stin_pipe.stin.scoring.scores import Scores
 from stin_pipe.stin.shards.schema import STORED_OF, Manifest, Stream, streams_in
@@ -73,8 +76,11 @@ class SplitResult:
     Attributes:
         split: its name.
         streams: scores by stream in the order of the weights; ``spatial`` and ``temporal`` first.
-        fused: their fusion.
+        fused: their fusion; None for one stream alone.
         analysis: what was counted on them.
+        verdict: what it comes to.
+        examples: the videos that tell most.
+        trainings: stream -> how each of its models was trained, where this is a training's.
         tuning: how the weights were chosen on held-out videos; None where they were not.
         data: number of videos at each stage from the lists to the scores.
         literature: published numbers, without rows for other data sets.
@@ -84,8 +90,11 @@ class SplitResult:
 
     split: str
     streams: Mapping[str, Scores]
-    fused: FusedScores
+    fused: FusedScores | None
     analysis: Analysis
+    verdict: Verdict
+    examples: tuple[Example, ...]
+    trainings: Mapping[str, Sequence[Training]]
     tuning: Tuning | None
     data: DataPath
     literature: Literature
@@ -93,20 +102,20 @@ class SplitResult:
     metrics: dict[str, Any]
 
     @property
-    def spatial(self) -> Scores:
-        """Scores of the RGB stream."""
-        return self.streams["spatial"]
+    def parts(self) -> tuple[Scores, ...]:
+        """The scores of each stream, and of the fusion if there is one."""
+        return (*self.streams.values(), *(() if self.fused is None else (self.fused,)))
 
     @property
-    def temporal(self) -> Scores:
-        """Scores of the flow stream."""
-        return self.streams["temporal"]
+    def answer(self) -> Scores:
+        """The scores that decide: the fusion, or those of the stream that stands alone."""
+        return self.parts[-1]
 
 
 def judge_split(
     split: str,
     streams: Sequence[Scores],
-    fused: FusedScores,
+    fused: FusedScores | None,
     manifest: Manifest,
     *,
     protocol: Mapping[str, Any],
@@ -114,6 +123,7 @@ def judge_split(
     tuning: Tuning | None = None,
     literature: Literature = Literature(rows=(), differences=()),
     how_made: Sequence[str] = (),
+    trainings: Mapping[str, Sequence[Training]] | None = None,
     trained: Mapping[str, int] | None = None,
     held_out: Mapping[str, int] | None = None,
     score_files: Mapping[str, str] | None = None,
@@ -123,61 +133,118 @@ def judge_split(
     Args:
         split: its name.
         streams: what was fused, in that order.
-        fused: the fusion.
+        fused: the fusion; None for one stream alone.
         manifest: of the run.
         protocol: segments, crops and the like, as metrics.json shows them.
         report: path of the report that will be written.
         tuning: how the weights were chosen, if they were.
         literature: published numbers to show beside ours.
         how_made: how the numbers were made, in sentences.
+        trainings: stream -> how each of its models was trained.
         trained: stream -> number of training videos, where known.
         held_out: stream -> number of validation videos, where known.
         score_files: stream -> sha256 of the file that its scores are kept in, where they are.
     """
+    answer = streams[0] if fused is None else fused
     stored = [STORED_OF[scores.stream] for scores in streams if scores.stream in STORED_OF]
     data = _data_path(
         split,
         manifest,
         [stream for stream in stored if stream in streams_in(manifest.streams)],
-        num_scored=len(fused.ids),
+        num_scored=len(answer.ids),
         trained=trained,
         held_out=held_out,
     )
     analysis = analyse(streams, fused, recordings=recordings_of(manifest), num_listed=data.test_listed)
+    trainings = trainings or {}
+    verdict = _judge(split, streams, answer, analysis, manifest, is_tuned=tuning is not None)
+    parts = [*streams] if fused is None else [*streams, fused]
+    examples = find_examples(
+        answer.ids, answer.labels, answer.class_names, [answers_of(scores, answer.ids) for scores in parts]
+    )
 
-    # Programs read these keys: they are added to, never renamed. Streams are keys beside them, which is why
-    # no stream may be called as one of them (RESERVED_NAMES of the command line).
-    metrics = {
-        "split": split,
-        "num_videos": data.test_scored,
-        "num_listed": data.test_listed,
-        **{name: _accuracy_json(analysis, name) for name in analysis.accuracies},
-        "streams": [scores.stream for scores in streams],
-        "fusion_weights": list(fused.weights),
-        "fusion": fused.when,
-        "protocol": dict(protocol),
-        **_analysis_json(analysis),
-        "tuning": None if tuning is None else tuning.to_json(),
-        "data": asdict(data),
-        "literature": {
-            "rows": [row.to_json() for row in literature.rows],
-            "differences": list(literature.differences),
-        },
-        "how_made": list(how_made),
-        "report": report,
-        "score_files": dict(score_files or {}),
-    }
-
-    return SplitResult(
+    result = SplitResult(
         split=split,
         streams={scores.stream: scores for scores in streams},
         fused=fused,
         analysis=analysis,
+        verdict=verdict,
+        examples=examples,
+        trainings=trainings,
         tuning=tuning,
         data=data,
         literature=literature,
         how_made=tuple(how_made),
-        metrics=metrics,
+        metrics={},
+    )
+    metrics = _metrics_json(result, protocol=protocol, report=report, score_files=score_files or {})
+    return replace(result, metrics=metrics)
+
+
+def _metrics_json(
+    result: SplitResult, *, protocol: Mapping[str, Any], report: str, score_files: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return what metrics.json holds."""
+    analysis, answer, fused, data = result.analysis, result.answer, result.fused, result.data
+    cells = [list(cell) for cell in analysis.cells]
+
+    # Programs read these keys: they are added to, never renamed. Streams are keys beside them, which is why
+    # no stream may be called as one of them (RESERVED_NAMES of the command line).
+    return {
+        "split": result.split,
+        "num_videos": data.test_scored,
+        "num_listed": data.test_listed,
+        "num_classes": len(answer.class_names),
+        "verdict": result.verdict.to_json(),
+        "answer": analysis.answer,
+        **{name: _accuracy_json(analysis, name) for name in analysis.accuracies},
+        "streams": [*result.streams],
+        "fusion_weights": None if fused is None else list(fused.weights),
+        "fusion": None if fused is None else fused.when,
+        "protocol": dict(protocol),
+        **_analysis_json(analysis),
+        "confusion_matrix": {
+            "class_names": list(answer.class_names),
+            "cells": cells,
+        },
+        "examples": [item.to_json() for item in result.examples],
+        "trainings": {
+            name: [item.to_json() for item in members] for name, members in result.trainings.items()
+        },
+        "tuning": None if result.tuning is None else result.tuning.to_json(),
+        "data": asdict(data),
+        "literature": {
+            "rows": [row.to_json() for row in result.literature.rows],
+            "differences": list(result.literature.differences),
+        },
+        "how_made": list(result.how_made),
+        "report": report,
+        "score_files": dict(score_files),
+    }
+
+
+def _judge(
+    split: str,
+    streams: Sequence[Scores],
+    answer: Scores,
+    analysis: Analysis,
+    manifest: Manifest,
+    *,
+    is_tuned: bool,
+) -> Verdict:
+    return judge(
+        {name: found.top1 for name, found in analysis.accuracies.items()},
+        {name: found["top1"] for name, found in analysis.intervals.items()},
+        analysis.comparisons,
+        baseline=find_baseline(
+            answer.labels,
+            answer.class_names,
+            train_labels=[video.label for video in manifest.subset(split, "train")],
+        ),
+        num_videos=len(answer.ids),
+        num_recordings=analysis.num_recordings,
+        own_streams=[scores.stream for scores in streams if scores.model_digest],
+        is_tuned=is_tuned,
     )
 
 
@@ -226,18 +293,9 @@ def _analysis_json(analysis: Analysis) -> dict[str, Any]:
         "num_recordings": analysis.num_recordings,
         "comparisons": [item.to_json() for item in analysis.comparisons],
         "calibration": {name: item.to_json() for name, item in analysis.calibration.items()},
-        "classes": [
-            {"class": item.name, "count": item.count, **item.right, "mistaken_for": item.mistaken_for}
-            for item in analysis.classes
-        ],
+        "classes": [item.to_json() for item in analysis.classes],
         "confusions": [asdict(item) for item in analysis.confusions],
-        "agreement": {
-            "right_in_all": len(agreement.right_in_all),
-            "right_alone": {name: len(ids) for name, ids in agreement.right_alone.items()},
-            "right_in_none": len(agreement.right_in_none),
-            "won_by_fusion": len(agreement.won_by_fusion),
-            "lost_by_fusion": len(agreement.lost_by_fusion),
-        },
+        "agreement": None if agreement is None else agreement.to_json(),
     }
 
 
@@ -249,16 +307,13 @@ def recordings_of(manifest: Manifest) -> dict[str, str]:
 def prediction_lines(result: SplitResult) -> bytes:
     """Return one JSON line a video: truth, rank of the truth and the five likeliest classes of each stream
     and of the fusion."""
-    fused = result.fused
-    answers = [answers_of(scores, fused.ids) for scores in (*result.streams.values(), fused)]
-    ranks = [label_ranks(answer.scores, fused.labels) for answer in answers]
+    ids, labels, names = result.answer.ids, result.answer.labels, result.answer.class_names
+    answers = [answers_of(scores, ids) for scores in result.parts]
+    ranks = [label_ranks(answer.scores, labels) for answer in answers]
     lines = []
-    for row, video_id in enumerate(fused.ids):
-        value: dict[str, Any] = {"id": video_id, "truth": fused.class_names[int(fused.labels[row])]}
+    for row, video_id in enumerate(ids):
+        value: dict[str, Any] = {"id": video_id, "truth": names[int(labels[row])]}
         for answer, rank in zip(answers, ranks, strict=True):
-            value[answer.name] = {
-                "rank": int(rank[row]) + 1,
-                "top5": likeliest(answer, row, fused.class_names),
-            }
+            value[answer.name] = {"rank": int(rank[row]) + 1, "top5": likeliest(answer, row, names)}
         lines.append(json.dumps(value))
     return ("\n".join(lines) + "\n").encode()

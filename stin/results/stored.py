@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +31,45 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """Return the metrics.json of an evaluation's folder; an empty object if it is missing or damaged."""
+    """Return the metrics.json of an evaluation's folder; an empty object if it is missing or damaged.
+
+    One stream alone has no ``fused``, and its ``fusion`` and ``fusion_weights`` are null; see ``answer_of``.
+    """
     value = read_record(folder / "metrics.json")
-    fused, protocol, weights = (value.get(key) for key in ("fused", "protocol", "fusion_weights"))
+    protocol, streams = value.get("protocol"), value.get("streams")
     aux = protocol.get("aux") if isinstance(protocol, dict) else None
     is_whole = (
-        isinstance(fused, dict)
-        and is_number(fused.get("top1"))
-        and isinstance(aux, dict)
+        isinstance(aux, dict)
         and all(is_number(share) for share in aux.values())
+        and isinstance(streams, list)
+        and (_is_fused(value) if "fused" in value else _is_one_stream(value))
+    )
+    return value if is_whole else {}
+
+
+def answer_of(metrics: Mapping[str, Any]) -> str:
+    """Return whose answers the result of an evaluation is: ``fused``, or the stream that stands alone."""
+    return "fused" if "fused" in metrics else metrics["streams"][0]
+
+
+def _is_fused(value: Mapping[str, Any]) -> bool:
+    weights = value.get("fusion_weights")
+    return (
+        _has_top1(value.get("fused"))
         and isinstance(weights, list)
         and all(is_number(weight) for weight in weights)
-        and isinstance(value.get("streams"), list)
         and len(value["streams"]) == len(weights)
         and value.get("fusion") in ("before_softmax", "after_softmax")
     )
-    return value if is_whole else {}
+
+
+def _is_one_stream(value: Mapping[str, Any]) -> bool:
+    streams = value["streams"]
+    return len(streams) == 1 and isinstance(streams[0], str) and _has_top1(value.get(streams[0]))
+
+
+def _has_top1(value: Any) -> bool:
+    return isinstance(value, dict) and is_number(value.get("top1"))
 
 
 def read_result(folder: Path) -> dict[str, Any]:

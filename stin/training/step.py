@@ -11,6 +11,7 @@ from torch import nn
 
 from stin_pipe.stin.clips.dataset import Batch, network_input
 from stin_pipe.stin.device import autocast, resolve_amp
+from stin_pipe.stin.network.streams import stream_scores
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.training.learner import Learner, training_mode
 from stin_pipe.stin.training.optim import stream_loss
@@ -26,6 +27,8 @@ class StepReport:
     loss: float
     main_loss: float
     aux_loss: float | None
+    top1: float
+    """Share of the batch's samples that the stream got right before the step, augmented as they are."""
     grad_norm: float
     lr: float
 
@@ -35,6 +38,7 @@ class StepReport:
             "loss": self.loss,
             "main_loss": self.main_loss,
             "aux_loss": self.aux_loss,
+            "top1": self.top1,
             "grad_norm": self.grad_norm,
             "lr": self.lr,
         }
@@ -64,7 +68,7 @@ def train_step(learner: Learner, batch: Batch, *, num_samples: int, step: int, r
     training_mode(learner)
     optimizer.zero_grad(set_to_none=True)
     try:
-        losses_3 = _backward(learner, batch, num_samples)
+        sums_4 = _backward(learner, batch, num_samples)
     except torch.OutOfMemoryError as error:
         raise StinPipeError(
             f"out of GPU memory at step {step + 1} with {len(batch.ids)} samples of "
@@ -76,13 +80,13 @@ def train_step(learner: Learner, batch: Batch, *, num_samples: int, step: int, r
     norm_tensor = nn.utils.clip_grad_norm_(learner.network.parameters(), limit)
 
     # The only place in a step that waits for the device.
-    *own_losses, norm = torch.cat([losses_3, norm_tensor.reshape(1).double()]).tolist()
-    total, main, aux = ranks.sums(own_losses)
+    *own, norm = torch.cat([sums_4, norm_tensor.reshape(1).double()]).tolist()
+    total, main, aux, top1 = ranks.sums(own)
     # With fp16, gradients overflow now and then; the scaler expects that and skips the step itself.
     if not (math.isfinite(total) and (learner.scaler.is_enabled() or math.isfinite(norm))):
         raise StinPipeError(
             f"step {step + 1}: the loss is {total} and its gradient's norm {norm}, which must be "
-            f"finite; videos of this batch: {_listed(_suspects(batch, own_losses[0], ranks))}. "
+            f"finite; videos of this batch: {_listed(_suspects(batch, own[0], ranks))}. "
             "The last checkpoint is kept; lower --lr, or look at these videos"
         )
 
@@ -92,20 +96,23 @@ def train_step(learner: Learner, batch: Batch, *, num_samples: int, step: int, r
     if learner.average is not None:
         learner.average.update(learner.network, step=step)
     has_aux = not learner.config.stream.is_plain
-    return StepReport(loss=total, main_loss=main, aux_loss=aux if has_aux else None, grad_norm=norm, lr=rate)
+    return StepReport(
+        loss=total, main_loss=main, aux_loss=aux if has_aux else None, top1=top1, grad_norm=norm, lr=rate
+    )
 
 
 def _backward(learner: Learner, batch: Batch, num_samples: int) -> torch.Tensor:
-    """Add up the gradients of this process's samples; return its part of the losses."""
+    """Add up the gradients of this process's samples; return its part of the losses and of
+    the share that is right."""
     config, ranks = learner.config, learner.ranks
     clips = network_input(batch, stream=config.stream, bound_px=learner.bound_px, device=learner.device)
     labels = batch.labels.to(learner.device, non_blocking=True)
     num_parts = min(config.optim.accumulate, len(labels))
     parts = zip(clips.tensor_split(num_parts), labels.tensor_split(num_parts), strict=True)
 
-    # Total, main and auxiliary loss; in float64, as Python would add them, but without waiting for the
-    # device.
-    losses_3 = torch.zeros(3, dtype=torch.float64, device=learner.device)
+    # Total, main and auxiliary loss, and top-1; in float64, as Python would add them, but without waiting
+    # for the device.
+    sums_4 = torch.zeros(4, dtype=torch.float64, device=learner.device)
     for number, (part_clips, part_labels) in enumerate(parts, start=1):
         share = len(part_labels) / num_samples
         # The processes' gradients are joined once, in the last part.
@@ -123,8 +130,10 @@ def _backward(learner: Learner, batch: Batch, num_samples: int) -> torch.Tensor:
             learner.scaler.scale(loss.total * (share * ranks.count)).backward()
 
         aux = loss.main.new_zeros(()) if loss.aux is None else loss.aux
-        losses_3 += share * torch.stack([loss.total, loss.main, aux]).detach().double()
-    return losses_3
+        scores = stream_scores(output, aux_at_test=config.stream.aux_at_test).detach()
+        top1 = (scores.argmax(1) == part_labels).float().mean()
+        sums_4 += share * torch.stack([loss.total, loss.main, aux, top1]).detach().double()
+    return sums_4
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

@@ -345,12 +345,13 @@ def test_two_runs_and_two_files_are_compared(run: Path, tmp_path: Path, call) ->
     pair = tables["fused"]["comparisons"][0]
     assert pair["top1"]["difference"] == pytest.approx(theirs["fused"]["top1"] - ours["fused"]["top1"])
     assert called.json["protocol_differences"] == [
-        (
-            "other was evaluated with aux {'spatial': 0.0, 'temporal': 0.0}, run with "
-            "{'spatial': 0.5, 'temporal': 0.0}"
-        ),
-        "other has fusion weights [1.0, 0.0], run [1.0, 1.5]",
+        "shares of auxiliary scores: run spatial 0.5, temporal 0, other spatial 0, temporal 0",
+        "fusion weights: run 1 : 1.5, other 1 : 0",
     ]
+    assert called.json["settings"][1]["values"] == {"run": "1 : 1.5", "other": "1 : 0"}
+    # The table goes to standard error, because standard output is the JSON object's.
+    assert "evaluated differently" in called.stderr
+    assert not any(mark in called.stderr for mark in ("{", "['", "-0.0", "+0.0"))
     scores = Scores.load(other / "fuse-eval" / "split1" / "fused.npz")
     scores.save(tmp_path / "file.json")
     np.savez(

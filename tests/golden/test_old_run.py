@@ -35,11 +35,26 @@ def fields_of(run: Path, video: ManifestVideo) -> np.ndarray:
     return np.stack(fields).astype(np.int16)
 
 
-def keys_of(value: object) -> object:
-    """Return a JSON value with nothing but its keys; a list by its first element."""
-    if isinstance(value, dict):
-        return {key: keys_of(item) for key, item in value.items()}
-    return [keys_of(item) for item in value[:1]] if isinstance(value, list) else None
+def lacking(new: object, old: object, path: str = "") -> list[str]:
+    """Return the keys of an old JSON value that a new one lacks; keys may be added, never taken away."""
+    if isinstance(old, dict):
+        if not isinstance(new, dict):
+            return [path]
+        return [
+            gone
+            for key in old
+            for gone in (lacking(new[key], old[key], f"{path}/{key}") if key in new else [f"{path}/{key}"])
+        ]
+    if isinstance(old, list) and old:
+        return lacking(new[0], old[0], f"{path}/0") if isinstance(new, list) and new else [path]
+    return []
+
+
+def test_a_key_that_is_gone_is_seen() -> None:
+    old = {"a": 1, "b": [{"c": 1, "d": 2}]}
+    assert lacking({"a": 1, "b": [{"c": 1, "d": 2, "e": 3}], "f": 4}, old) == []
+    assert lacking({"b": [{"c": 1}]}, old) == ["/a", "/b/0/d"]
+    assert lacking({"a": 1, "b": None}, old) == ["/b"]
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +140,7 @@ def test_its_models_give_the_stored_numbers(finished: Path, call) -> None:
     )
     assert called.code == 0, called.stderr
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert keys_of(metrics) == keys_of(stored)
+    assert lacking(metrics, stored) == []
     for name in ("num_videos", "spatial", "temporal", "fused", "protocol", "comparisons", "intervals"):
         assert metrics[name] == stored[name]
     again = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]

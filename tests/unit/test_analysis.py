@@ -55,7 +55,7 @@ def test_accuracies_of_tied_scores_are_those_of_scores_with_the_ties_broken_by_c
 def test_calibration_is_scikit_learn_s():
     rng = np.random.default_rng(0)
     logits, labels = 3 * rng.normal(size=(500, 6)), rng.integers(0, 6, 500)
-    found = calibrate(log_softmax(logits), labels)
+    found = calibrate(log_softmax(logits), labels, np.arange(500))
     probabilities = softmax(logits)
     assert found.nll == pytest.approx(log_loss(labels, probabilities))
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
@@ -71,10 +71,11 @@ def test_calibration_is_scikit_learn_s():
 def test_what_is_perfectly_calibrated_has_no_error():
     """0.75 said of four videos of which three are right; logits far apart do not overflow."""
     logs = np.log(np.array([[0.75, 0.25]] * 4))
-    found = calibrate(logs, np.array([0, 0, 0, 1]))
+    found = calibrate(logs, np.array([0, 0, 0, 1]), np.arange(4))
     assert found.ece == pytest.approx(0.0)
     assert found.nll == pytest.approx(-(3 * np.log(0.75) + np.log(0.25)) / 4)
-    far = calibrate(log_softmax(np.array([[5000.0, -5000.0], [0.0, 1.0]], np.float32)), np.array([1, 1]))
+    far = log_softmax(np.array([[5000.0, -5000.0], [0.0, 1.0]], np.float32))
+    far = calibrate(far, np.array([1, 1]), np.arange(2))
     assert far.nll == pytest.approx((10000 + np.log(1 + np.exp(-1))) / 2)
 
 

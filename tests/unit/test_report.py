@@ -13,13 +13,13 @@ import cv2
 import numpy as np
 import pytest
 
+from stin_pipe.stin.results.examples import choose_rows
+from stin_pipe.stin.results.numbers import p_value, percent, points
 from stin_pipe.workflows.report.charts import HEIGHT, WIDTH, line_chart, reliability_chart, training_charts
-from stin_pipe.workflows.report.page import p_value, percent, points
 from stin_pipe.workflows.report.pictures import (
     NUM_TILES,
     TILE_PX,
     blend_map,
-    choose_videos,
     data_uri,
     map_strength,
 )
@@ -114,7 +114,7 @@ def test_the_numbers_are_those_of_the_scores(hostile) -> None:
     right = hostile.result.fused.scores.argmax(1) == hostile.result.fused.labels
     share, listed = right.mean(), len(right) + 1
     assert f"<strong>{100 * share:.1f}<small>" in hostile.html
-    assert f"counting them as errors, it is {100 * right.sum() / listed:.1f}" in hostile.html
+    assert f"counting them as errors, top-1 is {100 * right.sum() / listed:.1f}" in hostile.html
     for name, found in hostile.result.analysis.calibration.items():
         assert f">{100 * found.ece:.1f}</td><td>{found.nll:.3f}</td>" in hostile.html, name
 
@@ -194,7 +194,7 @@ def test_chosen_videos_by_hand() -> None:
     fused = np.array([[0.9, 0.1], [0.3, 0.7], [0.2, 0.8], [0.6, 0.4]])
     spatial = np.array([[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.6, 0.4]])
     temporal = np.array([[0.8, 0.2], [0.4, 0.6], [0.1, 0.9], [0.6, 0.4]])
-    chosen = [(item.row, item.group) for item in choose_videos(labels, fused, spatial, temporal)]
+    chosen = choose_rows(labels, {"spatial": spatial, "temporal": temporal, "fused": fused})
     assert chosen == [(1, "wrong"), (3, "wrong"), (2, "apart"), (0, "right")]
 
 
@@ -242,7 +242,7 @@ def test_reliability_and_weight_charts_by_hand() -> None:
     from stin_pipe.stin.results.calibration import calibrate
 
     logs = np.log(np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]]))
-    chart = reliability_chart("fused", calibrate(logs, np.array([0, 1, 1])))
+    chart = reliability_chart("fused", calibrate(logs, np.array([0, 1, 1]), np.arange(3)))
     assert chart.diagonal
     marks = sorted(chart.lines[0].marks)
     assert [mark[:2] for mark in marks] == [(0.6 * WIDTH, 0.0), (0.9 * WIDTH, HEIGHT / 2)]

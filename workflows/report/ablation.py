@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 from stin_pipe.stin.results.ablation_table import AblationTable
+from stin_pipe.stin.results.numbers import signed
 from stin_pipe.stin.shards.publish import publish_bytes
 from stin_pipe.workflows.terminal.output import Output
 
@@ -64,7 +65,7 @@ def show_ablation(output: Output, table: AblationTable) -> None:
                 f"{row.mean:.3f}" + (f" ± {row.std:.3f}" if row.std is not None else ""),
                 f"{row.mean_main:.3f}",
                 number(row.mean_aux),
-                number(difference.mean, "+.3f")
+                signed(difference.mean, digits=3)
                 + (f" ± {difference.std:.3f}" if difference.std is not None else "")
                 if difference
                 else "(base)",

@@ -2,13 +2,14 @@
 
 import base64
 import hashlib
-import math
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+
+from stin_pipe.stin.results.numbers import p_value, percent, points
 
 KNOWN_STYLES = ("spatial", "temporal", "fused")
 
@@ -42,21 +43,6 @@ def render_page(template: str, **values: Any) -> str:
 
     # A file name that is not UTF-8 carries surrogates, which no page can hold.
     return html.encode("utf-8", "backslashreplace").decode()
-
-
-def percent(share: float | None) -> str:
-    """Return a share in per cent with one decimal; a dash for None."""
-    return "–" if share is None or math.isnan(share) else f"{100 * share:.1f}"
-
-
-def points(difference: float) -> str:
-    """Return a difference of shares in percentage points, with its sign."""
-    return f"{100 * difference:+.1f}".replace("-", "\u2212")
-
-
-def p_value(p: float) -> str:
-    """Return a p value as papers print it."""
-    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def _page() -> Page:

@@ -21,21 +21,12 @@ from stin_pipe.stin.shards.schema import ManifestVideo
 NUM_TILES = 6
 TILE_PX = 208
 JPEG_QUALITY = 80
-VIDEOS_A_GROUP = 3
 
 # The streams' accents of the page (dark scheme), as RGB: maps are drawn in the colour of their stream.
 SPATIAL_RGB, TEMPORAL_RGB = (110, 176, 255), (255, 170, 92)
 MAP_STRENGTH = 0.9
 FULL_ATTENTION = 3.0
 """Multiples of uniform attention that get the full colour, unless a video has more."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chosen:
-    """A video to show: its row in the fused scores, and the group that it is an example of."""
-
-    row: int
-    group: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,40 +56,6 @@ class Strip:
     attention_peak: float
     width: int
     height: int
-
-
-def choose_videos(
-    labels_N: np.ndarray, fused_NC: np.ndarray, spatial_NC: np.ndarray, temporal_NC: np.ndarray
-) -> list[Chosen]:
-    """Choose the most confident right and wrong predictions, and the strongest disagreements of the streams.
-
-    Args:
-        labels_N: true classes.
-        fused_NC, spatial_NC, temporal_NC: probabilities of the same N videos.
-
-    Returns:
-        Up to `VIDEOS_A_GROUP` videos a group, each video once; groups in the order `wrong`, `apart`, `right`.
-        Disagreement is the total variation distance between the streams' probabilities.
-    """
-    guesses = fused_NC.argmax(1)
-    confidence = fused_NC.max(1)
-    apart = np.abs(spatial_NC - temporal_NC).sum(1) / 2
-    right = guesses == labels_N
-    # A score below 0 keeps a video out of a group.
-    groups = {
-        "wrong": np.where(~right, confidence, -1.0),
-        "apart": np.where(spatial_NC.argmax(1) != temporal_NC.argmax(1), apart, -1.0),
-        "right": np.where(right, confidence, -1.0),
-    }
-
-    taken: set[int] = set()
-    chosen = []
-    for group, score in groups.items():
-        order = [int(row) for row in np.argsort(-score, kind="stable") if score[row] >= 0]
-        rows = [row for row in order if row not in taken][:VIDEOS_A_GROUP]
-        taken.update(rows)
-        chosen += [Chosen(row=row, group=group) for row in rows]
-    return chosen
 
 
 def draw_strip(reader: ShardReader, video: ManifestVideo, models: Mapping[str, TrainedModel]) -> Strip:

@@ -95,15 +95,20 @@ def render_report(
     """
     analysis = result.analysis
     examples = video_cards(run, manifest, result, models)
-    guesses = result.fused.scores.argmax(1)
-    matrix = matrix_rows(manifest.classes, result.fused.labels, guesses)
+    guesses = result.answer.scores.argmax(1)
+    matrix = matrix_rows(manifest.classes, result.answer.labels, guesses)
+    agreement = analysis.agreement
 
     return render_page(
         "report.html.jinja",
         run_name=run.path.name,
         split=result.split,
         version=metadata.version("stin-pipe"),
-        sections=[item for item in SECTIONS if item[0] != "tuning" or result.tuning],
+        sections=[
+            item
+            for item in SECTIONS
+            if (item[0] != "tuning" or result.tuning) and (item[0] != "agreement" or analysis.agreement)
+        ],
         metrics=result.metrics,
         manifest=manifest,
         data=result.data,
@@ -113,19 +118,20 @@ def render_report(
         num_classes=len(manifest.classes),
         num_frames=sum(video.num_frames for video in manifest.videos.values()),
         names=list(analysis.accuracies),
-        best={"value": analysis.accuracies["fused"].top1, "interval": analysis.intervals["fused"]["top1"]},
+        verdict=result.verdict,
+        answer=analysis.answer,
         stages=data_stages(result.data),
-        classes=sorted(analysis.classes, key=lambda row: (row.right["fused"], row.name)),
+        classes=sorted(analysis.classes, key=lambda row: (row.recall, row.name)),
         matrix=matrix,
-        matrix_left_out=len(np.union1d(result.fused.labels, guesses)) - len(matrix),
+        matrix_left_out=len(np.union1d(result.answer.labels, guesses)) - len(matrix),
         matrix_size=_matrix_size(len(matrix)),
         curves=[
             chart
             for stream in ("spatial", "temporal")
             for chart in training_charts(run.training(stream, result.split), stream)
         ],
-        agreement=agreement_parts(analysis.agreement, result.data.test_scored),
-        agreement_lists=_agreement_lists(analysis.agreement),
+        agreement=[] if agreement is None else agreement_parts(agreement, result.data.test_scored),
+        agreement_lists=[] if agreement is None else _agreement_lists(agreement),
         max_ids=MAX_IDS_SHOWN,
         reliability=[reliability_chart(name, found) for name, found in analysis.calibration.items()],
         tuning=result.tuning,

@@ -27,7 +27,7 @@ def render_splits(run_name: str, value: Mapping[str, Any]) -> str:
         run_name: of the run.
         value: the JSON object of all splits, as fuse-eval/all.json holds it.
     """
-    streams = [*value["streams"], "fused"]
+    streams = list(dict.fromkeys((*value["streams"], value["answer"])))
 
     rows = []
     for item in value["splits"]:

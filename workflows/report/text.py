@@ -5,9 +5,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from stin_pipe.stin.evaluation import EvalEvent, EvalNotice
+from stin_pipe.stin.results.numbers import percent
 from stin_pipe.stin.results.split_mean import METRICS
 from stin_pipe.stin.results.split_result import SplitResult
-from stin_pipe.workflows.report.comparison_text import difference_text
+from stin_pipe.workflows.report.comparison_text import METRIC_NAMES, show_differences, shows_top5
 from stin_pipe.workflows.run.evaluation import Evaluation
 from stin_pipe.workflows.terminal.output import Output
 
@@ -44,30 +45,41 @@ def show_evaluation(output: Output, evaluation: Evaluation) -> None:
 
 
 def show_result(output: Output, result: SplitResult) -> None:
-    """Print the table of one split, the paired differences, and published numbers where there are any."""
-    metrics = result.metrics
+    """Print the verdict on one split, its table, the paired differences, and published numbers if any."""
+    metrics, verdict = result.metrics, result.verdict
+    output.show(f"split {result.split}: {verdict.sentence}.", tone=verdict.tone.value)
+    if verdict.next_step:
+        output.show(f"{verdict.next_step}.")
+
+    columns = [
+        "top1",
+        *(["top5"] if shows_top5(metrics["num_classes"]) else []),
+        "mean_class",
+        "top1_of_listed",
+    ]
     output.table(
-        f"split {result.split}: {metrics['num_videos']} of {metrics['num_listed']} test videos scored",
-        ["stream", "top-1", "95 % interval", "top-5", "mean class", "top-1 of listed"],
+        f"{metrics['num_videos']} of {metrics['num_listed']} test videos scored, {metrics['num_classes']} "
+        f"classes, {verdict.baseline.text}; accuracies in per cent",
+        ["stream", "top-1", "95 % interval", *(METRIC_NAMES[name] for name in columns[1:])],
         [
             [
                 name,
-                f"{metrics[name]['top1']:.3f}",
-                "{:.3f} to {:.3f}".format(*metrics["intervals"][name]["top1"]),
-                *(f"{metrics[name][column]:.3f}" for column in METRICS[1:]),
+                percent(metrics[name]["top1"]),
+                " to ".join(map(percent, metrics["intervals"][name]["top1"])),
+                *(percent(metrics[name][column]) for column in columns[1:]),
             ]
             for name in result.analysis.accuracies
         ],
     )
-    for item in result.analysis.comparisons[: len(result.streams)]:  # the fusion against each stream
-        output.show(difference_text(item))
+    if result.fused is not None:
+        show_differences(output, result.analysis.comparisons[: len(result.streams)])  # against each stream
 
     if result.literature.rows:
         output.table(
-            "published results on the official lists (the report says how their protocols differ)",
+            "published top-1 in per cent on the official lists (the report says how their protocols differ)",
             ["", "spatial", "temporal", "fused"],
             [
-                [f"{row.method}, {row.scope}", *map(_share, (row.spatial, row.temporal, row.fused))]
+                [f"{row.method}, {row.scope}", *map(percent, (row.spatial, row.temporal, row.fused))]
                 for row in result.literature.rows
             ],
         )
@@ -75,18 +87,22 @@ def show_result(output: Output, result: SplitResult) -> None:
     if result.tuning is not None:
         output.show(
             f"the temporal stream's share of {result.tuning.temporal_share:g} was chosen on "
-            f"{result.tuning.num_videos} held-out training videos (top-1 on them: {result.tuning.top1:.3f})"
+            f"{result.tuning.num_videos} held-out training videos (top-1 on them: "
+            f"{percent(result.tuning.top1)} %)"
         )
-    weights = ":".join(f"{weight:g}" for weight in metrics["fusion_weights"])
-    output.show(f"fused {weights} {metrics['fusion'].replace('_', ' ')}; report: {metrics['report']}")
+    how = "one stream, not fused"
+    if result.fused is not None:
+        weights = ":".join(f"{weight:g}" for weight in result.fused.weights)
+        how = f"fused {weights} {result.fused.when.replace('_', ' ')}"
+    output.show(f"{how}; report: {metrics['report']}")
 
 
 def show_mean(output: Output, mean: Mapping[str, Any]) -> None:
     """Print mean and spread over the splits, by the content of all.json."""
     spread = mean["spread"]
     output.table(
-        f"mean of {len(mean['splits'])} splits ± standard deviation between splits",
-        ["stream", "top-1", "top-5", "mean class", "top-1 of listed"],
+        f"mean of {len(mean['splits'])} splits ± standard deviation between splits, in per cent",
+        ["stream", *(METRIC_NAMES[name] for name in METRICS)],
         [
             [stream, *(_spread_text(mean[stream][name], spread[stream][name]) for name in METRICS)]
             for stream in spread
@@ -95,9 +111,5 @@ def show_mean(output: Output, mean: Mapping[str, Any]) -> None:
     output.show(f"report of all splits: {mean['report']}")
 
 
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
 def _spread_text(mean: float, spread: float | None) -> str:
-    return f"{mean:.3f}" if spread is None else f"{mean:.3f} ± {spread:.3f}"
+    return percent(mean) if spread is None else f"{percent(mean)} ± {percent(spread)}"

@@ -1,11 +1,12 @@
 """Read the results of several runs or score files, and put them side by side."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from stin_pipe.stin.results.foreign_scores import read_labelled_scores
+from stin_pipe.stin.results.how_made import SettingDifference, protocol_differences
 from stin_pipe.stin.results.side_by_side import Contender, SideBySide, stand_side_by_side
 from stin_pipe.stin.results.split_result import recordings_of
 from stin_pipe.stin.results.stored import read_metrics, score_file_digests
@@ -41,13 +42,13 @@ class RunComparison:
         split: the runs' split.
         subjects: in the order given; the first is what the others are compared with.
         side_by_side: the numbers.
-        protocol_differences: where the runs were evaluated differently, in words.
+        protocol_differences: where the runs were evaluated differently.
     """
 
     split: str
     subjects: tuple[Subject, ...]
     side_by_side: SideBySide
-    protocol_differences: tuple[str, ...]
+    protocol_differences: tuple[SettingDifference, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -64,7 +65,9 @@ class RunComparison:
                 for item in self.subjects
             ],
             "num_common": self.side_by_side.num_common,
-            "protocol_differences": list(self.protocol_differences),
+            "num_classes": self.side_by_side.num_classes,
+            "protocol_differences": [item.sentence for item in self.protocol_differences],
+            "settings": [asdict(item) for item in self.protocol_differences],
             "tables": [table.to_json() for table in self.side_by_side.tables],
         }
 
@@ -96,7 +99,9 @@ def compare_results(results: Sequence[Path], *, split: str) -> RunComparison:
         split=split,
         subjects=tuple(subjects),
         side_by_side=stand_side_by_side([item.contender for item in subjects], recordings=recordings),
-        protocol_differences=_protocol_differences(subjects),
+        protocol_differences=protocol_differences(
+            {item.contender.name: item.metrics for item in subjects if item.metrics}
+        ),
     )
 
 
@@ -167,22 +172,3 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     raise ValueError("the same result is given more than once")
-
-
-def _protocol_differences(subjects: Sequence[Subject]) -> tuple[str, ...]:
-    """Say where runs were evaluated differently from the first one."""
-    runs = [item for item in subjects if item.metrics]
-    if not runs:
-        return ()
-    base, sentences = runs[0], []
-    for item in runs[1:]:
-        name, base_name = item.contender.name, base.contender.name
-        for key in ("segments", "crops", "precision", "aux"):
-            ours, theirs = item.metrics["protocol"].get(key), base.metrics["protocol"].get(key)
-            if ours != theirs:
-                sentences.append(f"{name} was evaluated with {key} {ours}, {base_name} with {theirs}")
-        for key in ("fusion_weights", "fusion"):
-            ours, theirs = item.metrics[key], base.metrics[key]
-            if ours != theirs:
-                sentences.append(f"{name} has {key.replace('_', ' ')} {ours}, {base_name} {theirs}")
-    return tuple(sentences)

@@ -11,7 +11,14 @@ from typing import Any, Literal
 
 from stin_pipe.pipeline.planning.ledger import plan_paths, read_ledger
 from stin_pipe.pipeline.planning.sources import looks_changed
-from stin_pipe.stin.results.stored import is_number, read_lines, read_metrics, read_record, read_result
+from stin_pipe.stin.results.stored import (
+    answer_of,
+    is_number,
+    read_lines,
+    read_metrics,
+    read_record,
+    read_result,
+)
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.run_dir import RunDir
 from stin_pipe.stin.shards.schema import STORED_OF, Manifest, list_digest
@@ -365,11 +372,12 @@ def evaluation_state(run: RunDir, split: str) -> EvaluationState:
     if not value:
         sentence = f"damaged: {metrics} cannot be read; run fuse-eval again"
         return EvaluationState(split=split, progress="damaged", sentence=sentence, detail=sentence)
-    top1 = value["fused"]["top1"]
+    answer = answer_of(value)
+    top1 = value[answer]["top1"]
     return EvaluationState(
         split=split,
         progress="done",
-        detail=f"fused top-1 {top1:.3f}",
+        detail=f"{answer} top-1 {top1:.3f}",
         fused_top1=top1,
         report=path / "report.html",
     )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
@@ -88,9 +88,10 @@ class Output:
         """Print a line that should not be overlooked."""
         self._errors.print(Text(plain(f"warning: {line}"), style="yellow"))
 
-    def show(self, line: str = "") -> None:
-        """Print a line of the result."""
-        self._results.print(plain(line))
+    def show(self, line: str = "", *, tone: Literal["good", "neutral", "bad"] = "neutral") -> None:
+        """Print a line of the result; one that is good or bad news has a colour."""
+        style = {"good": "bold green", "neutral": "", "bad": "bold red"}[tone]
+        self._results.print(Text(plain(line), style=style))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table of the result; the first column is text, the others are numbers."""

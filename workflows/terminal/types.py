@@ -18,7 +18,8 @@ RESERVED_NAMES = frozenset(
         *("num_recordings", "comparisons", "calibration", "classes", "confusions", "agreement"),
         *("tuning", "data", "literature", "how_made", "report", "score_files", "spread"),
         *("spread_is", "command", "error", "exit_code", "class", "count", "mistaken_for", "id"),
-        *("truth", "fused"),
+        *("truth", "fused", "verdict", "answer", "num_classes", "confusion_matrix", "examples"),
+        *("trainings", "num_predicted", "precision", "recall", "f1"),
     )
 )
 """Names that mean something else in the results, so no stream can have them."""
