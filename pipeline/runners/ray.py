@@ -22,7 +22,7 @@ from stin_pipe.pipeline.runners.nodes import (
 from stin_pipe.pipeline.runners.slots import SlotKind, Slots, require_room, slot_kinds
 from stin_pipe.pipeline.shard.make_shard import MAX_TRIES, ShardReport
 from stin_pipe.stin.processes.cpus import usable_cpus
-from stin_pipe.stin.processes.ray_session import cluster_address, ray_session
+from stin_pipe.stin.processes.ray_session import cluster_address, open_cluster, ray_session
 from stin_pipe.stin.shards.errors import StinPipeError, first_line
 
 PREFLIGHT_S = 120.0
@@ -65,6 +65,8 @@ def run_ray(
         kinds = slot_kinds(tasks[0].params.flow_backend, gpus_per_worker, cpus_per_worker, offers)
         require_room(offers, kinds)
         if address:
+            if warning := open_cluster(address):
+                warn(warning)
             working = [node for node, resources in nodes if any(kind.fits(resources) for kind in kinds)]
             _check_nodes(ray, working, tasks, need_bytes, warn)
         _warn_of_narrow_memory(offers, kinds, num_workers, warn)

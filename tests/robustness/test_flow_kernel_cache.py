@@ -10,6 +10,7 @@ import tempfile
 import pytest
 
 from stin_pipe.pipeline.flow.cpu import kernel_cache
+from stin_pipe.pipeline.flow.cuda import cache as cuda_cache
 
 
 @pytest.fixture
@@ -57,6 +58,59 @@ def test_a_directory_that_others_can_write_is_not_trusted(homes):
     directory = kernel_cache.choose_directory()
     assert directory.parent == temporary and directory.name.startswith("stin-pipe-")
     assert directory.stat().st_mode & 0o077 == 0
+
+
+OTHER = 4242
+
+
+def owned_by_another(monkeypatch, *folders: pathlib.Path) -> None:
+    """Let these folders belong to another user, as far as anybody can see."""
+    nodes = {(folder.stat().st_dev, folder.stat().st_ino) for folder in folders}
+
+    def fstat(descriptor, original=os.fstat):
+        status = original(descriptor)
+        values = list(status)
+        if (status.st_dev, status.st_ino) in nodes:
+            values[4] = OTHER
+        return os.stat_result(values)
+
+    monkeypatch.setattr(os, "fstat", fstat)
+
+
+@pytest.mark.parametrize("module", ["cpu", "cuda"])
+def test_an_outer_folder_of_another_user_is_not_trusted(homes, monkeypatch, module):
+    """Whoever made it first can swap the inner folder after it was looked at."""
+    home, temporary = homes
+    home.write_text("")
+    choose = kernel_cache.choose_directory if module == "cpu" else cuda_cache.cache_folder
+    before = choose()
+    outer = before.parent if module == "cpu" else before
+    assert outer.parent == temporary
+    owned_by_another(monkeypatch, outer)
+    private = choose()
+    assert private.parent == temporary and outer not in (private, *private.parents)
+    assert private.stat().st_uid == os.getuid() and private.stat().st_mode & 0o077 == 0
+    assert choose() != private, "each process has its own"
+
+
+def test_a_folder_above_that_others_may_change_is_not_trusted(homes, tmp_path, monkeypatch):
+    home, temporary = homes
+    name = kernel_cache.choose_directory().name
+    for mode, trusted in ((0o777, False), (0o1777, True), (0o775, os.getgid() == 0), (0o755, True)):
+        home.chmod(mode)
+        assert (kernel_cache.choose_directory().parent.parent == home) == trusted, oct(mode)
+    owned_by_another(monkeypatch, home)
+    assert kernel_cache.choose_directory() == temporary / f"stin-pipe-{os.getuid()}" / name
+
+
+def test_a_link_of_another_user_is_followed_once(homes, tmp_path):
+    """It may be turned later, so what is used is what it led to when that was looked at."""
+    home, temporary = homes
+    home.write_text("")
+    (tmp_path / "mine").mkdir(mode=0o700)
+    link = temporary / f"stin-pipe-{os.getuid()}"
+    link.symlink_to(tmp_path / "mine")
+    assert kernel_cache.choose_directory().parent == tmp_path / "mine"
 
 
 @pytest.mark.parametrize("source", ["steps.py", "cpu/solver.py", "cpu/pair.py", "cpu/simd.py"])

@@ -108,12 +108,15 @@ def test_where_the_user_has_no_cache_a_private_folder_is_used(monkeypatch, tmp_p
     assert folder == tmp_path / f"stin-pipe-cache-{os.getuid()}"
     assert folder.stat().st_mode & 0o077 == 0
     folder.chmod(0o777)  # anybody could put code there
-    with pytest.raises(StinPipeError, match="must belong to this user alone"):
+    private = cuda_cache.cache_folder()
+    assert private != folder and private.stat().st_mode & 0o077 == 0
+    monkeypatch.setenv(cuda_cache.CACHE_VARIABLE, str(folder))
+    with pytest.raises(StinPipeError, match="set STIN_PIPE_CACHE to a folder of this user alone"):
         cuda_cache.cache_folder()
 
 
 def test_a_chosen_folder_that_cannot_be_written_is_an_error(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv(cuda_cache.CACHE_VARIABLE, str(tmp_path / "file"))
-    with pytest.raises(StinPipeError, match=r"file cannot be written; set STIN_PIPE_CACHE"):
+    with pytest.raises(StinPipeError, match=r"file: compiled CUDA .*; set STIN_PIPE_CACHE"):
         cuda_cache.cache_folder()

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -125,6 +126,75 @@ def test_ray_starts_here_unless_an_address_is_given(
     ray.__dict__.update(is_initialized=lambda: True)
     with pytest.raises(StinPipeError, match=r"call ray.shutdown\(\) first"), session():
         pass
+
+
+def test_a_ray_of_ours_asks_for_a_token_and_stays_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
+    theirs = {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN_PATH": "/home/me/token"}
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in theirs.items():
+        monkeypatch.setenv(name, value)
+
+    def access() -> dict[str, str]:
+        return {name: os.environ[name] for name in names if name in os.environ}
+
+    seen: list[dict[str, str]] = []
+    ray = ModuleType("ray")
+    ray.__dict__.update(init=lambda **_given: seen.append(access()), shutdown=lambda: seen.append(access()))
+    ray.__dict__.update(is_initialized=lambda: False)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    config = SimpleNamespace(JobConfig=lambda: SimpleNamespace(_py_driver_sys_path=[]))
+    monkeypatch.setitem(sys.modules, "ray.job_config", config)
+
+    for address in (None, None, "10.0.0.1:6379"):
+        with ray_session(address, num_cpus=1, advice=""):
+            pass
+        assert access() == theirs
+    first, _, second, _, joined, _ = seen
+    for own in (first, second):
+        assert own["RAY_AUTH_MODE"] == "token" and len(own["RAY_AUTH_TOKEN"]) == 64
+        assert own["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0" and "RAY_AUTH_TOKEN_PATH" not in own
+    assert first["RAY_AUTH_TOKEN"] != second["RAY_AUTH_TOKEN"]
+    assert joined == theirs  # a cluster has its own
+
+
+SECOND_USER = """
+import logging, ray, sys
+ray.init(address=sys.argv[1], logging_level=logging.ERROR, log_to_driver=False)
+print("joined")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_another_user_of_this_machine_cannot_join_our_ray(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    psutil = pytest.importorskip("psutil")
+    with ray_session(None, num_cpus=1, advice="") as ray:
+        assert ray.get(ray.remote(lambda: os.getpid()).remote()) != os.getpid()
+        processes = {item.pid for item in psutil.Process().children(recursive=True)} | {os.getpid()}
+        listening = [
+            item.laddr
+            for item in psutil.net_connections("inet")
+            if item.pid in processes and item.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)
+        ]
+        assert listening and {place.ip.removeprefix("::ffff:") for place in listening} == {"127.0.0.1"}
+
+        # Their home holds no token of ours, and so does their environment.
+        theirs = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+        wrong = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+        for extra in ({}, wrong):
+            done = subprocess.run(
+                [sys.executable, "-c", SECOND_USER, ray.get_runtime_context().gcs_address],
+                env=theirs | {"HOME": str(tmp_path)} | extra,
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode != 0 and "joined" not in done.stdout, done.stderr
+    assert "RAY_AUTH_TOKEN" not in os.environ
 
 
 def test_lines_of_errors() -> None:

@@ -73,6 +73,7 @@ def doctor(output: Output, folder: Path) -> None:
         ("shared memory", lambda: _shared_memory(SHARED_MEMORY), False),
         ("run folder", lambda: _publishing(folder), True),
         ("file locks", lambda: _locks(folder), False),
+        ("ray access", _ray_access, False),
         *((f"extra {name}", lambda name=name: _extra(name), False) for name in EXTRAS),
     ]
 
@@ -198,6 +199,17 @@ def _shared_memory(folder: Path) -> str:
             "(containers: --shm-size 4g)"
         )
     return f"{size(free)} free in {folder}"
+
+
+def _ray_access() -> str:
+    from stin_pipe.stin.processes.ray_session import local_access, ray_installed
+
+    if not ray_installed():
+        raise _Missing("no ray: extract works in processes of its own (--runner local)")
+    try:
+        return local_access()
+    except LookupError as error:
+        raise _Missing(str(error)) from error
 
 
 def _extra(name: str) -> str:

@@ -13,12 +13,13 @@ import hashlib
 import importlib
 import os
 import pathlib
-import stat
 import tempfile
 import threading
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
+
+from stin_pipe.pipeline.flow.kernel_folder import own_folder
 
 _THREADS_LOCK = threading.Lock()
 
@@ -44,12 +45,12 @@ def load_kernels() -> ModuleType:
 
 
 def choose_directory(preferred: str = "") -> pathlib.Path:
-    """Return the first writable directory for the compiled kernels of this version.
+    """Return the first directory for the compiled kernels of this version that only this user can change.
 
     In order: below `preferred` (what NUMBA_CACHE_DIR says), the user's cache directory, a private
     directory among the temporary files, a fresh temporary directory.
     """
-    roots = [pathlib.Path(preferred)] if preferred else []
+    roots: list[pathlib.Path] = []
     if cache := os.environ.get("XDG_CACHE_HOME"):
         roots.append(pathlib.Path(cache) / "stin-pipe")
     else:
@@ -59,10 +60,8 @@ def choose_directory(preferred: str = "") -> pathlib.Path:
     roots.append(pathlib.Path(tempfile.gettempdir()) / f"stin-pipe-{os.getuid()}")
 
     name = f"flow-{_digest_sources()}"
-    for root in roots:
-        if _is_usable(root / name):
-            return root / name
-    return pathlib.Path(tempfile.mkdtemp(prefix="stin-pipe-"))
+    chosen = pathlib.Path(preferred) / name if preferred else None
+    return own_folder([root / name for root in roots], chosen=chosen)
 
 
 def _digest_sources() -> str:
@@ -71,19 +70,6 @@ def _digest_sources() -> str:
     for path in [*sorted(here.glob("*.py")), here.parent / "steps.py"]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _is_usable(directory: pathlib.Path) -> bool:
-    """Whether files can be written there, and by nobody else: the cache holds code that will be run."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        status = directory.stat()
-        if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            return False
-        with tempfile.TemporaryFile(dir=directory):
-            return True
-    except OSError:
-        return False
 
 
 @contextlib.contextmanager

@@ -9,13 +9,13 @@ import fcntl
 import hashlib
 import importlib.metadata
 import os
-import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from stin_pipe.pipeline.flow.cuda.compile import compile_ptx, entry_name, link
+from stin_pipe.pipeline.flow.kernel_folder import own_folder
 from stin_pipe.stin.shards.errors import StinPipeError
 
 CACHE_VARIABLE = "STIN_PIPE_CACHE"
@@ -48,33 +48,18 @@ def cache_folder() -> Path:
     """Return the folder of compiled kernels: $STIN_PIPE_CACHE, the user's cache, else one under /tmp.
 
     Raises:
-        StinPipeError: If no such folder can be written, or that under /tmp is not this user's alone.
+        StinPipeError: If the folder that the variable names cannot be written, or others can write there.
     """
-    chosen = os.environ.get(CACHE_VARIABLE)
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "stin-pipe"
-    for folder in [Path(chosen)] if chosen else [user, _shared_temporary()]:
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError:
-            continue
-        # Machine code is loaded from here: nobody else may be able to put it there.
-        if folder == _shared_temporary() and (
-            folder.stat().st_uid != os.getuid() or stat.S_IMODE(folder.stat().st_mode) & 0o022
-        ):
+    if chosen := os.environ.get(CACHE_VARIABLE):
+        folder = own_folder([], chosen=Path(chosen))
+        if folder != Path(chosen).resolve():
             raise StinPipeError(
-                f"{folder} must belong to this user alone; set {CACHE_VARIABLE} to a folder that does"
+                f"{chosen}: compiled CUDA kernels cannot be kept there: this user cannot write there, "
+                f"or others can; set {CACHE_VARIABLE} to a folder of this user alone"
             )
         return folder
-    raise StinPipeError(
-        f"there is no folder for compiled CUDA kernels: {chosen or user} cannot be written; set "
-        f"{CACHE_VARIABLE} to a folder that can"
-    )
-
-
-def _shared_temporary() -> Path:
-    return Path(tempfile.gettempdir()) / f"stin-pipe-cache-{os.getuid()}"
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "stin-pipe"
+    return own_folder([user, Path(tempfile.gettempdir()) / f"stin-pipe-cache-{os.getuid()}"])
 
 
 def _fingerprint(capability: tuple[int, int], threads: int) -> str:
