@@ -175,8 +175,11 @@ class _Scoring:
                 stream=name,
                 labels=labels,
                 class_names=self.manifest.classes,
+                scores_as=self.settings.scores_as,
                 notify=self._warn,
             )
+            taken = f"{name}: scores of {self.settings.files[name]}: {scores.protocol['values']}"
+            self.on_event(EvalNotice(message=taken, level="note"))
             streams.append(StreamScores(scores=scores, info=None))
         return tuple(streams)
 

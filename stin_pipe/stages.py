@@ -193,6 +193,7 @@ def evaluate(
     fuse: Literal["before-softmax", "after-softmax"] = "before-softmax",
     aux: float | Literal["auto", "exclude"] = "auto",
     scores: Mapping[str, PathName] | None = None,
+    scores_as: Literal["probabilities", "logits"] | None = None,
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto",
     device: str = "auto",
     loader_workers: int | None = None,
@@ -210,6 +211,7 @@ def evaluate(
         fuse: where the weighted mean is taken.
         aux: share of the auxiliary scores.
         scores: stream -> score file of another program.
+        scores_as: what the numbers of ``scores`` are, where they do not tell.
         amp: mixed precision; ``auto`` is bf16 on a GPU that has it.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         loader_workers: processes that read; None chooses by cores.

@@ -16,6 +16,10 @@ from stin_pipe.stin.shards.errors import StinPipeError
 
 MAX_SCORE = 1e30
 """Fits into float32, with room for sums."""
+SUM_TOLERANCE = 1e-3
+"""By how much the sum of probabilities may be off that are written with many digits, or stored as float16."""
+MAX_DIGITS = 6
+PROBABILITIES_TAKEN = "probabilities, taken as their logarithms"
 LEAST_PROBABILITY = 1e-12
 """Stands for a probability of zero, whose logarithm would decide every fusion."""
 
@@ -26,6 +30,7 @@ def read_foreign_scores(
     stream: str,
     labels: Mapping[str, int],
     class_names: Sequence[str],
+    scores_as: Kind | None = None,
     notify: Callable[[str], None] = lambda _message: None,
 ) -> Scores:
     """Read the scores of one stream on a run's list.
@@ -35,11 +40,13 @@ def read_foreign_scores(
         stream: name that the scores get.
         labels: the run's list: video id -> label.
         class_names: the run's classes by label.
+        scores_as: what the scores are where neither the file nor its numbers tell.
         notify: called with what is assumed where the file does not say.
 
     Raises:
         StinPipeError: if the file is missing, pickled or damaged; if its videos are not exactly the list's,
-            each once, with the list's labels and finite scores up to 1e30 for the run's classes.
+            each once, with the list's labels and finite scores up to 1e30 for the run's classes; or if it is
+            open what the scores are.
     """
     stored = read_score_table(path)
     table = _in_class_order(path, stored, class_names)
@@ -55,7 +62,7 @@ def read_foreign_scores(
     _check_values(path, table)
 
     # As logits, all streams mean the same in a fusion before softmax.
-    are_probabilities = _kind_of(table) == "probabilities"
+    are_probabilities = _told_kind(path, table, scores_as) == "probabilities"
     logits = np.log(np.maximum(table.scores, LEAST_PROBABILITY)) if are_probabilities else table.scores
     return Scores(
         ids=tuple(table.ids),
@@ -66,7 +73,7 @@ def read_foreign_scores(
         protocol={
             "file": str(path),
             "sha256": hashlib.sha256(read_bytes(path, SCORES)).hexdigest(),
-            "values": "probabilities, taken as their logarithms" if are_probabilities else "before softmax",
+            "values": PROBABILITIES_TAKEN if are_probabilities else "before softmax",
         },
     )
 
@@ -99,7 +106,7 @@ def read_labelled_scores(path: Path) -> Scores:
         labels=np.array([table.classes.index(label_text(label)) for label in table.labels], np.int64),
         class_names=tuple(table.classes),
         scores=table.scores.astype(np.float32),
-        kind=_kind_of(table),
+        kind=kind_of(table) or "logits",
         stream=path.stem,
     )
 
@@ -142,12 +149,41 @@ def _in_class_order(path: Path, table: ScoreTable, class_names: Sequence[str]) -
     return replace(table, scores=table.scores[:, columns], labels=labels, classes=list(class_names))
 
 
-def _kind_of(table: ScoreTable) -> Kind:
-    """Return what the scores are; where a file does not say, rows that sum to 1 are probabilities."""
+def kind_of(table: ScoreTable) -> Kind | None:
+    """Return what the scores are; None where neither the file nor its numbers tell.
+
+    Rows in [0, 1] that sum to 1, as nearly as the digits they are written with allow, are probabilities.
+    Rows in [0, 1] with other sums, and percentages, might be one or the other.
+    """
     if table.kind is not None:
         return table.kind
-    sum_to_1 = np.allclose(table.scores.sum(1), 1, rtol=0, atol=1e-3)
-    return "probabilities" if sum_to_1 and (table.scores >= 0).all() else "logits"
+    if (table.scores < 0).any():
+        return "logits"
+    for total in (1.0, 100.0):
+        sums = table.scores.sum(1) / total
+        if np.abs(sums - 1).max(initial=0) <= _rounding(table.scores, total):
+            return "probabilities" if total == 1.0 else None
+    return None if (table.scores <= 1).all() else "logits"
+
+
+def _rounding(scores: np.ndarray, total: float) -> float:
+    """Return by how much rounding to the digits that are written may move the sum of a row, as a share."""
+    for digits in range(1, MAX_DIGITS + 1):
+        if np.allclose(scores, scores.round(digits), rtol=0, atol=10.0**-digits / 1000):
+            return max(SUM_TOLERANCE, scores.shape[1] * 0.5 * 10.0**-digits / total)
+    return SUM_TOLERANCE
+
+
+def _told_kind(path: Path, table: ScoreTable, scores_as: Kind | None) -> Kind:
+    kind = kind_of(table) or scores_as
+    if kind is not None:
+        return kind
+    sums = table.scores.sum(1)
+    raise StinPipeError(
+        f"{path}: its numbers do not tell probabilities from scores before softmax (all lie in "
+        f"{table.scores.min():g} to {table.scores.max():g}, and rows sum to {sums.min():g} to "
+        f"{sums.max():g}); give --scores-as probabilities or --scores-as logits, or rows that sum to 1"
+    )
 
 
 def _check_videos(path: Path, ids: Sequence[str], labels: Mapping[str, int]) -> None:

@@ -10,7 +10,7 @@ from stin_pipe.stin.network.config import StreamName
 from stin_pipe.stin.network.model_file import ModelInfo
 from stin_pipe.stin.scoring.fusion import TSN_WEIGHTS, FusionPoint
 from stin_pipe.stin.scoring.scorer import TestProtocol
-from stin_pipe.stin.scoring.scores import Scores
+from stin_pipe.stin.scoring.scores import Kind, Scores
 
 STREAMS: tuple[StreamName, StreamName] = ("spatial", "temporal")
 
@@ -27,6 +27,7 @@ class EvalSettings:
         when: where the weighted mean is taken.
         aux: share of the auxiliary scores in each stream's; None leaves it to the models.
         files: stream -> score file of another program, for a stream of ours or a further one.
+        scores_as: what the scores in such files are, where neither a file nor its numbers tell.
         amp: mixed precision of the networks.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         loader_workers: processes that read; None chooses by cores.
@@ -39,6 +40,7 @@ class EvalSettings:
     when: FusionPoint = "before_softmax"
     aux: float | None = None
     files: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    scores_as: Kind | None = None
     amp: Amp = "auto"
     device: str = "auto"
     loader_workers: int | None = None

@@ -6,7 +6,8 @@ import pickle
 import numpy as np
 import pytest
 
-from stin_pipe.stin.results.foreign_scores import read_foreign_scores, read_labelled_scores
+from stin_pipe.stin.results.foreign_scores import kind_of, read_foreign_scores, read_labelled_scores
+from stin_pipe.stin.results.score_files import ScoreTable
 from stin_pipe.stin.scoring.fusion import fuse
 from stin_pipe.stin.scoring.scores import Scores, softmax
 from stin_pipe.stin.shards.errors import StinPipeError
@@ -74,6 +75,55 @@ def test_probabilities_are_fused_as_their_logarithms(tmp_path):
     np.testing.assert_allclose(softmax(found.scores), softmax(TABLE), rtol=1e-5)
     zeros = read(write_csv(tmp_path / "z.csv", table=np.eye(3)))
     assert np.isfinite(zeros.scores).all()
+
+
+RIGHT = {"sit/c.avi": 2, "run/a.avi": 0, "walk/b.avi": 1}
+
+
+@pytest.mark.parametrize("digits", [1, 2, 3, 6])
+def test_probabilities_with_few_digits_turn_no_fusion_round(tmp_path, digits):
+    logits = np.array([[2.0 * (column == (RIGHT[name] + 1) % 3) for column in range(3)] for name in IDS])
+    sure = [[0.984 if column == RIGHT[name] else 0.008 for column in range(3)] for name in IDS]
+    spatial = read(write_csv(tmp_path / "spatial.csv", table=logits))
+    temporal = read(write_csv(tmp_path / "temporal.csv", table=np.round(sure, digits)))
+    assert temporal.protocol["values"].startswith("probabilities")
+    fused = fuse(spatial, temporal)
+    assert (fused.scores.argmax(1) == fused.labels).all()
+
+
+def test_many_classes_whose_small_shares_are_rounded_away_are_probabilities():
+    scores = np.zeros((2, 101))
+    scores[:, 0] = 0.71  # 100 others of 0.0029 each are written as 0.00
+    assert kind_of(table_of(scores)) == "probabilities"
+    scores[:, 0] = 0.7123456  # six digits and more leave no room for that
+    assert kind_of(table_of(scores)) is None
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [[0.9, 0.8, 0.1], [0.2, 0.7, 0.9]],  # independent detectors, or logits
+        [[98.4, 0.4, 1.2], [2.0, 97.0, 1.0]],  # percentages
+        [[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]],
+    ],
+)
+def test_scores_that_may_be_either_are_refused_unless_told(tmp_path, scores):
+    assert kind_of(table_of(np.array(scores))) is None
+    path = write_csv(tmp_path / "x.csv", ids=IDS, table=np.array([*scores, scores[0]]))
+    with pytest.raises(StinPipeError, match=r"do not tell.*--scores-as probabilities or --scores-as logits"):
+        read(path)
+    for told, values in (("logits", "before softmax"), ("probabilities", "probabilities, taken as")):
+        scores = read_foreign_scores(path, stream="pose", labels=LIST, class_names=CLASSES, scores_as=told)
+        assert scores.protocol["values"].startswith(values)
+
+
+def test_scores_beyond_0_to_1_are_logits():
+    assert kind_of(table_of(np.array([[3.0, 0.5, 0.2]]))) == "logits"
+    assert kind_of(table_of(np.array([[-0.1, 0.5, 0.6]]))) == "logits"
+
+
+def table_of(scores):
+    return ScoreTable(ids=[str(row) for row in range(len(scores))], scores=scores, labels=None, classes=None)
 
 
 def test_a_third_stream_is_fused_by_its_weight(tmp_path):

@@ -72,6 +72,8 @@ def test_status_of_runs_made_by_the_first_release(old_runs: Path) -> None:
         "shards_done": 12,
         "failures": {},
         "damaged": 0,
+        "unlisted": 0,
+        "changed_sources": [],
         "broken": [],
     }
     loss = 0.6886049509048462

@@ -76,6 +76,11 @@ def _by_stream(
     "repeatable.",
 )
 @click.option(
+    "--scores-as",
+    type=click.Choice(["probabilities", "logits"]),
+    help="What the numbers of --scores are, where they do not tell  [default: such files are refused]",
+)
+@click.option(
     "--amp",
     type=click.Choice(["auto", "off", "bf16", "fp16"]),
     default="auto",
@@ -97,7 +102,8 @@ def fuse_eval(output: Output, run_path: Path, **values: Any) -> None:
       .csv   a header id,label,<class>,<class>,... and one line per video (label is optional)
       .npz   arrays ids, scores (videos x classes), and optionally labels and classes
       .json  an object with the same keys
-    Rows that sum to 1 are taken as probabilities. Pickled files are refused.
+    Rows in [0, 1] that sum to 1 within their written digits are probabilities; other rows in [0, 1], and
+    percentages, need --scores-as; all else is taken as logits. Pickled files are refused.
     """
     from stin_pipe.workflows.report.render import evaluation_pages
     from stin_pipe.workflows.report.text import show_evaluation, shown_events
