@@ -6,7 +6,7 @@ It prints nothing: events tell what happens on the way, the result what the run 
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from stin_pipe.pipeline.planning.ledger import Ledger, write_absent, write_views
 from stin_pipe.pipeline.planning.match import Digest, file_digest
 from stin_pipe.pipeline.planning.plan import IMPORTED, ExtractParams
 from stin_pipe.pipeline.planning.todo import ShardTask, Work, count_deleted, prepare_work
+from stin_pipe.pipeline.planning.twins import Twins, find_twins
 from stin_pipe.pipeline.shard.from_images import folder_sha256
 from stin_pipe.pipeline.shard.make_shard import ShardReport, remove_leftovers, running_shards
 from stin_pipe.stin.shards.errors import StinPipeError
@@ -84,6 +85,7 @@ class ExtractResult:
         num_deleted: failed videos whose files were deleted since; they are no longer counted as failures.
         changed: videos whose file was found to be another one than before, and was extracted anew.
         unlisted: videos in the run that the lists or the folder no longer name; they are not trained on.
+        twins: videos of the same pictures under two labels, or on both sides of a split.
         too_many_failed: whether more than the allowed share of videos failed.
         manifest: every video of the run.
     """
@@ -106,12 +108,14 @@ class ExtractResult:
     num_deleted: int
     too_many_failed: bool
     changed: int = 0
+    twins: tuple[Twins, ...] = ()
     manifest: Manifest = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts as plain JSON values."""
         hidden = ("num_deleted", "too_many_failed", "manifest")
-        return {name: value for name, value in vars(self).items() if name not in hidden}
+        counts = {name: value for name, value in vars(self).items() if name not in hidden}
+        return counts | {"twins": [asdict(twins) for twins in self.twins]}
 
 
 def make_shards(
@@ -168,7 +172,7 @@ def make_shards(
 
     seconds = time.monotonic() - started
     result = _result(ledger, manifest, listing, max_failure_rate, seconds=seconds, num_pairs=num_pairs)
-    return replace(result, changed=len(work.decision.changed))
+    return replace(result, changed=len(work.decision.changed), twins=tuple(find_twins(ledger)))
 
 
 def source_digest(root: Path, params: ExtractParams) -> Digest:

@@ -75,7 +75,20 @@ def list_videos(
             raise StinPipeError(
                 f"{video_id}: listed {count} times ({paths}); every video must be listed once"
             )
+    listing = replace(listing, notes=(*listing.notes, *_like_classes(listing.classes)))
     return listing if limit is None else replace(listing, videos=spread(listing.videos, limit))
+
+
+def _like_classes(classes: Sequence[str]) -> list[str]:
+    """Name the classes that a person would take for one."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in classes:
+        alike[folded(name)].append(name)
+    return [
+        f"{' and '.join(map(repr, names))} are two classes, but differ only in case or form of Unicode"
+        for names in alike.values()
+        if len(names) > 1
+    ]
 
 
 def _list_style(dataset: str, splits_dir: Path | None) -> ListStyle | None:
@@ -169,6 +182,7 @@ def _from_split_lists(
                 class_name=display_name(entry.class_name),
                 splits=entry.splits,
                 group_key=group_key(entry.class_name, file.name),
+                num_frames=entry.num_frames,
             )
         )
 
@@ -183,4 +197,5 @@ def _from_split_lists(
         videos=tuple(sorted(videos, key=lambda video: video.id)),
         num_skipped=len(files) - len(listed_files),
         missing=tuple(missing),
+        notes=lists.notes,
     )

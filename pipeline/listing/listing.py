@@ -23,6 +23,7 @@ class ListedVideo:
         splits: split name -> `train` or `test`.
         group_key: recording that the clip was cut from, if its name tells.
         start_s, end_s: the part of the file to use; None is the beginning or the end of the file.
+        num_frames: frames that a list promises; None where none does.
     """
 
     id: str
@@ -33,6 +34,7 @@ class ListedVideo:
     group_key: str | None = None
     start_s: float | None = None
     end_s: float | None = None
+    num_frames: int | None = None
 
     def __post_init__(self) -> None:
         require_relative(self.path, "the path of a video")
@@ -46,6 +48,7 @@ class Listing:
         split_from: who decides the side of a video.
         split_source: the same as a sentence for a person.
         num_skipped: video files in the folder that no list names.
+        notes: what a person should know of the lists and the folder, a sentence each.
         missing: listed videos that the folder lacks; their paths are guesses by the lists.
     """
 
@@ -58,6 +61,7 @@ class Listing:
     videos: tuple[ListedVideo, ...]
     num_skipped: int = 0
     missing: tuple[ListedVideo, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def absent(self) -> tuple[str, ...]:

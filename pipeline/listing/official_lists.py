@@ -8,8 +8,9 @@ lists of flow repeat those of frames and are not read.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -37,16 +38,19 @@ class ListEntry:
     splits: dict[str, Subset]
     folder: str = ""
     """Folder that holds the video, if the list names one that is not the class."""
+    num_frames: int | None = None
+    """Frames that the list promises."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitLists:
-    """All lists of a folder together; `classes` in label order."""
+    """All lists of a folder together; `classes` in label order, `notes` what a person should know of them."""
 
     style: ListStyle
     classes: tuple[str, ...]
     split_names: tuple[str, ...]
     entries: tuple[ListEntry, ...]
+    notes: tuple[str, ...] = ()
 
 
 def recognise(folder: Path) -> ListStyle | None:
@@ -76,6 +80,7 @@ def _read_ucf(folder: Path) -> SplitLists:
     if not lists:
         raise StinPipeError(f"{folder}: no trainlistNN.txt or testlistNN.txt (UCF style)")
     classes = _read_class_index(folder / "classInd.txt")
+    numbers = _Numbers(classes)
     sides: _Sides = {}
     for path in lists:
         match = _UCF_LIST.fullmatch(path.name)
@@ -83,12 +88,16 @@ def _read_ucf(folder: Path) -> SplitLists:
         subset: Subset = "train" if match[1].lower() == "train" else "test"
         for place, line in _lines(path):
             # Training lists have the label behind the name, test lists have none.
-            name = re.sub(r"\s+\d+$", "", line)
+            name, label = line, None
+            if labelled := re.fullmatch(r"(.+?)\s+(\d{1,9})", line):
+                name, label = labelled[1], int(labelled[2])
             class_name, _, file_name = name.rpartition("/")
             if not class_name or "/" in class_name:
                 raise StinPipeError(f"{place}: expected Class/video, got {line!r}")
             if classes and class_name not in classes:
                 raise StinPipeError(f"{place}: class {class_name!r} is not in {folder / 'classInd.txt'}")
+            if label is not None:
+                numbers.check(class_name, label, place)
             _assign(sides.setdefault((class_name, "", file_name), {}), str(int(match[2])), subset, place)
     return _collect("ucf101", classes, sides)
 
@@ -134,33 +143,132 @@ def _read_hmdb(folder: Path) -> SplitLists:
 
 def _read_frame_lists(folder: Path) -> SplitLists:
     """Read `path total_frames label`; classInd.txt or else the folder names the class of a label."""
-    rows: list[tuple[str, PurePosixPath, int, str, Subset]] = []
+    rows, notes = _used_rows(_frame_rows(folder))
+    class_index = _read_class_index(folder / "classInd.txt")
+    names = _names_of_labels(folder, class_index, rows)
+    sides: _Sides = {}
+    num_frames: dict[tuple[str, str, str], int] = {}
+    for row in rows:
+        name = names[row.label]
+        key = (name, "" if row.video.parent.name == name else row.video.parent.name, row.video.name)
+        _assign(sides.setdefault(key, {}), row.split, "train" if row.side == "train" else "test", row.place)
+        if num_frames.setdefault(key, row.num_frames) != row.num_frames:
+            raise StinPipeError(
+                f"{row.place}: {row.num_frames} frames here, {num_frames[key]} in another list; correct one"
+            )
+    classes = class_index or tuple(names[label] for label in sorted(names))
+    lists = _collect("frames", classes, sides)
+    entries = tuple(
+        replace(entry, num_frames=num_frames[entry.class_name, entry.folder, entry.file_name])
+        for entry in lists.entries
+    )
+    return replace(lists, entries=entries, notes=notes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FrameRow:
+    place: str
+    video: PurePosixPath
+    num_frames: int
+    label: int
+    split: str
+    side: str
+    """`train`, `val` or `test`."""
+
+
+def _frame_rows(folder: Path) -> list[_FrameRow]:
+    rows = []
     for path in sorted(item for item in folder.iterdir() if _FRAME_LIST.fullmatch(item.name)):
         match = _FRAME_LIST.fullmatch(path.name)
         assert match is not None
-        # What other tools call val is the list that we test on.
-        subset: Subset = "train" if match[1].lower() == "train" else "test"
         for place, line in _lines(path):
             video, *numbers = line.rsplit(None, 2)
-            if len(numbers) != 2 or not all(number.isascii() and number.isdigit() for number in numbers):
+            if len(numbers) != 2 or not all(re.fullmatch("[0-9]{1,9}", number) for number in numbers):
                 raise StinPipeError(f"{place}: expected `path total_frames label`, got {line!r}")
-            rows.append((place, PurePosixPath(video), int(numbers[1]), str(int(match[2])), subset))
+            rows.append(
+                _FrameRow(
+                    place=place,
+                    video=PurePosixPath(video),
+                    num_frames=int(numbers[0]),
+                    label=int(numbers[1]),
+                    split=str(int(match[2])),
+                    side=match[1].lower(),
+                )
+            )
+    return rows
 
-    class_index = _read_class_index(folder / "classInd.txt")
-    names: dict[int, str] = dict(enumerate(class_index))
-    for place, video, label, _, _ in rows:
-        if class_index and label >= len(class_index):
-            raise StinPipeError(f"{place}: label {label}, but classInd.txt names {len(class_index)} classes")
-        if names.setdefault(label, video.parent.name or str(label)) != video.parent.name and not class_index:
-            names[label] = str(label)  # its videos lie in several folders, so none of them names the class
+
+def _used_rows(rows: list[_FrameRow]) -> tuple[list[_FrameRow], tuple[str, ...]]:
+    """Leave out val lists where there are test lists too: to test on both would answer another question."""
+    notes, unused = [], set[str]()
+    for split in sorted({row.split for row in rows}):
+        counts = Counter(row.side for row in rows if row.split == split)
+        if counts["val"] and counts["test"]:
+            unused.add(split)
+            notes.append(
+                f"split {split} has train, val and test lists: the {counts['val']} videos of val are left "
+                "out (a part of train is held out to watch a training)"
+            )
+        elif counts["val"]:
+            notes.append(f"split {split} has no test list: its val list is the test side")
+    return [row for row in rows if row.side != "val" or row.split not in unused], tuple(notes)
+
+
+def _names_of_labels(folder: Path, class_index: tuple[str, ...], rows: list[_FrameRow]) -> dict[int, str]:
+    """Return the class of each label: by classInd.txt, wherever the labels start to count, or by folder."""
+    if class_index:
+        numbers = _Numbers(class_index)
+        for row in rows:
+            numbers.check(row.video.parent.name, row.label, row.place)
+        first = numbers.first
+        if first is None:  # no folder tells, so only a label beyond the last class can
+            labels = [row.label for row in rows]
+            first = int(min(labels) >= 1 and max(labels) == len(class_index))
+        for row in rows:
+            if not 0 <= row.label - first < len(class_index):
+                raise StinPipeError(
+                    f"{row.place}: label {row.label}, but classInd.txt names {len(class_index)} classes"
+                )
+        return {row.label: class_index[row.label - first] for row in rows}
+
+    names: dict[int, str] = {}
+    for row in rows:
+        name = row.video.parent.name
+        if names.setdefault(row.label, name or str(row.label)) != name:
+            names[row.label] = str(row.label)  # its videos lie in several folders, so none names the class
     if len(set(names.values())) < len(names):
         raise StinPipeError(f"{folder}: two labels have one class folder; name them in {folder}/classInd.txt")
+    return names
 
-    sides: _Sides = {}
-    for place, video, label, split, subset in rows:
-        other_folder = "" if video.parent.name == names[label] else video.parent.name
-        _assign(sides.setdefault((names[label], other_folder, video.name), {}), split, subset, place)
-    return _collect("frames", tuple(names[label] for label in sorted(names)), sides)
+
+class _Numbers:
+    """From which number the labels of some lists count, by the rows whose folder is a class too."""
+
+    def __init__(self, classes: tuple[str, ...]) -> None:
+        self._places = {name: place for place, name in enumerate(classes)}
+        self._seen: tuple[int, str] | None = None
+
+    @property
+    def first(self) -> int | None:
+        """The label of the first class; None where no row tells."""
+        return self._seen[0] if self._seen else None
+
+    def check(self, class_name: str, label: int, place: str) -> None:
+        """Compare a label with the folder of its video.
+
+        Raises:
+            StinPipeError: the two contradict each other, or do so in another way than the first row.
+        """
+        if class_name not in self._places:
+            return
+        first = label - self._places[class_name]
+        self._seen = self._seen or (first, place)
+        if first != self._seen[0]:
+            expected = self._places[class_name] + self._seen[0]
+            raise StinPipeError(
+                f"{place}: label {label} with a video of the folder {class_name}, which is class {expected} "
+                f"by classInd.txt and by {self._seen[1]}; correct the label or the folder"
+            )
 
 
 def _assign(sides: dict[str, Subset], split: str, subset: Subset, place: str) -> None:

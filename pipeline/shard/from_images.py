@@ -41,6 +41,7 @@ def import_video(
 
     def fill(target: VideoWriter) -> Filled:
         folder = _Folder(root / video.path, str(root.resolve()), params, notes, stored)
+        folder.require_frames(video.num_frames)
         return folder.write(target, deadline)
 
     return fill_video(video, writer, notes, fill)
@@ -102,6 +103,20 @@ class _Folder:
         if len(flow_x) == num_frames:
             self._notes.messages.append("as many fields as frames: the last field was left out")
         return list(zip(flow_x, flow_y, strict=True))[: num_frames - 1]
+
+    def require_frames(self, promised: int | None) -> None:
+        """Refuse a folder with fewer images than a list promises: the rest was never made, or not copied."""
+        found = len(self._images) or len(self._fields)
+        if promised is None or promised == found:
+            return
+        if found < promised - (not self._images):
+            raise DecodeError(
+                "frame_count",
+                f"{self.path}: the list promises {promised} frames, the folder holds {found}; make the "
+                "folder again, or correct the list",
+            )
+        if found > promised + 1:
+            self._notes.messages.append(f"the list promises {promised} frames, the folder holds {found}")
 
     def sha256(self) -> str:
         """Read all images in the order of `write`."""

@@ -12,6 +12,7 @@ from stin_pipe.pipeline.planning.ledger import find_ledger, manifest_of, read_le
 from stin_pipe.pipeline.planning.plan import ExtractParams
 from stin_pipe.pipeline.planning.sources import check_sources, looks_changed
 from stin_pipe.pipeline.planning.todo import Work, prepare_work
+from stin_pipe.pipeline.planning.twins import find_twins
 from stin_pipe.stin.shards.schema import Manifest, Mark, VideoMeta, VideoOutcome
 
 PARAMS = ExtractParams(size=(48, 32), short_side=None, bound_px=5.0, flow_backend="cpu")
@@ -54,10 +55,12 @@ class Run:
             digest=self.digest,
         )
 
-    def extract(self, rows: Sequence[str] = (), *, retry: bool = False) -> list[str]:
+    def extract(
+        self, rows: Sequence[str] = (), *, retry: bool = False, header: str = "path,label,split"
+    ) -> list[str]:
         """Prepare, do the work as workers would, and return the planned ids of the videos that it took."""
         made = []
-        for task in self.prepare(rows, retry=retry).tasks:
+        for task in self.prepare(rows, retry=retry, header=header).tasks:
             outcomes = tuple(self._outcome(video.id, task.root / video.path) for video in task.shard.videos)
             data = self.extract_dir / "shards" / f"{task.shard.name}.h5"
             data.write_bytes(b"12345")
@@ -309,3 +312,30 @@ def test_all_sources_are_compared_even_where_size_and_time_are_as_before(run: Ru
     ledger.listing.without_states(checked.differing).save(run.extract_dir)
     assert run.extract() == ["A/1.mp4~2"]
     assert check_sources(read_ledger(run.extract_dir), run.digest).problems == ()
+
+
+def test_the_same_pictures_under_two_labels_or_on_both_sides_are_named(run: Run) -> None:
+    run.put("B/copy.mp4", "one")
+    run.put("A/twin.mp4", "two")
+    run.put("A/again.mp4", "two")
+    rows = (*ROWS, "B/copy.mp4,y,train", "A/twin.mp4,x,train", "A/again.mp4,x,test")
+    run.extract(rows)
+    twins = find_twins(read_ledger(run.extract_dir))
+    assert [(item.ids, item.classes, item.splits) for item in twins] == [
+        (("x/A/1.mp4", "y/B/copy.mp4"), ("x", "y"), ()),
+        (("x/A/2.mp4", "x/A/twin.mp4"), (), ("1",)),
+        (("x/A/again.mp4", "x/A/twin.mp4"), (), ("1",)),
+    ]
+    assert str(twins[0]) == "x/A/1.mp4 and y/B/copy.mp4 hold the same pictures, under two labels, x and y"
+
+
+def test_parts_of_one_file_are_twins_only_where_they_overlap(run: Run) -> None:
+    rows = (
+        "A/1.mp4,x,train,0,2", "A/1.mp4,x,test,1.5,3", "A/1.mp4,y,test,3,4", "A/1.mp4,y,train,3.5,",
+        "A/2.mp4,x,train,0,1", "A/2.mp4,x,test,1,2",
+    )  # fmt: skip
+    run.extract(rows, header="path,label,split,start_s,end_s")
+    assert [item.ids for item in find_twins(read_ledger(run.extract_dir))] == [
+        ("x/A/1.mp4#0-2.0", "x/A/1.mp4#1.5-3.0"),
+        ("y/A/1.mp4#3-4.0", "y/A/1.mp4#3.5-"),
+    ]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from stin_pipe.pipeline.export import folder_names, renamed_folders
 from stin_pipe.pipeline.listing.find_videos import list_videos
 from stin_pipe.pipeline.listing.listing import ListedVideo
+from stin_pipe.pipeline.listing.official_lists import SplitLists, read_lists
 from stin_pipe.pipeline.planning.plan import IMPORTED, ExtractParams
 from stin_pipe.pipeline.shard.from_images import import_video
 from stin_pipe.pipeline.shard.image_folders import FrameNames, numbered_images, read_image, scan_frame_folders
@@ -44,10 +45,11 @@ def make_folder(
     return folder
 
 
-def imported(root: Path, name: str = "a/v"):
+def imported(root: Path, name: str = "a/v", *, promised: int | None = None):
     """Import one folder into a shard under `root`; return the outcome and the shard's path."""
     path = root / "00000.h5"
-    video = ListedVideo(id=name, path=name, label=0, class_name="a", splits={"1": "train"})
+    splits = {"1": "train"}
+    video = ListedVideo(id=name, path=name, label=0, class_name="a", splits=splits, num_frames=promised)
     coding = PARAMS.flow_coding
     with ShardWriter(path, attributes={"flow_zero": coding.zero, "flow_scale": coding.scale}) as writer:
         outcome = import_video(video, root=root / "frames", params=PARAMS, writer=writer, timeout_s=60)
@@ -328,3 +330,64 @@ def test_an_image_that_claims_an_absurd_size_is_never_decoded(tmp_path: Path, su
     path.write_bytes(content)
     with pytest.raises(StinPipeError, match="60000x60000 pixels; at most 67108864 are decoded"):
         read_image(path, str(tmp_path))
+
+
+def lists_of(tmp_path: Path, **lists: str) -> SplitLists:
+    """Read lists of frame folders, named by keyword: `train="A/1 9 0"`, with `/` between lines."""
+    for name, text in lists.items():
+        file = "classInd.txt" if name == "classes" else f"x_rgb_{name}_split_1.txt"
+        (tmp_path / file).write_text(text.replace(" / ", "\n") + "\n")
+    return read_lists(tmp_path, "frames")
+
+
+@pytest.mark.parametrize("first", [0, 1, 7])
+def test_labels_may_count_from_any_number_beside_the_names_of_the_folders(tmp_path: Path, first: int) -> None:
+    train = f"A/1 9 {first} / A/2 9 {first} / B/3 9 {first + 1}"
+    lists = lists_of(tmp_path, classes="1 A / 2 B / 3 C", train=train)
+    assert {entry.file_name: entry.class_name for entry in lists.entries} == {"1": "A", "2": "A", "3": "B"}
+    assert lists.classes == ("A", "B", "C")
+
+
+def test_labels_from_1_of_flat_folders_are_known_by_the_last_class(tmp_path: Path) -> None:
+    lists = lists_of(tmp_path, classes="1 A / 2 B", train="v1 9 1 / v2 9 2")
+    assert {entry.file_name: entry.class_name for entry in lists.entries} == {"v1": "A", "v2": "B"}
+
+
+def test_a_label_that_contradicts_its_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StinPipeError, match=r"_1.txt:3: label 0 with a video of the folder B, .* class 1"):
+        lists_of(tmp_path, classes="1 A / 2 B", train="A/1 9 0 / B/2 9 1 / B/3 9 0")
+
+
+def test_a_label_behind_a_name_of_a_ucf_list_is_compared_with_classind(tmp_path: Path) -> None:
+    (tmp_path / "classInd.txt").write_text("1 A\n2 B\n")
+    for first in (0, 1):
+        (tmp_path / "trainlist01.txt").write_text(f"A/1.avi {first}\nB/2.avi {first + 1}\n")
+        assert len(read_lists(tmp_path, "ucf101").entries) == 2
+    (tmp_path / "trainlist01.txt").write_text("A/1.avi 1\nB/2.avi 1\n")
+    with pytest.raises(StinPipeError, match=r"trainlist01.txt:2: label 1 with a video of the folder B"):
+        read_lists(tmp_path, "ucf101")
+
+
+def test_val_and_test_lists_are_not_joined(tmp_path: Path) -> None:
+    train = "A/1 9 0 / B/2 9 1"
+    lists = lists_of(tmp_path, train=train, val="A/3 9 0", test="A/4 9 0 / B/5 9 1")
+    assert {entry.file_name: entry.splits["1"] for entry in lists.entries} == {
+        "1": "train", "2": "train", "4": "test", "5": "test",
+    }  # fmt: skip
+    assert "the 1 videos of val are left out" in lists.notes[0]
+    (tmp_path / "x_rgb_test_split_1.txt").unlink()
+    lists = lists_of(tmp_path, train=train, val="A/3 9 0")
+    assert lists.notes == ("split 1 has no test list: its val list is the test side",)
+    assert [entry.splits["1"] for entry in lists.entries] == ["train", "train", "test"]
+
+
+def test_a_folder_with_fewer_frames_than_its_list_promises_fails(tmp_path: Path) -> None:
+    make_folder(tmp_path / "frames" / "a" / "v")
+    found = NUM_FRAMES
+    for promised, failed in ((found, False), (found - 1, False), (None, False), (found + 1, True)):
+        outcome = imported(tmp_path, promised=promised)[0]
+        assert (outcome.reason == "frame_count") == failed, promised
+    assert f"the list promises {found + 1} frames, the folder holds {found}" in outcome.message
+    (tmp_path / "x_rgb_train_split_2.txt").write_text("A/1 9 0\n")
+    with pytest.raises(StinPipeError, match="9 frames here, 8 in another list"):
+        lists_of(tmp_path, train="A/1 8 0")

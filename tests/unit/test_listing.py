@@ -357,3 +357,14 @@ def test_a_class_that_cannot_be_judged_is_told(tmp_path: Path, capsys: pytest.Ca
         assert (
             "split 1 has no test video of c; such classes cannot be evaluated" in capsys.readouterr().err
         ) == told
+
+
+def test_classes_that_differ_in_case_or_form_of_unicode_alone_are_named(tmp_path: Path) -> None:
+    composed, apart = "Pok\u00e9", "Poke\u0301"
+    for name in ("Walk", "walk", composed, apart, "Run"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.mp4").write_bytes(b"x")
+    notes = list_videos(tmp_path).notes
+    assert len(notes) == 2
+    assert "'Walk' and 'walk' are two classes, but differ only in case" in notes[1]
+    assert repr(apart) in notes[0] and repr(composed) in notes[0]

@@ -70,6 +70,8 @@ def say_listing(output: Output, listing: Listing, params: ExtractParams) -> None
         more = ", ... (all in extract/absent.txt of the run)" if listing.num_absent > MAX_NAMED else ""
         output.say(f"absent: {', '.join(listing.absent[:MAX_NAMED])}{more}")
     output.say(listing.split_source)
+    for note in listing.notes:
+        output.warn(note)
 
     shape = "x".join(map(str, params.size)) if params.size else f"short side {params.short_side}"
     frames, flow = f"frames {shape}", f"flow by {params.flow_backend}, bound {params.bound_px:g} px"
@@ -164,6 +166,11 @@ def show_result(output: Output, extract_dir: Path, result: ExtractResult, max_fa
 
     if result.unlisted:
         output.show(f"{result.unlisted} videos of the run are no longer listed and not used")
+
+    for twins in result.twins[:MAX_NAMED]:
+        output.warn(str(twins))
+    if len(result.twins) > MAX_NAMED:
+        output.warn(f"{len(result.twins) - MAX_NAMED} more such pairs (all with --json)")
 
     failures = extract_dir / "failures.jsonl"
     for video in result.manifest.failed[:MAX_FAILURES_SHOWN]:
