@@ -89,6 +89,7 @@ def predict(output: Output, run_path: Path | None, **values: Any) -> None:
     replaced; a video never is. Letters of most scripts are drawn; emoji are not, and right-to-left scripts
     are not joined.
     """
+    from stin_pipe.pipeline.listing.listing import display_name
     from stin_pipe.workflows.prediction.one_video import UnusableVideo
 
     options = PredictOptions(**values)
@@ -117,7 +118,7 @@ def predict(output: Output, run_path: Path | None, **values: Any) -> None:
                 failed += 1
                 text = str(error)
                 output.show(text if str(path) in text else f"{path}: {text}")
-                results.append({"video": str(path), "error": text})
+                results.append({"video": display_name(str(path)), "error": display_name(text)})
                 continue
             _show(output, prediction)
             if path in overlays and prediction.overlay is None:

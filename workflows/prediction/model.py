@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from stin_pipe.pipeline.listing.listing import display_name
 from stin_pipe.pipeline.planning.plan import ExtractParams
 from stin_pipe.stin.clips.read_clips import ClipShape
 from stin_pipe.stin.device import choose_device
@@ -216,7 +217,7 @@ class Model:
             scores[FUSED] = fuse(*parts, weights=self.fusion.weights, when=self.fusion.when)
 
         return Prediction(
-            source=name,
+            source=display_name(name),
             num_frames=run.video.num_frames,
             classes=self.classes,
             answers={name: answers_of(part, [run.video.id]) for name, part in scores.items()},
@@ -237,7 +238,7 @@ class Model:
         )
         logits = clip.logits[None]
         return Prediction(
-            source=source.name,
+            source=display_name(source.name),
             num_frames=1,
             classes=self.classes,
             answers={

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from stin_pipe.pipeline.decoding.frames import DecodeError, DecodeNotes, decode_frames
-from stin_pipe.pipeline.listing.listing import ListedVideo
+from stin_pipe.pipeline.listing.listing import ListedVideo, display_name
 from stin_pipe.pipeline.planning.plan import ExtractParams
 from stin_pipe.pipeline.shard.fill import PreparedFrame
 from stin_pipe.pipeline.shard.from_frames import chosen_frames, extract_frames, prepared_from_memory
@@ -234,4 +234,7 @@ def single_frame(source: VideoSource, params: ExtractParams) -> np.ndarray:
 
 
 def _listed(name: str, *, class_name: str) -> ListedVideo:
-    return ListedVideo(id=name, path=name, label=0, class_name=class_name, splits={SPLIT: "test"})
+    # Ids are text; the bytes of a file name that are not UTF-8 would not go into a shard.
+    return ListedVideo(
+        id=display_name(name), path=name, label=0, class_name=class_name, splits={SPLIT: "test"}
+    )
