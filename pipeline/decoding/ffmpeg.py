@@ -19,7 +19,10 @@ from stin_pipe.stin.shards.schema import MAX_PIXELS
 
 PROGRAM_VARIABLE = "STIN_PIPE_FFMPEG"
 
-CONTAINERS = "avi,mov,mp4,matroska,webm,mpeg,mpegts,mpegvideo,flv,ogg,asf,3gp,m4v,mxf,ivf"
+CONTAINERS = (
+    "avi,mov,mp4,matroska,webm,mpeg,mpegts,mpegvideo,flv,ogg,asf,3gp,m4v,mxf,ivf,"
+    "dv,gif,h264,hevc,mjpeg,yuv4mpegpipe"
+)
 """ffmpeg's names of the containers that are opened; none of them can point at another file."""
 
 LEAD_S = 30.0

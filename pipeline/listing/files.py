@@ -5,22 +5,48 @@ import os
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from stin_pipe.pipeline.listing.official_lists import ListEntry
 from stin_pipe.stin.shards.errors import StinPipeError
 
-_ENDINGS = "3gp asf avi f4v flv ivf m2ts m2v m4v mkv mov mp4 mpeg mpg mts mxf ogv ts vob webm wmv"
+_ENDINGS = (
+    "264 265 3g2 3gp asf avi divx dv f4v flv gif h264 h265 hevc ivf m1v m2ts m2v m4v mjpeg mjpg mkv mov mp4 "
+    "mpe mpeg mpg mts mxf ogm ogv qt ts vob webm wmv xvid y4m"
+)
 VIDEO_SUFFIXES = frozenset(f".{name}" for name in _ENDINGS.split())
 MAX_DEPTH = 8
 
 
+@dataclass(frozen=True, kw_only=True)
+class FoundFiles:
+    """What lies in a folder and those below it, relative to it.
+
+    Attributes:
+        videos: files whose endings are those of videos, sorted.
+        others: visible files with other endings, sorted.
+        hidden: videos whose name begins with a dot.
+        too_deep: folders that were not looked into, because they lie too deep.
+    """
+
+    videos: list[PurePosixPath] = field(default_factory=list)
+    others: list[PurePosixPath] = field(default_factory=list)
+    hidden: list[PurePosixPath] = field(default_factory=list)
+    too_deep: list[PurePosixPath] = field(default_factory=list)
+
+
 def scan(root: Path) -> list[PurePosixPath]:
-    """Return all video files under `root`, relative to it and sorted; hidden ones are left out.
+    """Return all video files under `root`, relative to it and sorted; hidden ones are left out."""
+    return look_through(root).videos
+
+
+def look_through(root: Path) -> FoundFiles:
+    """Sort all files under `root`.
 
     Links are followed unless they lead back to a folder above, which would never end.
     """
-    videos = []
+    found = FoundFiles()
     above: dict[Path, frozenset[tuple[int, int]]] = {}  # folder -> itself and those above it
     for top, subfolders, files in os.walk(root, followlinks=True, onerror=_raise_unreadable):
         folder = Path(top)
@@ -30,15 +56,20 @@ def scan(root: Path) -> list[PurePosixPath]:
             continue
         above[folder] = outer | {own}
 
+        inner = PurePosixPath(folder.relative_to(root))
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        if len(folder.relative_to(root).parts) > MAX_DEPTH:
+        if len(inner.parts) > MAX_DEPTH:
+            found.too_deep.extend(inner / name for name in subfolders)
             subfolders.clear()
-        videos += [
-            PurePosixPath((folder / name).relative_to(root))
-            for name in files
-            if Path(name).suffix.lower() in VIDEO_SUFFIXES and not name.startswith(".")
-        ]
-    return sorted(videos)
+        for name in files:
+            is_video = Path(name).suffix.lower() in VIDEO_SUFFIXES
+            if name.startswith("."):
+                found.hidden.extend([inner / name] * is_video)
+            else:
+                (found.videos if is_video else found.others).append(inner / name)
+    for paths in (found.videos, found.others, found.hidden):
+        paths.sort()
+    return found
 
 
 def require_folder(path: Path, what: str) -> None:

@@ -11,12 +11,15 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from stin_pipe.pipeline.listing.csv_list import csv_listing
-from stin_pipe.pipeline.listing.files import FileFinder, folded, require_folder, scan
-from stin_pipe.pipeline.listing.hash_split import HASH_SPLIT, hash_split
-from stin_pipe.pipeline.listing.listing import ListedVideo, Listing, display_name, group_key
+from stin_pipe.pipeline.listing.files import FileFinder, FoundFiles, folded, look_through, require_folder
+from stin_pipe.pipeline.listing.hash_split import HASH_SPLIT, hash_split, hashed_name
+from stin_pipe.pipeline.listing.listing import LeftOut, ListedVideo, Listing, display_name, group_key
 from stin_pipe.pipeline.listing.official_lists import ListStyle, read_lists, recognise
 from stin_pipe.pipeline.listing.subset import keep_classes, keep_matching, spread
 from stin_pipe.stin.shards.errors import ArgumentError, StinPipeError
+
+SIDES = frozenset(("train", "training", "val", "valid", "validation", "test", "testing"))
+"""Names of folders that are no classes where they hold folders of videos."""
 
 OFFICIAL_CLASSES = {"ucf101": 101, "hmdb51": 51}
 
@@ -30,7 +33,7 @@ def list_videos(
     classes: Sequence[str] = (),
     match: Sequence[str] = (),
     limit: int | None = None,
-    find: Callable[[Path], list[PurePosixPath]] = scan,
+    find: Callable[[Path], FoundFiles] = look_through,
 ) -> Listing:
     """List the videos under `root`.
 
@@ -43,7 +46,7 @@ def list_videos(
         match: keep only videos whose path under `root` or file name matches one of these globs (`*` also
             spans `/`); labels stay as they are.
         limit: keep at most this many videos, spread evenly over the classes.
-        find: returns the videos under a folder, relative to it; an import finds folders of frames.
+        find: returns what lies under a folder; an import finds folders of frames.
 
     Raises:
         StinPipeError: nothing to list, or contradictory or unreadable lists.
@@ -57,9 +60,12 @@ def list_videos(
         listing = csv_listing(root, list_csv)
     elif style := _list_style(dataset, splits_dir):
         assert splits_dir is not None
-        listing = _from_split_lists(root, find(root), splits_dir, style, official=dataset == style)
+        found = find(root)
+        listing = _from_split_lists(root, found.videos, splits_dir, style, official=dataset == style)
+        listing = _with_left_out(listing, found)
     else:
-        listing = _from_folders(root, find(root))
+        found = find(root)
+        listing = _with_left_out(_from_folders(root, found), found)
 
     listing = keep_matching(keep_classes(listing, classes), match)
     if not listing.videos:
@@ -111,13 +117,47 @@ def _list_style(dataset: str, splits_dir: Path | None) -> ListStyle | None:
     return style
 
 
-def _from_folders(root: Path, files: list[PurePosixPath]) -> Listing:
+def _with_left_out(listing: Listing, found: FoundFiles) -> Listing:
+    """Count what the folder holds beside the listed videos, and name folders that hold no video at all."""
+    used = {video.path for video in listing.videos}
+    kinds: dict[str, list[PurePosixPath]] = defaultdict(list)
+    kinds["videos in no list, or at another depth than CLASS/VIDEO"] = [
+        file for file in found.videos if str(file) not in used
+    ]
+    for file in found.others:
+        kinds[f"{file.suffix.lower()} files" if file.suffix else "files without an ending"].append(file)
+    kinds["hidden videos"] = found.hidden
+    kinds["folders that lie too deep"] = found.too_deep
+
+    with_videos = {file.parts[0] for file in found.videos}
+    empty = Counter(
+        file.parts[0] for file in found.others if len(file.parts) > 1 and file.parts[0] not in with_videos
+    )
+    notes = [
+        f"the folder {display_name(name)} holds {count} files, but none with the ending of a video, so it "
+        "is no class"
+        for name, count in sorted(empty.items())
+    ]
+    left_out = [
+        LeftOut(kind=display_name(kind), count=len(files), example=display_name(str(files[0])))
+        for kind, files in kinds.items()
+        if files
+    ]
+    return replace(listing, left_out=tuple(left_out), notes=(*listing.notes, *notes))
+
+
+def _from_folders(root: Path, found: FoundFiles) -> Listing:
+    files = found.videos
     if not files:
-        raise StinPipeError(f"{root}: no video files; expected {root}/<class>/<video>")
+        other = (
+            f" ({len(found.others)} files of other kinds, first: {found.others[0]})" if found.others else ""
+        )
+        raise StinPipeError(f"{root}: no video files; expected {root}/<class>/<video>{other}")
     by_class: dict[str, list[PurePosixPath]] = defaultdict(list)
     for file in files:
-        if len(file.parts) == 2:
+        if len(file.parts) in (2, 3):
             by_class[file.parts[0]].append(file)
+    _require_no_sides(root, [file for file in files if len(file.parts) == 3])
     if not by_class:
         raise StinPipeError(
             f"{root}: {len(files)} video files but no class folders; expected {root}/<class>/<video>, "
@@ -128,19 +168,25 @@ def _from_folders(root: Path, files: list[PurePosixPath]) -> Listing:
     videos = []
     for label, class_name in enumerate(classes):
         # The hash is of the name as bytes of the file system; ids show names as text.
-        sides = hash_split(str(file) for file in by_class[class_name])
+        sides = hash_split({hashed_name(file) for file in by_class[class_name]})
         videos += [
             ListedVideo(
                 id=display_name(str(file)),
                 path=str(file),
                 label=label,
                 class_name=display_name(class_name),
-                splits={"1": sides[str(file)]},
-                group_key=group_key(class_name, file.name),
+                splits={"1": sides[hashed_name(file)]},
+                group_key=(
+                    display_name(str(file.parent))
+                    if len(file.parts) == 3
+                    else group_key(class_name, file.name)
+                ),
             )
             for file in by_class[class_name]
         ]
 
+    num_grouped = sum(len(PurePosixPath(video.path).parts) == 3 for video in videos)
+    grouped = f"{num_grouped} videos lie in CLASS/GROUP/VIDEO: a group is taken as one recording, on one side"
     return Listing(
         dataset="folder",
         root=root,
@@ -150,7 +196,18 @@ def _from_folders(root: Path, files: list[PurePosixPath]) -> Listing:
         split_source=f"no lists given: {HASH_SPLIT} in each class",
         videos=tuple(videos),
         num_skipped=len(files) - len(videos),
+        notes=(grouped,) if num_grouped else (),
     )
+
+
+def _require_no_sides(root: Path, deep: list[PurePosixPath]) -> None:
+    """Refuse SIDE/CLASS/VIDEO: sides would become classes, and classes groups."""
+    sides = sorted({file.parts[0] for file in deep if file.parts[0].lower() in SIDES})
+    if sides:
+        raise StinPipeError(
+            f"{root}: the folders {' and '.join(sides)} look like sides of a split, not like classes; write "
+            "a CSV of path,label,split and give it with --list, or give one of these folders as --videos"
+        )
 
 
 def _from_split_lists(

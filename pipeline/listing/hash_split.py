@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import PurePosixPath
 
 from stin_pipe.stin.shards.schema import Subset
 
@@ -20,6 +21,11 @@ def hash_split(ids: Iterable[str]) -> dict[str, Subset]:
         # The ends of the ranking are nearest to these sides anyway.
         sides[ranked[0]], sides[ranked[-1]] = "test", "train"
     return sides
+
+
+def hashed_name(path: PurePosixPath) -> str:
+    """Return what decides the side of CLASS/VIDEO: its path; of CLASS/GROUP/VIDEO: that of its group."""
+    return str(path.parent if len(path.parts) == 3 else path)
 
 
 def hash_side(video_id: str) -> Subset:

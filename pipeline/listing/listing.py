@@ -41,6 +41,15 @@ class ListedVideo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """Files of one kind that are not listed."""
+
+    kind: str
+    count: int
+    example: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Listing:
     """What the videos folder and the lists hold together.
 
@@ -49,6 +58,7 @@ class Listing:
         split_source: the same as a sentence for a person.
         num_skipped: video files in the folder that no list names.
         notes: what a person should know of the lists and the folder, a sentence each.
+        left_out: files in the folder that are no listed videos, by kind.
         missing: listed videos that the folder lacks; their paths are guesses by the lists.
     """
 
@@ -62,6 +72,7 @@ class Listing:
     num_skipped: int = 0
     missing: tuple[ListedVideo, ...] = ()
     notes: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def absent(self) -> tuple[str, ...]:

@@ -8,9 +8,9 @@ What the lists say now of labels, sides and membership is recorded beside the pl
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from stin_pipe.pipeline.listing.hash_split import hash_side
+from stin_pipe.pipeline.listing.hash_split import hash_side, hashed_name
 from stin_pipe.pipeline.listing.listing import ListedVideo, Listing
 from stin_pipe.pipeline.listing.source_files import look_at
 from stin_pipe.pipeline.planning.ledger import Ledger, next_plan_path
@@ -330,11 +330,12 @@ def _with_stable_sides(
     earlier = _earlier_lines(ledger)
     by_frames = {line.planned_id: line.video.splits for line in earlier}
     by_source = {source_of(line.video): line.video.splits for line in earlier}
+    by_group = {hashed_name(PurePosixPath(line.video.path)): line.video.splits for line in earlier}
 
     def stable(video: ListedVideo, planned_id: str) -> Mapping[str, Subset]:
         # The listing hashes these names too, and names never change their side.
-        name = video.path if listing.dataset == "folder" else video.id
-        before = by_frames.get(planned_id) or by_source.get(source_of(video)) or {}
+        name = hashed_name(PurePosixPath(video.path)) if listing.dataset == "folder" else video.id
+        before = by_frames.get(planned_id) or by_source.get(source_of(video)) or by_group.get(name) or {}
         # It may have been listed last by lists of other splits.
         return before if set(before) == set(listing.split_names) else {"1": hash_side(name)}
 

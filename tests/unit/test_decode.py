@@ -15,6 +15,7 @@ import pytest
 from stin_pipe.pipeline.decoding.ffmpeg import find_ffmpeg
 from stin_pipe.pipeline.decoding.frames import DecodeError, DecodeNotes, decode_frames
 from stin_pipe.pipeline.demo_videos import encode_video
+from stin_pipe.pipeline.listing.files import VIDEO_SUFFIXES
 
 
 def numbered_frames(count: int, *, height: int = 48, width: int = 64) -> list[np.ndarray]:
@@ -257,3 +258,30 @@ def test_a_decoder_that_was_asked_to_end_is_no_short_video(tmp_path: Path) -> No
     with pytest.raises(DecodeError, match="asked to end by a signal") as raised:
         frames_after_a_signal(tmp_path, signal.SIGXCPU)
     assert raised.value.reason == "decoder_died"
+
+
+@pytest.mark.parametrize(
+    ("ending", "options"),
+    [
+        ("gif", ()),
+        ("y4m", ("-pix_fmt", "yuv420p")),
+        ("h264", ("-c:v", "libx264", "-pix_fmt", "yuv420p")),
+        ("mjpeg", ("-c:v", "mjpeg", "-pix_fmt", "yuvj420p")),
+        ("m1v", ("-c:v", "mpeg1video", "-r", "25")),
+        ("dv", ("-c:v", "dvvideo", "-s", "720x576", "-pix_fmt", "yuv420p", "-r", "25")),
+        ("ogm", ("-f", "ogg", "-c:v", "libtheora", "-pix_fmt", "yuv420p")),
+        ("divx", ("-f", "avi", "-c:v", "mpeg4")),
+        ("qt", ("-f", "mov", "-c:v", "mpeg4")),
+    ],
+)
+def test_further_endings_are_read_whole(tmp_path: Path, ending: str, options: tuple[str, ...]) -> None:
+    path = tmp_path / f"x.{ending}"
+    source = ("-f", "lavfi", "-i", "testsrc=size=64x48:rate=25:duration=0.2")
+    made = subprocess.run(
+        [find_ffmpeg().path, "-v", "error", *source, *options, str(path)], capture_output=True
+    )
+    if b"Unknown encoder" in made.stderr:
+        pytest.skip(made.stderr.decode())
+    assert made.returncode == 0, made.stderr
+    assert f".{ending}" in VIDEO_SUFFIXES
+    assert len(list(decode_frames(path, DecodeNotes()))) == 5

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stin_pipe.pipeline.export import folder_names, renamed_folders
+from stin_pipe.pipeline.listing.files import FoundFiles
 from stin_pipe.pipeline.listing.find_videos import list_videos
 from stin_pipe.pipeline.listing.listing import ListedVideo
 from stin_pipe.pipeline.listing.official_lists import SplitLists, read_lists
@@ -231,7 +232,9 @@ def test_lists_of_frame_folders_give_labels_and_splits(tmp_path: Path) -> None:
     (lists / "ucf101_rgb_val_split_1.txt").write_text("jump/b 9 1\nrun/gone 9 0\n")
     (lists / "ucf101_flow_val_split_1.txt").write_text("nonsense\n")
     listing = list_videos(
-        root, splits_dir=lists, find=lambda folder: scan_frame_folders(folder, FrameNames().image)
+        root,
+        splits_dir=lists,
+        find=lambda folder: FoundFiles(videos=scan_frame_folders(folder, FrameNames().image)),
     )
     assert (listing.classes, listing.split_names, listing.dataset) == (("run", "jump"), ("1",), "lists")
     found = {video.id: (video.label, video.splits["1"]) for video in listing.videos}
@@ -307,7 +310,7 @@ def test_what_export_renames_is_told_and_found_again(tmp_path: Path) -> None:
     listing = list_videos(
         tmp_path / "rawframes",
         splits_dir=lists,
-        find=lambda root: scan_frame_folders(root, FrameNames().image),
+        find=lambda root: FoundFiles(videos=scan_frame_folders(root, FrameNames().image)),
     )
     assert (listing.num_absent, listing.num_skipped, listing.classes) == (0, 0, tuple(names))
     found = {video.path: (names[video.label], video.class_name) for video in listing.videos}

@@ -368,3 +368,49 @@ def test_classes_that_differ_in_case_or_form_of_unicode_alone_are_named(tmp_path
     assert len(notes) == 2
     assert "'Walk' and 'walk' are two classes, but differ only in case" in notes[1]
     assert repr(apart) in notes[0] and repr(composed) in notes[0]
+
+
+def test_what_is_left_out_is_counted_by_kind_and_a_folder_without_videos_is_named(tmp_path: Path) -> None:
+    for name in (
+        "walk/1.mp4",
+        "walk/notes.txt",
+        "walk/.2.mp4",
+        "walk/a/b/3.mp4",
+        "fall/1.webp",
+        "fall/2.webp",
+        "top.avi",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    listing = list_videos(tmp_path)
+    assert [video.path for video in listing.videos] == ["walk/1.mp4"]
+    assert {item.kind.split(",")[0]: (item.count, item.example) for item in listing.left_out} == {
+        "videos in no list": (2, "top.avi"),
+        ".txt files": (1, "walk/notes.txt"),
+        ".webp files": (2, "fall/1.webp"),
+        "hidden videos": (1, "walk/.2.mp4"),
+    }
+    assert listing.notes == (
+        "the folder fall holds 2 files, but none with the ending of a video, so it is no class",
+    )
+
+
+def test_videos_one_folder_deeper_are_recordings_of_their_class(tmp_path: Path) -> None:
+    for group in range(9):
+        for clip in range(3):
+            path = tmp_path / "shoot" / f"v_{group}" / f"{clip}.mpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x")
+    listing = list_videos(tmp_path)
+    assert (listing.classes, len(listing.videos), listing.num_skipped) == (("shoot",), 27, 0)
+    sides = {(video.group_key, video.splits["1"]) for video in listing.videos}
+    assert len(sides) == 9 and {side for _, side in sides} == {"train", "test"}
+    assert "CLASS/GROUP/VIDEO" in listing.notes[0]
+
+
+def test_folders_of_sides_do_not_become_classes(tmp_path: Path) -> None:
+    for name in ("train/walk/1.mp4", "val/walk/2.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(StinPipeError, match=r"the folders train and val look like sides .*--list"):
+        list_videos(tmp_path)

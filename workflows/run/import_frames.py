@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from stin_pipe.pipeline.extraction import ExtractListed, ExtractNotice, ExtractResult, OnEvent
+from stin_pipe.pipeline.listing.files import FoundFiles
 from stin_pipe.pipeline.listing.find_videos import list_videos
 from stin_pipe.pipeline.listing.listing import Listing
 from stin_pipe.pipeline.planning.plan import IMPORTED, ExtractParams, Plan
@@ -86,7 +87,7 @@ def import_run(
         splits_dir=options.splits,
         classes=options.classes or (),
         limit=options.limit,
-        find=lambda _root: folders,
+        find=lambda _root: FoundFiles(videos=folders),
     )
     require_images(listing, names, options.streams)
 

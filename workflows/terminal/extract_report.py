@@ -70,6 +70,9 @@ def say_listing(output: Output, listing: Listing, params: ExtractParams) -> None
         more = ", ... (all in extract/absent.txt of the run)" if listing.num_absent > MAX_NAMED else ""
         output.say(f"absent: {', '.join(listing.absent[:MAX_NAMED])}{more}")
     output.say(listing.split_source)
+    if listing.left_out:
+        kinds = [f"{item.count} {item.kind} (such as {item.example})" for item in listing.left_out]
+        output.say(f"left out: {and_more(kinds, MAX_NAMED)}")
     for note in listing.notes:
         output.warn(note)
 
