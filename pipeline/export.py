@@ -22,7 +22,16 @@ from stin_pipe.stin.shards.codec import decode_field, encode_image, recode_field
 from stin_pipe.stin.shards.errors import ShardError, StinPipeError
 from stin_pipe.stin.shards.publish import is_temporary, publish_bytes, publish_json, temporary_name
 from stin_pipe.stin.shards.reader import ShardFile
-from stin_pipe.stin.shards.schema import FlowCoding, ImageCodec, Manifest, ManifestVideo
+from stin_pipe.stin.shards.schema import (
+    STREAMS,
+    FlowCoding,
+    ImageCodec,
+    Manifest,
+    ManifestVideo,
+    Stream,
+    Streams,
+    streams_in,
+)
 
 MAX_NAME_BYTES = 120
 _RECORD = FileKind(name="record of the export", max_bytes=1 << 30, next_step="export into a new folder")
@@ -52,6 +61,7 @@ class ExportResult:
 
     Attributes:
         videos: folders of videos, those of earlier calls included.
+        streams: what the folders hold of a video.
         frames_written: frames that this call wrote.
         bound_px: motion in pixels a frame that grey 255 stands for.
         lists: names of the files in OUT/lists.
@@ -61,6 +71,7 @@ class ExportResult:
     """
 
     videos: int
+    streams: Streams
     frames_written: int
     bound_px: float
     lists: tuple[str, ...]
@@ -77,7 +88,7 @@ class ExportResult:
 class ExportTask:
     """The videos of one shard that are to be written, by their folders under `out`."""
 
-    shard: Path
+    shards: Path
     out: Path
     bound_px: float
     folders: Mapping[str, ManifestVideo]
@@ -98,12 +109,17 @@ def claim_folder(out: Path, manifest: Manifest, bound_px: float) -> None:
     Raises:
         StinPipeError: it holds other things, or an export of other parameters or videos.
     """
-    digests = {video.id: video.digest for video in manifest.videos.values()}
-    settings = {
+    digests = {
+        video.id: "+".join(dict.fromkeys(video.digest_of(stream) for stream in STREAMS if video.has(stream)))
+        for video in manifest.videos.values()
+    }
+    settings: dict[str, Any] = {
         "fingerprint": manifest.fingerprint,
         "classes": list(manifest.classes),
         "bound_px": bound_px,
     }
+    if manifest.streams != "both":  # a folder that is whole without flow is not when flow was added
+        settings["streams"] = manifest.streams
 
     out.mkdir(parents=True, exist_ok=True)
     record = out / "export.json"
@@ -168,6 +184,7 @@ def export_videos(
 
     return ExportResult(
         videos=num_videos,
+        streams=manifest.streams,
         frames_written=num_frames,
         bound_px=bound_px,
         lists=tuple(path.name for path in write_lists(out, manifest)),
@@ -219,8 +236,8 @@ def _export_tasks(extract_dir: Path, manifest: Manifest, out: Path, bound_px: fl
         if not (out / FRAMES / folder).is_dir():
             by_shard.setdefault(video.shard, {})[folder] = video
     return [
-        ExportTask(shard=extract_dir / "shards" / f"{shard}.h5", out=out, bound_px=bound_px, folders=videos)
-        for shard, videos in sorted(by_shard.items())
+        ExportTask(shards=extract_dir / "shards", out=out, bound_px=bound_px, folders=videos)
+        for _, videos in sorted(by_shard.items())
     ]
 
 
@@ -245,12 +262,9 @@ def export_shard(task: ExportTask) -> ShardExport:
     Raises:
         OSError: `out` cannot be written.
     """
-    try:
-        shard = ShardFile(task.shard)
-    except StinPipeError as error:
-        return ShardExport(num_videos=0, num_frames=0, problems=(str(error),))
-
-    problems, num_videos, num_frames = [], 0, 0
+    problems: list[str] = []
+    num_videos, num_frames = 0, 0
+    opened: dict[str, ShardFile] = {}
 
     try:
         for folder, video in task.folders.items():
@@ -261,26 +275,42 @@ def export_shard(task: ExportTask) -> ShardExport:
 
             # One damaged video is a problem to report; the others of its shard are written all the same.
             try:
-                if shard.video(video.group).attributes["digest"] != video.digest:
-                    raise ShardError(
-                        f"{task.shard}: group {video.group} is not {video.id}; run extract again"
-                    )
-                num_frames += _write_images(shard, video.group, temporary, task.bound_px)
+                for stream in filter(video.has, STREAMS):
+                    shard, group = _open_part(task.shards, video, stream, opened)
+                    _WRITERS[stream](shard, group, temporary, task.bound_px)
                 temporary.rename(target)
                 num_videos += 1
+                num_frames += video.num_frames if video.has("rgb") else 0
             except ShardError as error:
                 problems.append(str(error))
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     finally:
-        shard.close()
+        for shard in opened.values():
+            shard.close()
+    problems = list(dict.fromkeys(problems))  # a shard that cannot be opened is one problem
     return ShardExport(num_videos=num_videos, num_frames=num_frames, problems=tuple(problems))
+
+
+def _open_part(
+    shards: Path, video: ManifestVideo, stream: Stream, opened: dict[str, ShardFile]
+) -> tuple[ShardFile, str]:
+    """Return the shard that holds a stream of a video, opened once, and the video's group in it."""
+    added = video.companion if stream not in streams_in(video.streams) else None
+    name, group = (added.shard, added.group) if added else (video.shard, video.group)
+    if name not in opened:
+        opened[name] = ShardFile(shards / f"{name}.h5")
+    shard = opened[name]
+    if shard.video(group).attributes["digest"] != video.digest_of(stream):
+        raise ShardError(f"{shard.path}: group {group} is not {video.id}; run extract again")
+    return shard, group
 
 
 def write_lists(out: Path, manifest: Manifest) -> list[Path]:
     """Write OUT/lists: `<stream>_<side>_split_<split>.txt` with `folder total label`, and classInd.txt.
 
-    Lists of flow count T-1 fields, those of frames T frames. Videos without a folder are in none.
+    Lists of flow count T-1 fields, those of frames T frames. Videos without a folder are in none, and there
+    are lists of what the run stores alone.
     """
     folders = folder_names(list(manifest.videos))
     (out / "lists").mkdir(exist_ok=True)
@@ -296,23 +326,30 @@ def write_lists(out: Path, manifest: Manifest) -> list[Path]:
                 for video in manifest.videos.values()
                 if video.splits.get(split) == side and (out / FRAMES / folders[video.id]).is_dir()
             ]
-            for stream, less in (("rgb", 0), ("flow", 1)):
+            for stream in streams_in(manifest.streams):
+                less = int(stream == "flow")
                 path = out / "lists" / f"{stream}_{side}_split_{_safe(split)}.txt"
-                rows = (f"{folders[item.id]} {item.num_frames - less} {item.label}\n" for item in videos)
+                rows = (
+                    f"{folders[item.id]} {item.num_frames - less} {item.label}\n"
+                    for item in videos
+                    if item.has(stream)
+                )
                 publish_bytes(path, "".join(rows).encode())
                 paths.append(path)
     return paths
 
 
-def _write_images(shard: ShardFile, group: str, folder: Path, bound_px: float) -> int:
+def _write_frames(shard: ShardFile, group: str, folder: Path, _bound_px: float) -> None:
     names = FrameNames()
-    count = int(shard.video(group).attributes["num_frames"])
-    for index in range(count):
+    for index in range(int(shard.video(group).attributes["num_frames"])):
         content = shard.read_bytes(group, "rgb", index).tobytes()
         (folder / (names.image % (index + 1) + _suffix(content))).write_bytes(content)
 
+
+def _write_fields(shard: ShardFile, group: str, folder: Path, bound_px: float) -> None:
+    names = FrameNames()
     old, new = shard.flow_coding, FlowCoding.of_frame_folders(bound_px)
-    for index in range(count - 1):
+    for index in range(int(shard.video(group).attributes["num_frames"]) - 1):
         content = shard.read_bytes(group, "flow", index).tobytes()
         codec: ImageCodec = "png" if _suffix(content) == ".png" else "jpeg"
         try:
@@ -324,7 +361,9 @@ def _write_images(shard: ShardFile, group: str, folder: Path, bound_px: float) -
         for plane, name in zip(planes, (names.flow_x, names.flow_y), strict=True):
             image = encode_image(plane, codec=codec)
             (folder / (name % (index + 1) + _suffix(content))).write_bytes(image)
-    return count
+
+
+_WRITERS = {"rgb": _write_frames, "flow": _write_fields}
 
 
 def _suffix(content: bytes) -> str:

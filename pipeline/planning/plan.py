@@ -48,6 +48,9 @@ IMPORTED = "imported"
 MIXED = "mixed"
 """The `flow_backend` of a run where each node uses the back end that suits it; each shard names its own."""
 
+ROWS_OF_BOUND_20 = 256
+"""Rows at which a bound of 20 pixels a frame is usual; motion in pixels grows with the picture."""
+
 NO_FLOW = "none"
 """The `flow_backend` of shards of frames alone."""
 NO_BOUND_PX = 20.0
@@ -235,6 +238,11 @@ def make_plan(
             for number, group in enumerate(groups)
         ),
     )
+
+
+def usual_bound_px(short_side: int) -> float:
+    """Return the largest motion that is stored unless told otherwise, for frames of this shorter side."""
+    return 20.0 * short_side / ROWS_OF_BOUND_20
 
 
 def joined_params(plans: Sequence[Plan]) -> ExtractParams:

@@ -336,3 +336,45 @@ def test_rates_and_files_that_are_of_no_use(models, moving, tmp_path):
         load_streams([])
     with pytest.raises(StinPipeError, match="no such model file"):
         load_streams(tmp_path / "absent.safetensors")
+
+
+def test_only_what_the_chosen_stream_reads_is_made(models, tmp_path, capsys, monkeypatch):
+    make_videos(tmp_path, SynthParams(num_frames=7, train_per_class=1, test_per_class=1))
+    video = next((tmp_path / "videos").rglob("*.avi"))
+    (fused,) = predictions(models, capsys, video).values()
+    (temporal,) = predictions([*models, "--streams", "temporal"], capsys, video).values()
+    assert set(fused) > {"spatial", "temporal", "fused"} and "spatial" not in temporal
+    assert temporal["temporal"] == fused["temporal"] and temporal["motion"] == fused["motion"]
+
+    def refuse(*_arguments, **_named):
+        raise AssertionError("flow is computed")
+
+    monkeypatch.setattr("stin_pipe.pipeline.shard.from_video.packed_fields", refuse)
+    (spatial,) = predictions([*models, "--streams", "spatial"], capsys, video).values()
+    assert spatial["spatial"] == fused["spatial"]
+    assert not {"temporal", "fused", "motion"} & set(spatial)
+    (alone,) = predictions(models[:2], capsys, video).values()
+    assert alone == spatial, "a spatial model alone needs no flow either"
+
+
+def test_streams_that_are_not_there_cannot_be_chosen(models):
+    with pytest.raises(StinPipeError, match=r"--streams fused needs a temporal model, but .* holds none"):
+        load_streams(models[1], streams="fused")
+    with pytest.raises(ValueError, match="--streams spatial fuses nothing; leave --fusion-weights out"):
+        load_streams(models[1::2], streams="spatial", fusion_weights=(1, 2))
+    with pytest.raises(ValueError, match="streams must be spatial, temporal or fused, got 'rgb'"):
+        load_streams(models[1::2], streams="rgb")  # pyright: ignore[reportArgumentType]
+
+
+def test_models_trained_before_and_after_flow_was_added_fit_together(tmp_path):
+    (tmp_path / "before").mkdir()
+    (tmp_path / "after").mkdir()
+    spatial, _ = save_models(tmp_path / "before", EXTRACTION.only("rgb"))
+    _, temporal = save_models(tmp_path / "after", EXTRACTION)
+    assert load_streams([spatial, temporal]).params == EXTRACTION
+    alone = load_streams(spatial).params
+    assert (alone.only("rgb"), alone.bound_px, alone.flow_backend) == (EXTRACTION.only("rgb"), 5.0, "cpu")
+
+    _, other = save_models(tmp_path / "after", replace(EXTRACTION, short_side=48))
+    with pytest.raises(StinPipeError, match="differently extracted videos"):
+        load_streams([spatial, other])

@@ -7,7 +7,7 @@ import pytest
 
 from stin_pipe.stin.results.stored import read_lines, read_metrics, read_result
 from stin_pipe.stin.shards.run_dir import RunDir
-from stin_pipe.workflows.prediction.fusion_choice import choose_fusion
+from stin_pipe.workflows.prediction.fusion_choice import better_stream, choose_fusion
 from stin_pipe.workflows.report.charts import training_charts
 from stin_pipe.workflows.run.stages import evaluation_state, training_state
 
@@ -72,6 +72,26 @@ def test_whole_metrics_are_used(tmp_path: Path) -> None:
     chosen = choose_fusion(None, run=RunDir(path=tmp_path))
     assert (chosen.weights, chosen.when) == ((1.0, 2.0), "after_softmax")
     assert read_metrics(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("spatial", "temporal", "fused", "better"),
+    [
+        (0.2, 0.867, 0.533, "temporal"),
+        (0.6, 0.5, 0.5, "spatial"),
+        (0.5, 0.5, 0.5, None),
+        (0.1, 0.2, 0.3, None),
+    ],
+)
+def test_a_stream_that_does_better_alone_is_named_with_its_option(
+    spatial: float, temporal: float, fused: float, better: str | None, tmp_path: Path
+) -> None:
+    top1 = {"spatial": {"top1": spatial}, "temporal": {"top1": temporal}, "fused": {"top1": fused}}
+    evaluated(tmp_path, json.dumps(METRICS | top1))
+    found = better_stream(RunDir(path=tmp_path), "1")
+    assert (found and found.stream) == better
+    if found:
+        assert f"--streams {better}" in found.text() and f"{100 * fused:.1f} %" in found.text()
 
 
 @pytest.mark.parametrize("text", [*DAMAGED, json.dumps(RESULT | {"num_train": None})])

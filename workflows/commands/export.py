@@ -58,9 +58,9 @@ def export(output: Output, run_path: Path, out: Path, image_format: str, **value
         result = export_run(run_path, out, ExportOptions(**values), show)
     for problem in result.problems:
         output.show(problem)
-    output.show(
-        f"{result.videos} videos in {out}, flow bound {result.bound_px:g} px a frame (grey 0 to 255 is -+ it)"
-    )
+    parts = {"both": "", "rgb": ", frames alone", "flow": ", flow alone"}[result.streams]
+    bound = f", flow bound {result.bound_px:g} px a frame (grey 0 to 255 is -+ it)"
+    output.show(f"{result.videos} videos in {out}{parts}{'' if result.streams == 'rgb' else bound}")
     output.show(f"lists in {out / 'lists'}; their paths are relative to {out / 'rawframes'}")
     if result.renamed:
         names = [f"{name} -> {folder}" for name, folder in result.renamed.items()]

@@ -1,7 +1,7 @@
 """`stin-pipe predict`: classify videos with trained streams."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,13 @@ from stin_pipe.workflows.terminal.types import FILE, FiniteRange, Numbers, Whole
 if TYPE_CHECKING:  # they load torch, which --help must not
     from stin_pipe.workflows.prediction.model import Model, PredictProgress
     from stin_pipe.workflows.prediction.prediction import Prediction
+    from stin_pipe.workflows.prediction.stream_models import StreamChoice
 
 EXAMPLES = """\b
 Examples:
   stin-pipe predict --run runs/mine clip.mp4
   stin-pipe predict --run runs/mine --json folder_of_clips/
+  stin-pipe predict --run runs/mine --streams spatial clip.mp4        # no flow is computed
   stin-pipe predict --model spatial.safetensors --model temporal.safetensors clip.mp4
   stin-pipe predict --run runs/mine clip.mp4 --overlay shown.mp4
 """
@@ -31,6 +33,7 @@ class PredictOptions:
 
     model_paths: tuple[Path, ...]
     split: str
+    streams: "StreamChoice | None"
     segments: int
     crops: str
     fusion_weights: tuple[float, ...] | None
@@ -50,6 +53,11 @@ class PredictOptions:
     help="Model file of one stream, in place of --run; give it twice for both streams.",
 )
 @click.option("--split", default="1", help="Split whose models are used (with --run).")
+@click.option(
+    "--streams",
+    type=click.Choice(["spatial", "temporal", "fused"]),
+    help="Who decides: one stream alone, or both.  [default: fused where both are trained]",
+)
 @click.option("--segments", type=WholeNumber(min=1), default=25, help="Clips per video.")
 @click.option("--crops", type=click.Choice(["1", "5", "10"]), default="10", help="Views per clip.")
 @click.option(
@@ -126,7 +134,8 @@ def predict(output: Output, run_path: Path | None, **values: Any) -> None:
             results.append(prediction.to_json())
 
     code = 0 if not failed else (1 if failed == len(results) else 3)
-    output.result({"predictions": results, "failed": failed, "exit_code": code})
+    better = model.better and asdict(model.better)
+    output.result({"predictions": results, "better_alone": better, "failed": failed, "exit_code": code})
     if code:
         raise click.exceptions.Exit(code)
 
@@ -141,12 +150,15 @@ def _load(output: Output, run_path: Path | None, options: PredictOptions) -> "Mo
         model = load_model(
             run_path or options.model_paths,
             split=options.split,
+            streams=options.streams,
             segments=options.segments,
             crops=int(options.crops),
             fusion_weights=options.fusion_weights,
             device=options.device,
         )
-    if run_path and len(model.streams) == 1:
+    if model.better is not None:
+        output.warn(model.better.text())
+    if run_path and len(model.streams) == 1 and options.streams is None:
         (stream,) = model.streams
         missing = "temporal" if stream == "spatial" else "spatial"
         output.warn(

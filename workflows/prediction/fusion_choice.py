@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from stin_pipe.stin.results.stored import read_metrics
-from stin_pipe.stin.scoring.fusion import TSN_WEIGHTS, FusionPoint, check_weights
+from stin_pipe.stin.scoring.fusion import FUSED, TSN_WEIGHTS, FusionPoint, check_weights
 from stin_pipe.stin.scoring.settings import STREAMS
 from stin_pipe.stin.shards.run_dir import RunDir
 
@@ -46,6 +46,35 @@ class FusionChoice:
         """Say it in a few words."""
         first, second = self.weights
         return f"fused {first:g}:{second:g} {self.when.replace('_', ' ')} ({_SOURCE_TEXT[self.source]})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BetterStream:
+    """A stream that was right more often alone than fused, on the test list of the run's evaluation."""
+
+    stream: str
+    top1: float
+    fused_top1: float
+
+    def text(self) -> str:
+        """Say it in one line, with the option."""
+        return (
+            f"on this run's test list the fusion was right less often ({100 * self.fused_top1:.1f} %) than "
+            f"the {self.stream} stream alone ({100 * self.top1:.1f} %); --streams {self.stream} predicts with it"
+        )
+
+
+def better_stream(run: RunDir, split: str) -> BetterStream | None:
+    """Return the stream that the run's evaluation found better alone than fused; None if there is none."""
+    metrics = read_metrics(run.fusion(split))
+    fused = metrics.get(FUSED)
+    alone = {stream: metrics[stream]["top1"] for stream in STREAMS if stream in metrics}
+    if not fused or not alone:
+        return None
+    best = max(alone, key=lambda stream: alone[stream])
+    if alone[best] <= fused["top1"]:
+        return None
+    return BetterStream(stream=best, top1=alone[best], fused_top1=fused["top1"])
 
 
 def choose_fusion(

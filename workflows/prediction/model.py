@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -27,7 +27,14 @@ from stin_pipe.stin.scoring.score_split import score_clip, score_split
 from stin_pipe.stin.scoring.scorer import TestProtocol
 from stin_pipe.stin.scoring.scores import Scores, log_softmax
 from stin_pipe.stin.scoring.settings import STREAMS, EvalSettings
-from stin_pipe.workflows.prediction.fusion_choice import FusionChoice, choose_fusion
+from stin_pipe.stin.shards.errors import ArgumentError
+from stin_pipe.stin.shards.schema import STORED_OF, Streams, join_streams
+from stin_pipe.workflows.prediction.fusion_choice import (
+    BetterStream,
+    FusionChoice,
+    better_stream,
+    choose_fusion,
+)
 from stin_pipe.workflows.prediction.one_video import (
     SPLIT,
     OneVideoRun,
@@ -40,7 +47,12 @@ from stin_pipe.workflows.prediction.one_video import (
 )
 from stin_pipe.workflows.prediction.overlay import write_overlay
 from stin_pipe.workflows.prediction.prediction import Prediction
-from stin_pipe.workflows.prediction.stream_models import common_params, load_streams, model_files_of
+from stin_pipe.workflows.prediction.stream_models import (
+    StreamChoice,
+    common_params,
+    load_streams,
+    model_files_of,
+)
 from stin_pipe.workflows.run.run_dir import open_run
 
 AnyPath = str | os.PathLike[str]
@@ -69,6 +81,7 @@ def load_model(
     path: AnyPath | Sequence[AnyPath],
     *,
     split: str = "1",
+    streams: StreamChoice | None = None,
     segments: int = 25,
     crops: int = 10,
     fusion_weights: Sequence[float] | None = None,
@@ -79,6 +92,7 @@ def load_model(
     Args:
         path: a run directory, the .safetensors of one stream, or those of both.
         split: split whose models are taken, for a run.
+        streams: who decides: ``spatial``, ``temporal``, or both as ``fused``; None is whatever is trained.
         segments: clips of a video.
         crops: views of a clip: 1, 5 or 10.
         fusion_weights: of the spatial and the temporal stream; by default as fuse-eval fused them in the run,
@@ -87,7 +101,8 @@ def load_model(
 
     Raises:
         ValueError: for an argument out of its range, or two models of one stream.
-        StinPipeError: no stream is trained, a file is no model, or the two do not fit together.
+        StinPipeError: no stream is trained, or not the one chosen, a file is no model, or the two do not fit
+            together.
     """
     paths = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(item) for item in path]
     if not paths:
@@ -95,13 +110,28 @@ def load_model(
     is_run = len(paths) == 1 and (paths[0].is_dir() or paths[0].suffix != ".safetensors")
     run = open_run(paths[0]) if is_run and not paths[0].is_file() else None
 
+    if streams not in (None, *get_args(StreamChoice)):
+        raise ValueError(f"streams must be spatial, temporal or fused, got {streams!r}")
+    if streams in STREAMS and fusion_weights is not None:
+        raise ArgumentError(
+            f"--streams {streams} fuses nothing; leave --fusion-weights out", "streams", "fusion_weights"
+        )
+
     # Arguments are checked before any weights are read: a large model takes seconds to load.
     fusion = choose_fusion(fusion_weights, run=run, split=split)
     chosen = choose_device(device)
     protocol = EvalSettings(segments=segments, crops=crops, device=device).protocol
 
-    streams = load_streams(paths if run is None else model_files_of(run, split), device=chosen)
-    return Model(streams=streams, params=common_params(streams), protocol=protocol, fusion=fusion)
+    files = paths if run is None else model_files_of(run, split, streams)
+    models = load_streams(files, device=chosen, choice=streams)
+    fuses_as_run = run is not None and len(models) == len(STREAMS) and fusion_weights is None
+    return Model(
+        streams=models,
+        params=common_params(models),
+        protocol=protocol,
+        fusion=fusion,
+        better=better_stream(run, split) if run and fuses_as_run else None,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -113,12 +143,14 @@ class Model:
         params: how frames and flow of a video are made.
         protocol: segments and crops.
         fusion: how the streams are fused.
+        better: the stream that would do better alone, by the evaluation of the run that the models are from.
     """
 
     streams: Mapping[str, TrainedModel]
     params: ExtractParams
     protocol: TestProtocol
     fusion: FusionChoice
+    better: BetterStream | None = None
 
     def __repr__(self) -> str:
         return f"<Model: {' + '.join(self.streams)}, {len(self.classes)} classes>"
@@ -153,11 +185,13 @@ class Model:
             StinPipeError: an overlay cannot be written.
         """
         source = self._source(video, fps=fps, timeout_s=timeout_s)
+        # An overlay shows the flow, whoever decides.
+        params = self.params.only(self._reads if overlay is None else "both")
 
         with tempfile.TemporaryDirectory(prefix="stin-pipe-predict-") as folder:
             on_progress(PredictProgress(step="extraction"))
             try:
-                run = make_one_video_run(Path(folder), source, classes=self.classes, params=self.params)
+                run = make_one_video_run(Path(folder), source, classes=self.classes, params=params)
             except UnusableVideo as error:
                 # A single frame has no flow, but the spatial stream can still see it.
                 if error.reason != "too_short" or "spatial" not in self.streams:
@@ -176,6 +210,11 @@ class Model:
                     on_progress=lambda share: on_progress(PredictProgress(step="overlay", share=share)),
                 )
         return prediction
+
+    @property
+    def _reads(self) -> Streams:
+        """What the streams read of a video: nothing else is made of it."""
+        return join_streams(STORED_OF[stream] for stream in self.streams)
 
     def _source(self, video: OneVideo, *, fps: float | None, timeout_s: float) -> VideoSource:
         if isinstance(video, str | os.PathLike):
@@ -222,7 +261,7 @@ class Model:
             classes=self.classes,
             answers={name: answers_of(part, [run.video.id]) for name, part in scores.items()},
             fusion=self.fusion if both else None,
-            motion=measure_motion(run.reader(), ClipShape.of(run.video)),
+            motion=measure_motion(run.reader(), ClipShape.of(run.video)) if run.video.has("flow") else None,
             stack_len=max(_stack_len(model) for model in self.streams.values()),
             notes=run.notes if run.notes.get("damaged") else None,
             overlay=None if overlay is None else os.fspath(overlay),

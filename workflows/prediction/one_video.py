@@ -189,14 +189,18 @@ def make_one_video_run(
 
     (folder / "shards").mkdir()
     with ShardWriter(
-        folder / "shards" / "00000.h5", attributes={"flow_zero": coding.zero, "flow_scale": coding.scale}
+        folder / "shards" / "00000.h5",
+        attributes={"flow_zero": coding.zero, "flow_scale": coding.scale},
+        streams=params.streams,
     ) as writer:
         outcome = source.extract(listed, params, writer)
     if outcome.meta is None:
         raise UnusableVideo(outcome.reason, outcome.message)
 
     meta = outcome.meta
-    video = ManifestVideo.of(meta, shard="00000", group=outcome.group, splits=listed.splits)
+    video = ManifestVideo.of(
+        meta, shard="00000", group=outcome.group, splits=listed.splits, streams=params.streams
+    )
 
     # No plan and no mark stand behind this manifest: it never leaves its temporary folder.
     manifest = Manifest(
@@ -213,6 +217,7 @@ def make_one_video_run(
         bound_px=params.bound_px,
         flow_backend=params.flow_backend,
         fingerprint=params.fingerprint(),
+        streams=params.streams,
     )
 
     return OneVideoRun(folder=folder, manifest=manifest, notes=meta.notes)

@@ -23,7 +23,7 @@ class Prediction:
         answers: of ``spatial``, ``temporal`` and ``fused``, as far as model and video have them: scores and
             log probabilities, one row each.
         fusion: how the streams were fused, or None.
-        motion: how much moves.
+        motion: how much moves; None where no flow was made.
         stack_len: flow fields that the temporal stream looks at as one clip.
         notes: what decoding had to say where the video is damaged in part, else None.
         overlay: path of its overlay, where one was written.
@@ -34,7 +34,7 @@ class Prediction:
     classes: tuple[str, ...]
     answers: Mapping[str, Answers]
     fusion: FusionChoice | None
-    motion: Motion
+    motion: Motion | None
     stack_len: int
     notes: Mapping[str, Any] | None = None
     overlay: str | None = None
@@ -77,7 +77,10 @@ class Prediction:
     @property
     def too_little_motion(self) -> bool:
         """Whether so little moves, or frames are so few, that the temporal stream's answer is a guess."""
-        return self.motion.num_fields < self.stack_len or self.motion.moving_share < LEAST_MOVING
+        motion = self.motion
+        return motion is not None and (
+            motion.num_fields < self.stack_len or motion.moving_share < LEAST_MOVING
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values: the five likeliest classes of each stream, and only what there is."""
@@ -86,7 +89,7 @@ class Prediction:
             "num_frames": self.num_frames,
             **{name: likeliest(answers, 0, self.classes) for name, answers in self.answers.items()},
             "fusion": self.fusion and self.fusion.to_json(),
-            "motion": self.motion.to_json(stack_len=self.stack_len),
+            "motion": self.motion and self.motion.to_json(stack_len=self.stack_len),
             "overlay": self.overlay,
             "notes": None if self.notes is None else dict(self.notes),
         }

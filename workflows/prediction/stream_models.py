@@ -3,39 +3,64 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from stin_pipe.pipeline.flow import TVL1Params, resolve_backend
-from stin_pipe.pipeline.planning.plan import IMPORTED, MIXED, ExtractParams
-from stin_pipe.stin.network.model_file import TrainedModel, load_model
+from stin_pipe.pipeline.planning.plan import (
+    IMPORTED,
+    MIXED,
+    NO_BOUND_PX,
+    NO_FLOW,
+    ExtractParams,
+    usual_bound_px,
+)
+from stin_pipe.stin.network.config import StreamName
+from stin_pipe.stin.network.model_file import MODEL_FILE, TrainedModel, load_model
+from stin_pipe.stin.scoring.settings import STREAMS
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.run_dir import RunDir
 
+StreamChoice = Literal["spatial", "temporal", "fused"]
+"""Who decides: one of the streams, or both together."""
 
-def model_files_of(run: RunDir, split: str) -> list[Path]:
+
+def chosen_streams(choice: StreamChoice | None) -> tuple[StreamName, ...]:
+    """Return the streams that a choice needs, or may use where nothing was chosen."""
+    return STREAMS if choice in (None, "fused") else (choice,)
+
+
+def model_files_of(run: RunDir, split: str, choice: StreamChoice | None = None) -> list[Path]:
     """Return the model files of a run's split.
 
     Raises:
-        StinPipeError: no stream is trained.
+        StinPipeError: no stream is trained, or not all of those that are chosen.
     """
-    files = [run.training(stream, split) / "model.safetensors" for stream in ("spatial", "temporal")]
-    files = [file for file in files if file.exists()]
-    if not files:
+    files = {stream: run.training(stream, split) / MODEL_FILE for stream in chosen_streams(choice)}
+    trained = {stream: file for stream, file in files.items() if file.exists()}
+    if not trained and choice is None:
         raise StinPipeError(
             f"{run.path}: no stream of split {split} is trained yet; run `stin-pipe train-spatial --run "
             f"{run.path}` or train-temporal first"
         )
-    return files
+    missing = [stream for stream in files if stream not in trained]
+    if choice is not None and missing:
+        raise StinPipeError(
+            f"{run.path}: --streams {choice} needs the {missing[0]} stream of split {split}, which is not "
+            f"trained; run `stin-pipe train-{missing[0]} --run {run.path} --split {split}` first"
+        )
+    return list(trained.values())
 
 
-def load_streams(files: Sequence[Path], *, device: torch.device) -> dict[str, TrainedModel]:
-    """Load one or both streams, by name, the spatial one first.
+def load_streams(
+    files: Sequence[Path], *, device: torch.device, choice: StreamChoice | None = None
+) -> dict[str, TrainedModel]:
+    """Load one or both streams, by name, the spatial one first; models that are not chosen are left out.
 
     Raises:
         ValueError: two files of one stream.
-        StinPipeError: a file is no model.
+        StinPipeError: a file is no model, or none is of a stream that is chosen.
     """
     models: dict[str, TrainedModel] = {}
     for file in files:
@@ -44,39 +69,55 @@ def load_streams(files: Sequence[Path], *, device: torch.device) -> dict[str, Tr
         if stream in models:
             raise ValueError(f"{file} is a second {stream} model; give one of each stream")
         models[stream] = model
-    return {stream: models[stream] for stream in sorted(models)}
+    missing = [stream for stream in chosen_streams(choice) if stream not in models]
+    if choice is not None and missing:
+        raise StinPipeError(
+            f"--streams {choice} needs a {missing[0]} model, but {', '.join(map(str, files))} holds none; "
+            "give its file with --model too, or other --streams"
+        )
+    return {stream: models[stream] for stream in chosen_streams(choice) if stream in models}
 
 
 def common_params(models: Mapping[str, TrainedModel]) -> ExtractParams:
     """Return how frames and flow are to be made, on which the models must agree.
 
+    A model of a run without flow says nothing of flow: the other model does, or flow is made as usual.
+
     Raises:
         StinPipeError: they do not agree, or their description is damaged.
     """
-    infos = [model.info for model in models.values()]
-    if len({info.classes for info in infos}) > 1:
+    if len({model.info.classes for model in models.values()}) > 1:
         raise StinPipeError("the two models know different classes; train both on one run")
 
-    extractions = [dict(info.extraction) for info in infos]
-    first = extractions[0]
-    if any(other != first for other in extractions):
+    stored = [_stored_params(stream, model.info.extraction) for stream, model in models.items()]
+    with_flow = [replace(params, streams="both") for params in stored if params.stores("flow")]
+    frames, flows = [params.only("rgb") for params in stored], with_flow or [_with_usual_flow(stored[0])]
+    if any(other != frames[0] for other in frames) or any(other != flows[0] for other in flows):
         raise StinPipeError(
             "the two models were trained on differently extracted videos; train both on one run"
         )
-    if not first:
-        raise StinPipeError("the model file does not say how its frames were extracted; train with stin-pipe")
+    return flows[0]
 
+
+def _stored_params(stream: str, value: Mapping[str, Any]) -> ExtractParams:
+    """Return the parameters that a model file holds.
+
+    Raises:
+        StinPipeError: it holds none, or no extraction has such values.
+    """
+    if not value:
+        raise StinPipeError("the model file does not say how its frames were extracted; train with stin-pipe")
     try:
-        return _params_here(first)
+        return _checked_params(value)
     except (KeyError, TypeError, ValueError) as error:
         fault = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise StinPipeError(
-            f"the description of the extraction in the {' and the '.join(models)} model is damaged: {fault}; "
-            "give another model, or train the stream again"
+            f"the description of the extraction in the {stream} model is damaged: {fault}; give another "
+            "model, or train the stream again"
         ) from error
 
 
-def _params_here(value: Mapping[str, Any]) -> ExtractParams:
+def _checked_params(value: Mapping[str, Any]) -> ExtractParams:
     """Return the parameters that a model file holds, with a flow back end of this machine.
 
     Raises:
@@ -97,8 +138,22 @@ def _params_here(value: Mapping[str, Any]) -> ExtractParams:
 
     if params.flow_backend == IMPORTED:  # the flow images of TSN's tools are TV-L1 too
         params = replace(params, flow=TVL1Params().as_record())
-    TVL1Params.from_record(params.flow)
+    if not params.stores("flow"):
+        return replace(params, flow_backend=NO_FLOW, flow={}, bound_px=NO_BOUND_PX)
 
+    TVL1Params.from_record(params.flow)
     # Trained where there was a GPU, or by another tool: all back ends compute the same flow.
     backend = "auto" if params.flow_backend in ("cuda", MIXED, IMPORTED) else params.flow_backend
     return replace(params, flow_backend=resolve_backend(backend))
+
+
+def _with_usual_flow(params: ExtractParams) -> ExtractParams:
+    """Return parameters with the flow that an extraction makes by default."""
+    shorter = min(params.size) if params.size else int(params.short_side or 0)
+    return replace(
+        params,
+        streams="both",
+        flow_backend=resolve_backend("auto"),
+        flow=TVL1Params().as_record(),
+        bound_px=usual_bound_px(shorter),
+    )

@@ -18,7 +18,7 @@ from stin_pipe.pipeline.flow import require_support, resolve_backend, set_params
 from stin_pipe.pipeline.listing.find_videos import list_videos
 from stin_pipe.pipeline.listing.listing import Listing
 from stin_pipe.pipeline.planning.ledger import find_ledger
-from stin_pipe.pipeline.planning.plan import NO_FLOW, ExtractParams, estimate_bytes
+from stin_pipe.pipeline.planning.plan import NO_FLOW, ExtractParams, estimate_bytes, usual_bound_px
 from stin_pipe.pipeline.planning.todo import ShardTask
 from stin_pipe.pipeline.runners.local import run_local
 from stin_pipe.pipeline.runners.ray import flow_of_cluster, run_ray
@@ -30,9 +30,6 @@ from stin_pipe.stin.shards.schema import ImageCodec, Streams
 from stin_pipe.workflows.run.lock import run_lock
 from stin_pipe.workflows.run.run_dir import create_run, recorded
 from stin_pipe.workflows.terminal.exits import Grace
-
-ROWS_OF_BOUND_20 = 256
-"""Rows at which a bound of 20 pixels a frame is usual; motion in pixels grows with the picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,7 +274,7 @@ def _choose_params(dataset: str, options: ExtractOptions) -> ExtractParams:
     params = ExtractParams(
         size=size,
         short_side=short_side,
-        bound_px=options.bound or 20.0 * shorter / ROWS_OF_BOUND_20,
+        bound_px=options.bound or usual_bound_px(shorter),
         flow_backend=flow_backend,
         flow=tvl1_params.as_record(),
         fps=options.fps,
