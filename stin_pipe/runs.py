@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stin_pipe.stin.results.stored import answer_of, read_metrics
-from stin_pipe.stin.shards.schema import FailedVideo, Manifest, ManifestVideo
+from stin_pipe.stin.shards.schema import FailedVideo, Manifest, ManifestVideo, Streams
 from stin_pipe.workflows.run.run_dir import open_run as open_directory
 from stin_pipe.workflows.run.stages import TRAININGS, TrainingState, splits_with_files, training_state
 
@@ -23,6 +23,7 @@ class Run:
         dataset: where labels and splits came from: ``ucf101``, ``hmdb51``, ``folder`` or ``csv``.
         classes: names in the order of their labels.
         splits: names of the splits.
+        streams: what is stored of a video: ``rgb`` (frames), ``flow``, or ``both``.
         videos: id -> stored video (label, frames, size, rate, side in each split).
         failed: videos that could not be extracted, with reason and message.
         trainings: how far each training is.
@@ -33,6 +34,7 @@ class Run:
     dataset: str
     classes: tuple[str, ...]
     splits: tuple[str, ...]
+    streams: Streams
     videos: Mapping[str, ManifestVideo] = field(repr=False)
     failed: tuple[FailedVideo, ...] = field(repr=False)
     trainings: tuple[TrainingState, ...] = field(repr=False)
@@ -52,8 +54,9 @@ class Run:
 
     def _rows(self) -> list[tuple[str, str]]:
         frames = sum(video.num_frames for video in self.videos.values())
+        parts = {"both": "", "rgb": ", without flow", "flow": " whose flow alone is stored"}[self.streams]
         rows = [
-            ("videos", f"{len(self.videos)} of {len(self.classes)} classes, {frames} frames"),
+            ("videos", f"{len(self.videos)} of {len(self.classes)} classes, {frames} frames{parts}"),
             ("failed", f"{len(self.failed)} videos"),
         ]
         for split in self.splits:
@@ -93,6 +96,7 @@ def open_run(path: str | PathLike[str]) -> Run:
         dataset=manifest.dataset,
         classes=manifest.classes,
         splits=manifest.split_names,
+        streams=manifest.streams,
         videos=manifest.videos,
         failed=manifest.failed,
         trainings=tuple(trainings),

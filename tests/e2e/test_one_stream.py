@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stin_pipe.pipeline.extraction import ExtractResult
+from stin_pipe.pipeline.extraction import ExtractResult, ExtractStart
 from stin_pipe.pipeline.planning.ledger import read_ledger
 from stin_pipe.pipeline.planning.todo import ShardTask
 from stin_pipe.pipeline.planning.verify import verify
@@ -28,12 +28,18 @@ def extract(made_videos) -> Extract:
     def run_here(tasks: Sequence[ShardTask], **_options) -> Iterator[ShardReport]:
         return map(make_shard, tasks)
 
-    def call(run: Path, streams: Streams = "both", **more) -> ExtractResult:
+    def call(run: Path, streams: Streams = "both", *, on_start=None, **more) -> ExtractResult:
         options = {"splits": made_videos.lists, "size": (48, 32), "runner": "local", "workers": 2}
         options |= {"streams": streams, "classes": ("red-right", "blue-left"), **more}
+
+        def told(event: object) -> None:
+            if on_start and isinstance(event, ExtractStart):
+                on_start(event)
+
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("stin_pipe.workflows.run.extraction.run_local", run_here)
-            return extract_run(run, options.pop("videos", made_videos.videos), ExtractOptions(**options))
+            videos = options.pop("videos", made_videos.videos)
+            return extract_run(run, videos, ExtractOptions(**options), told)
 
     return call
 
@@ -121,10 +127,28 @@ def test_a_source_that_was_changed_gives_no_flow_to_its_old_frames(
     shutil.copytree(rgb_run, run := tmp_path / "run")
     shutil.copytree(made_videos.videos, videos := tmp_path / "videos")
     changed = videos / "red-right" / "v_red-right_00.avi"
-    kept = changed.read_bytes()
     shutil.copyfile(videos / "red-left" / "v_red-left_00.avi", changed)
 
     result = extract(run, videos=videos)
+    assert (result.done, result.failed, result.flow_pairs) == (6, 0, 36)
+    found = Manifest.load(run / "extract" / "manifest.json").videos
+    assert [video.id for video in found.values() if video.streams == "both"] == [
+        "red-right/v_red-right_00.avi"
+    ], "frames and flow of the new file lie together, and those of the others are as before"
+
+
+def test_a_file_that_is_exchanged_at_the_last_moment_gives_no_flow(
+    extract: Extract, rgb_run: Path, made_videos, tmp_path: Path
+) -> None:
+    shutil.copytree(rgb_run, run := tmp_path / "run")
+    shutil.copytree(made_videos.videos, videos := tmp_path / "videos")
+    changed = videos / "red-right" / "v_red-right_00.avi"
+    kept = changed.read_bytes()
+
+    def exchange(_event: object) -> None:
+        shutil.copyfile(videos / "red-left" / "v_red-left_00.avi", changed)
+
+    result = extract(run, videos=videos, on_start=exchange)
     assert (result.done, result.failed, result.failures) == (5, 1, {"other_source": 1})
     manifest = Manifest.load(run / "extract" / "manifest.json")
     name = "red-right/v_red-right_00.avi"
@@ -138,3 +162,89 @@ def test_a_source_that_was_changed_gives_no_flow_to_its_old_frames(
     assert extract(run, videos=videos).failed == 1, "not tried again unless asked"
     assert extract(run, videos=videos, retry_failed=True).failed == 0
     assert Manifest.load(run / "extract" / "manifest.json").videos[name].has("flow")
+
+
+CONFIG = """
+run = "run"
+[extract]
+videos = "videos"
+splits = "lists"
+size = "48x32"
+streams = "rgb"
+runner = "local"
+[train]
+backbone = "resnet18-w16"
+epochs = 1
+segments = 2
+loader_workers = 0
+[train-temporal]
+segments = 3
+[fuse-eval]
+segments = 2
+crops = "1"
+fusion_weights = [1.0, 1.5]
+loader_workers = 0
+"""
+
+
+@pytest.fixture
+def place(made_videos, tmp_path: Path) -> Path:
+    (tmp_path / "run.toml").write_text(CONFIG)
+    (tmp_path / "videos").symlink_to(made_videos.videos)
+    (tmp_path / "lists").symlink_to(made_videos.lists)
+    return tmp_path
+
+
+def stages(called) -> list[tuple[str, str]]:
+    assert called.code == 0, called.stderr
+    return [(stage["stage"], stage["progress"]) for stage in called.json["stages"]]
+
+
+def test_a_chain_has_the_stages_of_the_stream_there_is(place: Path, rgb_run: Path, call) -> None:
+    plan = ("run", "--config", "run.toml", "--dry-run", "--json")
+    begun = [("extract", "not started"), ("train-spatial", "not started"), ("fuse-eval", "not started")]
+    assert stages(call(*plan, cwd=place)) == begun
+
+    shutil.copytree(rgb_run, place / "run")
+    assert stages(call(*plan, cwd=place)) == [("extract", "done"), *begun[1:]]
+    (place / "run.toml").write_text(CONFIG.replace('"rgb"', '"both"'))
+    both = [("extract", "unfinished"), begun[1], ("train-temporal", "not started"), begun[2]]
+    assert stages(call(*plan, cwd=place)) == both, "flow is to be added, and then to be trained on"
+
+    status = call("status", "--run", "run", "--json", cwd=place)
+    assert status.json["extract"]["streams"] == "rgb"
+    assert [stage["stage"] for stage in status.json["chain"]] == ["extract", "train-spatial", "fuse-eval"]
+
+
+def test_a_job_trains_the_stream_there_is(place: Path, call) -> None:
+    called = call("job", "slurm", "--config", "run.toml", "--json", cwd=place)
+    assert called.code == 0, called.stderr
+    script = (place / "run.slurm" / "train.sh").read_text()
+    assert "--array=0-0" in script and "streams=(spatial )" in script
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("train-temporal",), "this run holds no flow: it was extracted with --streams rgb"),
+        (("extract", "--streams", "flow", "--size", "48x32"), "give --streams both, or another --run"),
+    ],
+)
+def test_what_a_run_of_frames_cannot_do_is_said_with_the_next_step(
+    words: tuple[str, ...], error: str, place: Path, rgb_run: Path, call
+) -> None:
+    shutil.copytree(rgb_run, place / "run")
+    if words[0] == "extract":
+        words += ("--videos", "videos", "--splits", "lists", "--classes", "red-right,blue-left")
+    called = call(*words, "--run", "run", cwd=place)
+    assert called.code == 1 and error in called.stderr and "--streams both" in called.stderr
+    assert not (place / "run" / "train-temporal").exists()
+
+
+def test_a_dry_run_says_what_flow_would_cost(place: Path, rgb_run: Path, call) -> None:
+    shutil.copytree(rgb_run, place / "run")
+    options = ("--videos", "videos", "--splits", "lists", "--size", "48x32", "--runner", "local")
+    options += ("--classes", "red-right,blue-left", "--dry-run", "--json")
+    both, rgb = (call("extract", "--run", run, *options, cwd=place).json for run in ("new", "run"))
+    assert (both["streams"], both["to_do"], rgb["streams"], rgb["to_do"]) == ("both", 6, "flow", 6)
+    assert 0 < rgb["estimated_bytes"] < both["estimated_bytes"]

@@ -66,6 +66,7 @@ def test_status_of_runs_made_by_the_first_release(old_runs: Path) -> None:
         "done": 12,
         "failed": 0,
         "not_yet": 0,
+        "streams": "both",
         "in_hand": 0,
         "frames": 84,
         "shards": 12,

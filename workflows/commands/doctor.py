@@ -86,6 +86,8 @@ def doctor(output: Output, folder: Path) -> None:
     output.show(
         f"not ready: {', '.join(unmet)}" if unmet else "ready: `stin-pipe demo` shows the whole pipeline"
     )
+    if unmet == ["flow"]:
+        output.show("without flow, `stin-pipe extract --streams rgb` and the spatial stream still work")
     code = EXIT_FAILED if unmet else 0
     output.result({"checks": [asdict(check) for check in checks], "ready": not unmet, "exit_code": code})
     if code:

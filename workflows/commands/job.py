@@ -108,6 +108,7 @@ def slurm(
             run=chain.options.run.path,
             splits=chain.splits,
             evaluate=chain.evaluate,
+            streams=chain.options.streams,
         )
         scripts = write_scripts(slurm_job)
 

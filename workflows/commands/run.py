@@ -49,6 +49,8 @@ def run_chain(
 ) -> None:
     """Extract, train both streams on every split, score and fuse, all from one file.
 
+    With `streams = "rgb"` or `"flow"` in [extract] the chain has that stream alone.
+
     The file has one table for each command, with the options of that command. Give the same command again to
     do what is left: finished stages end at once, others resume. A stage that fails ends the chain with its
     exit code.
@@ -75,7 +77,7 @@ def run_chain(
     with usage_errors():
         options = read_chain(click.get_current_context(), config, run_path)
         chain = check_chain(options, splits)
-        stages = chain_stages(options.run, chain.splits)
+        stages = chain_stages(options.run, chain.splits, options.streams)
         if not dry_run:
             check_devices(options)
     if dry_run:
@@ -120,7 +122,6 @@ def show_stages(output: Output, stages: Sequence["StageState"]) -> None:
 
 def _do_stages(output: Output, chain: "Chain", done: set[str]) -> list[dict[str, Any]]:
     """Run every stage in turn, the finished ones too: each checks its own results and ends at once."""
-    from stin_pipe.stin.scoring.settings import STREAMS
     from stin_pipe.workflows.run.run_dir import create_run, recorded
 
     # Command, split, and the function that runs the stage and prints to the output it is given.
@@ -128,7 +129,10 @@ def _do_stages(output: Output, chain: "Chain", done: set[str]) -> list[dict[str,
     if not chain.videos_are_gone:
         stages.append(("extract", None, partial(_extract, output, chain)))
     for split in chain.splits:
-        stages += [(f"train-{stream}", split, partial(_train, chain, stream, split)) for stream in STREAMS]
+        stages += [
+            (f"train-{stream}", split, partial(_train, chain, stream, split))
+            for stream in chain.options.streams
+        ]
     stages += [("fuse-eval", split, partial(_evaluate, chain, split)) for split in chain.evaluate]
 
     options = chain.options

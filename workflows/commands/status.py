@@ -45,6 +45,9 @@ def _show_extract(output: Output, state: "ExtractState") -> None:
         f"{state.num_failed} failed, {state.num_left} to do"
         + (f" ({state.num_in_hand} of them in progress)" if state.num_in_hand else "")
     )
+    if state.streams != "both":
+        what, other = {"rgb": ("frames", "flow"), "flow": ("flow", "frames")}[state.streams]
+        output.show(f"  {what} alone; the same command with --streams both adds the {other}")
     for reason, count in state.failures.items():
         output.show(f"  failed, {reason}: {count}")
     if state.failures_file:

@@ -65,6 +65,7 @@ class SlurmJob:
         config: the run's configuration file.
         run: run directory, on a path that all nodes share.
         splits: the splits to train.
+        streams: the streams to train.
         evaluate: values of `fuse-eval --split`.
         folder: where the commands run; relative paths in the configuration start here.
         bin: folder with the programs `stin-pipe` and `ray`.
@@ -75,6 +76,7 @@ class SlurmJob:
     run: Path
     splits: Sequence[str]
     evaluate: Sequence[str]
+    streams: Sequence[str] = STREAMS
     folder: Path = field(default_factory=Path.cwd)
     bin: Path = field(default_factory=lambda: Path(sys.executable).parent)
 
@@ -86,7 +88,7 @@ class SlurmJob:
     @property
     def trainings(self) -> list[tuple[str, str]]:
         """(stream, split) of each task of the array."""
-        return [(stream, split) for split in self.splits for stream in STREAMS]
+        return [(stream, split) for split in self.splits for stream in self.streams]
 
     @property
     def name(self) -> str:

@@ -59,8 +59,9 @@ class BetterStream:
     def text(self) -> str:
         """Say it in one line, with the option."""
         return (
-            f"on this run's test list the fusion was right less often ({100 * self.fused_top1:.1f} %) than "
-            f"the {self.stream} stream alone ({100 * self.top1:.1f} %); --streams {self.stream} predicts with it"
+            f"on this run's test list the {self.stream} stream alone was right more often "
+            f"({100 * self.top1:.1f} %) than the fusion ({100 * self.fused_top1:.1f} %): --streams "
+            f"{self.stream} predicts with that stream"
         )
 
 

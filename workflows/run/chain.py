@@ -17,7 +17,7 @@ from stin_pipe.stin.network.config import StreamName
 from stin_pipe.stin.scoring.settings import STREAMS
 from stin_pipe.stin.shards.errors import ArgumentError
 from stin_pipe.stin.shards.run_dir import RunDir
-from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.stin.shards.schema import STORED_OF, Manifest, Streams, join_streams, streams_in
 from stin_pipe.stin.training.config import TrainConfig
 from stin_pipe.workflows.run.evaluation import (
     ALL_SPLITS,
@@ -27,7 +27,7 @@ from stin_pipe.workflows.run.evaluation import (
     check_segments,
 )
 from stin_pipe.workflows.run.extraction import ExtractOptions
-from stin_pipe.workflows.run.stages import extract_state
+from stin_pipe.workflows.run.stages import extract_state, stored_streams
 from stin_pipe.workflows.run.training import RECIPE_OF_DATASET, TrainOptions, training_config
 from stin_pipe.workflows.terminal.stage_values import read_stage
 
@@ -48,6 +48,11 @@ class ChainOptions:
     extract: ExtractOptions
     trainings: Mapping[StreamName, TrainOptions]
     evaluation: EvalOptions
+
+    @property
+    def streams(self) -> tuple[StreamName, ...]:
+        """Streams that are trained: those whose frames or flow the run stores, or will."""
+        return tuple(self.trainings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,14 +98,28 @@ def read_chain(
     extract = read("extract", files_are_here=files_are_here and not is_extracted)
     videos = extract.pop("videos")
     del extract["dry_run"]  # a flag of the command; the chain has its own
+
+    evaluation = EvalOptions(**read("fuse-eval"))
+    streams = _streams(run, videos, extract["streams"])
+    if len(streams) == 1 and not evaluation.files:
+        # A file made for both streams may have weights; one stream has nothing to weigh.
+        evaluation = replace(evaluation, fusion_weights=None)
     return ChainOptions(
         config=config,
         run=run,
         videos=videos,
         extract=ExtractOptions(**extract),
-        trainings={stream: TrainOptions(**read(f"train-{stream}")) for stream in STREAMS},
-        evaluation=EvalOptions(**read("fuse-eval")),
+        trainings={stream: TrainOptions(**read(f"train-{stream}")) for stream in streams},
+        evaluation=evaluation,
     )
+
+
+def _streams(run: RunDir, videos: Path, asked: Streams) -> tuple[StreamName, ...]:
+    """Return the streams that can be trained once the extraction is done."""
+    stored = stored_streams(run)
+    if stored is not None:
+        asked = join_streams([asked, stored]) if videos.exists() else stored
+    return tuple(stream for stream in STREAMS if STORED_OF[stream] in streams_in(asked))
 
 
 def read_checked_chain(
@@ -183,8 +202,15 @@ def _check_tables(
     # No model exists yet, so the evaluation is checked against the trainings that will make them.
     evaluation = replace(options.evaluation, split=splits[0] if len(splits) == 1 else ALL_SPLITS)
     with _blamed_on(options.config, "[fuse-eval]"):
+        if evaluation.tune_fusion and len(options.streams) == 1:
+            raise ArgumentError(
+                f"--tune-fusion weighs two streams, but this chain has the {options.streams[0]} one alone; "
+                "leave it out",
+                "tune_fusion",
+            )
         check_options(evaluation, files_are_here=files_are_here)
-        check_segments(evaluation, spatial=configs["spatial"].stream)
+        if "spatial" in configs:
+            check_segments(evaluation, spatial=configs["spatial"].stream)
         check_held_out(evaluation, configs)
 
 

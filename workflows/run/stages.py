@@ -5,11 +5,12 @@ The order is extract, then both trainings of every split, then fuse-eval of ever
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from stin_pipe.pipeline.planning.ledger import plan_paths, read_ledger
+from stin_pipe.pipeline.planning.plan import Plan, joined_params
 from stin_pipe.pipeline.planning.sources import looks_changed
 from stin_pipe.stin.results.stored import (
     answer_of,
@@ -21,7 +22,7 @@ from stin_pipe.stin.results.stored import (
 )
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.run_dir import RunDir
-from stin_pipe.stin.shards.schema import STORED_OF, Manifest, list_digest
+from stin_pipe.stin.shards.schema import STORED_OF, Manifest, Streams, list_digest, streams_in
 from stin_pipe.stin.training.holdout import describe_list_change, divide_training_list
 from stin_pipe.workflows.run.lock import Holder, is_alive, read_holder
 from stin_pipe.workflows.run.run_dir import open_run, read_run_json
@@ -77,6 +78,7 @@ class ExtractState(StageState):
     """How far the extraction is.
 
     Attributes:
+        streams: what is stored of a video.
         num_in_hand: videos of the shards that workers are making now.
         failures: how many videos failed, by reason.
         num_damaged: videos kept although only a part of them could be decoded.
@@ -88,6 +90,7 @@ class ExtractState(StageState):
 
     command: str = "extract"
     split: str | None = None
+    streams: Streams = "both"
     num_videos: int = 0
     num_done: int = 0
     num_failed: int = 0
@@ -115,6 +118,7 @@ class ExtractState(StageState):
         if self.progress == "not started":
             return value
         return value | {
+            "streams": self.streams,
             "in_hand": self.num_in_hand,
             "frames": self.num_frames,
             "shards": self.num_shards,
@@ -214,14 +218,36 @@ def read_status(path: Path) -> RunStatus:
     )
 
 
-def chain_stages(run: RunDir, splits: Sequence[str]) -> list[StageState]:
-    """Return every stage of the chain over these splits, in order."""
+def chain_stages(
+    run: RunDir, splits: Sequence[str], streams: Sequence[str] | None = None
+) -> list[StageState]:
+    """Return every stage of the chain over these splits, in order.
+
+    Args:
+        run: the run.
+        splits: names of the splits.
+        streams: that the chain trains; None is those that the run stores.
+    """
+    stored = streams_in(stored_streams(run) or "both")
+    if streams is None:
+        streams = [stream for stream in STORED_OF if STORED_OF[stream] in stored]
+    extract = extract_state(run)
+    if extract.progress == "done" and any(STORED_OF[stream] not in stored for stream in streams):
+        extract = replace(extract, progress="unfinished", detail=f"{extract.detail}, one stream to be added")
+
     manifest = _manifest_or_none(run)
+    trainings = [(split, f"train-{stream}") for split in splits for stream in streams]
     return [
-        extract_state(run),
-        *(training_state(run, command, split, manifest) for split in splits for command in TRAININGS),
+        extract,
+        *(training_state(run, command, split, manifest) for split, command in trainings),
         *(evaluation_state(run, split) for split in splits),
     ]
+
+
+def stored_streams(run: RunDir) -> Streams | None:
+    """Return what the plans of a run store of its videos; None where nothing is planned."""
+    plans = [Plan.load(path) for path in plan_paths(run.extract)]
+    return joined_params(plans).streams if plans else None
 
 
 def recorded_splits(run: RunDir) -> list[str]:
@@ -267,6 +293,7 @@ def extract_state(run: RunDir) -> ExtractState:
         progress=progress,
         sentence=sentence,
         detail=detail,
+        streams=joined_params(ledger.plans).streams,
         num_videos=len(ledger.listed),
         num_unlisted=len(ledger.unlisted),
         changed_sources=tuple(looks_changed(ledger.listing)),

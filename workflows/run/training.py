@@ -16,7 +16,7 @@ from stin_pipe.stin.network.backbones import check_backbone_name
 from stin_pipe.stin.network.config import StreamName
 from stin_pipe.stin.shards.errors import ArgumentError
 from stin_pipe.stin.shards.run_dir import DEFAULT, RunDir, check_name, check_training_name
-from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.stin.shards.schema import STORED_OF, Manifest
 from stin_pipe.stin.train import train_stream
 from stin_pipe.stin.train_on_ray import WorkerCount, train_on_ray
 from stin_pipe.stin.training.config import TrainConfig, override
@@ -175,6 +175,7 @@ def train_locked(
     is the folder of the training that is continued, if one is.
     """
     manifest = Manifest.load(run.manifest)
+    manifest.require(STORED_OF[config.stream.name])  # before the training has a folder
     is_first = is_first_process()
     if manifest.num_pending and is_first:
         message = f"{manifest.num_pending} videos are not extracted yet; training uses the ones that are"
