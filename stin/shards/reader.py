@@ -83,12 +83,25 @@ class ShardFile:
                 f"{path}: the streams are {shown(named)}, but must be rgb, flow or both; {REBUILD}"
             )
         self.streams: tuple[Stream, ...] = streams_in(named)
-        with _as_shard_error(path, "the file"):
-            self.flow_coding = _flow_coding(self.attributes)
+        self._coding: FlowCoding | None = None
+        if "flow" in self.streams:
+            with _as_shard_error(path, "the file"):
+                self._coding = _flow_coding(self.attributes)
 
     def close(self) -> None:
         """Close the file; videos read from it stay valid, their bytes cannot be read any more."""
         self._file.close()
+
+    @property
+    def flow_coding(self) -> FlowCoding:
+        """How this shard's flow bytes become pixels a frame.
+
+        Raises:
+            ShardError: it holds no flow.
+        """
+        if self._coding is None:
+            raise ShardError(f"{self.path}: the shard holds no flow")
+        return self._coding
 
     def group_names(self) -> list[str]:
         """Return the names of the videos' groups."""
