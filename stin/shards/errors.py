@@ -52,3 +52,8 @@ def and_more(names: Sequence[object], most: int, *, separator: str = ", ") -> st
     """Join the first `most` names, and count the others: ``a, b and 3 more``."""
     more = len(names) - most
     return separator.join(map(str, names[:most])) + (f" and {more} more" if more > 0 else "")
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun, in the plural where it needs one: ``1 video``, ``2 videos``."""
+    return f"{count} {noun}{'s' * (count != 1)}"

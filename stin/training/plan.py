@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stin_pipe.stin.clips.mirrored import mirrored_pairs
 from stin_pipe.stin.network.model_file import ModelInfo
-from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.errors import StinPipeError, and_more
 from stin_pipe.stin.shards.schema import STORED_OF, Manifest
 from stin_pipe.stin.training.batches import steps_per_epoch
 from stin_pipe.stin.training.config import TrainConfig, fit_to_manifest
@@ -95,6 +96,12 @@ def notify_of_lists(plan: TrainingPlan, notify: Callable[[str], None]) -> None:
         notify(
             f"split {plan.split}: {len(plan.lists.unseen_classes)} classes of the test list have no training "
             f"video, so all their test videos will be scored wrong: {names}"
+        )
+    if plan.config.augment.flip and (pairs := mirrored_pairs(plan.info.classes)):
+        names = and_more([" and ".join(pair) for pair in pairs], 3)
+        notify(
+            "half of the clips are mirrored in training, but by their names these classes are mirror images "
+            f"of each other: {names}; their mirrored clips get the wrong label, so train with --no-flip"
         )
     if plan.config.val_share > 0 and not plan.lists.held_out:
         notify("no class has two recordings, so nothing is held out and nothing is validated")

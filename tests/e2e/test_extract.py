@@ -156,7 +156,7 @@ def test_a_bad_video_fails_alone_and_the_exit_code_says_many(made_videos, tmp_pa
         (videos / "bad" / f"{index}.mp4").unlink()
     called = call(*arguments, "--runner", "local", "--retry-failed")
     assert (called.code, called.json["failed"], called.json["pairs_per_s"]) == (0, 0, None)
-    assert called.json["unlisted"] == 2 and "2 videos are no longer in the folder" in called.stderr
+    assert called.json["unlisted"] == 2 and "2 videos no longer in the folder" in called.stderr
 
 
 def test_parameters_of_the_flow_are_set_kept_and_part_of_the_runs_identity(

@@ -1,10 +1,16 @@
 """What trains, what validates: whole recordings, never the test list, always the same."""
 
+from pathlib import Path
+
 import pytest
 
+from stin_pipe.stin.clips.mirrored import mirrored_pairs
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.schema import Manifest, ManifestVideo, list_digest
+from stin_pipe.stin.training.config import override
 from stin_pipe.stin.training.holdout import divide_training_list
+from stin_pipe.stin.training.plan import notify_of_lists, plan_training
+from stin_pipe.stin.training.recipes import resolve_recipe
 
 
 def manifest(rows):
@@ -130,3 +136,34 @@ def test_the_digest_follows_ids_and_content():
     assert list_digest(videos, "rgb") == list_digest(tuple(videos), "rgb")
     assert list_digest(videos, "rgb") != list_digest(videos[1:], "rgb")
     assert list_digest(videos, "rgb") != list_digest((videos[1], videos[0], *videos[2:]), "rgb")
+
+
+@pytest.mark.parametrize(
+    ("names", "pairs"),
+    [
+        (("Swiping Left", "Swiping Right", "Stop"), [("Swiping Left", "Swiping Right")]),
+        (("TurnRight", "TurnLeft"), [("TurnLeft", "TurnRight")]),
+        (("arm_links", "arm_rechts"), [("arm_links", "arm_rechts")]),
+        (("virar a esquerda", "virar a direita"), [("virar a direita", "virar a esquerda")]),
+        (("Turn Clockwise", "Turn Counter-Clockwise"), [("Turn Clockwise", "Turn Counter-Clockwise")]),
+        (
+            ("\u5411\u5de6\u6325\u624b", "\u5411\u53f3\u6325\u624b"),
+            [("\u5411\u53f3\u6325\u624b", "\u5411\u5de6\u6325\u624b")],
+        ),
+        (("left to right", "right to left"), [("left to right", "right to left")]),
+        (("Push", "Pull", "Open", "Close", "Swipe Up", "Swipe Down"), []),
+        (("UprightJump", "Bright", "Cleft", "Right", "Swipe Left"), []),
+    ],
+)
+def test_classes_that_a_mirror_exchanges_are_known_by_their_names(names, pairs) -> None:
+    assert list(mirrored_pairs(names)) == pairs
+
+
+def test_a_training_that_mirrors_says_so_where_a_mirror_exchanges_classes(tmp_path: Path) -> None:
+    run = manifest([(name, n, None, "train") for name in ("turn_left", "turn_right") for n in range(4)])
+    for flip, told in ((True, True), (False, False)):
+        said: list[str] = []
+        config = override(resolve_recipe("small", "spatial"), flip=flip)
+        plan = plan_training(config, manifest=run, out_dir=tmp_path, split="1", extraction={})
+        notify_of_lists(plan, said.append)
+        assert any("turn_left and turn_right; their mirrored clips get" in line for line in said) == told

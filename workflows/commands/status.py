@@ -62,7 +62,7 @@ def _show_extract(output: Output, state: "ExtractState") -> None:
         output.show(f"  no longer in the folder or the lists, and not used: {state.num_unlisted}")
     if state.changed_sources:
         output.show(
-            f"  files with another size or time than when they were extracted: {len(state.changed_sources)} "
+            f"  files with another size or time than at their extraction: {len(state.changed_sources)} "
             f"(first: {state.changed_sources[0]}); the same extract command compares them"
         )
     for message in state.broken:

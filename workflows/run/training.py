@@ -14,7 +14,7 @@ from stin_pipe.stin.continuation import begin_continuation, continued_config, wi
 from stin_pipe.stin.device import Amp, Runtime
 from stin_pipe.stin.network.backbones import check_backbone_name
 from stin_pipe.stin.network.config import StreamName
-from stin_pipe.stin.shards.errors import ArgumentError
+from stin_pipe.stin.shards.errors import ArgumentError, counted
 from stin_pipe.stin.shards.run_dir import DEFAULT, RunDir, check_name, check_training_name
 from stin_pipe.stin.shards.schema import STORED_OF, Manifest
 from stin_pipe.stin.train import train_stream
@@ -182,9 +182,9 @@ def train_locked(
         on_event(TrainNotice(message=message))
     if is_first and (changed := looks_changed(ListingRecord.find(run.extract))):
         message = (
-            f"the files of {len(changed)} videos have another size or time than when they were extracted "
-            f"(first: {changed[0]}); training uses the frames of then; `stin-pipe extract` compares them, "
-            "and extracts what is another file"
+            f"{counted(len(changed), 'source file')} with another size or time than at the extraction (first: "
+            f"{changed[0]}); training uses the frames of then; `stin-pipe extract` compares such files, and "
+            "extracts again what is another one"
         )
         on_event(TrainNotice(message=message))
 

@@ -18,7 +18,7 @@ from stin_pipe.pipeline.extraction import (
 from stin_pipe.pipeline.listing.listing import ListedVideo, Listing
 from stin_pipe.pipeline.planning.plan import IMPORTED, ExtractParams
 from stin_pipe.pipeline.planning.todo import Decision, Work
-from stin_pipe.stin.shards.errors import and_more
+from stin_pipe.stin.shards.errors import and_more, counted
 from stin_pipe.stin.shards.schema import missing_stream, streams_in
 from stin_pipe.workflows.terminal.exits import EXIT_MANY_FAILURES, Terminated
 from stin_pipe.workflows.terminal.output import Meter, Output, duration, size
@@ -101,9 +101,9 @@ def say_work(output: Output, work: Work) -> None:
     decision, ledger = work.decision, work.ledger
     _say_changes(output, decision)
     if decision.added:
-        output.say(f"{len(decision.added)} videos are new and join the run")
+        output.say(f"{counted(len(decision.added), 'new video')} joined the run")
     if decision.retried:
-        output.say(f"{len(decision.retried)} failed videos are tried again")
+        output.say(f"tried again: {counted(len(decision.retried), 'failed video')}")
     if decision.extended:
         what = {"rgb": "frames", "flow": "flow"}[missing_stream(ledger.plans[0].params.streams)]
         output.say(
@@ -130,22 +130,22 @@ def _say_changes(output: Output, decision: Decision) -> None:
             f"the classes have changed ({and_more(names, MAX_NAMED)}); streams trained before know the "
             "earlier ones and have to be trained again"
         )
-    unused = "are no longer in the folder or the lists: they are neither trained on nor tested (shards stay)"
+    unused = "no longer in the folder or the lists, so neither trained on nor tested (their shards stay)"
     for videos, what in (
-        (decision.changed, "are other files than those extracted before; they are extracted again"),
+        (decision.changed, "another file now than the one extracted before: extracted again"),
         (decision.removed, unused),
-        (decision.unreadable, "cannot be read now; their stored frames stay in use"),
+        (decision.unreadable, "cannot be read now: the stored frames stay in use"),
     ):
         if videos:
-            output.warn(f"{len(videos)} videos {what}: {_some(videos)}")
+            output.warn(f"{counted(len(videos), 'video')} {what}: {_some(videos)}")
     for videos, what in (
-        (decision.relabelled, "have another class by the lists now; nothing is extracted again"),
-        (decision.resplit, "are on another side of a split now; nothing is extracted again"),
-        (decision.relisted, "are listed again; their shards are used"),
-        (decision.kept, "are absent, but in shards: they are used like any other"),
+        (decision.relabelled, "with another class by the lists now, not extracted again"),
+        (decision.resplit, "on another side of a split now, not extracted again"),
+        (decision.relisted, "listed again, taken from the shards"),
+        (decision.kept, "absent, but in the shards, and used like any other"),
     ):
         if videos:
-            output.say(f"{len(videos)} videos {what}: {_some(videos)}")
+            output.say(f"{counted(len(videos), 'video')} {what}: {_some(videos)}")
 
 
 def _some(videos: Sequence[ListedVideo | str]) -> str:
@@ -168,7 +168,7 @@ def show_result(output: Output, extract_dir: Path, result: ExtractResult, max_fa
         )
 
     if result.unlisted:
-        output.show(f"{result.unlisted} videos of the run are no longer listed and not used")
+        output.show(f"{counted(result.unlisted, 'video')} of the run no longer listed, and not used")
 
     for twins in result.twins[:MAX_NAMED]:
         output.warn(str(twins))
