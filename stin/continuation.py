@@ -13,7 +13,7 @@ from stin_pipe.stin.network.model_file import MODEL_FILE
 from stin_pipe.stin.results.stored import read_result
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import publish_bytes, publish_json
-from stin_pipe.stin.shards.run_dir import stored_config
+from stin_pipe.stin.shards.run_dir import is_being_continued, stored_config
 from stin_pipe.stin.shards.schema import STORED_OF, Manifest, list_digest
 from stin_pipe.stin.training.checkpoint import Checkpoint, load_latest
 from stin_pipe.stin.training.config import Continuation, TrainConfig, config_from_json, config_to_json
@@ -24,7 +24,6 @@ from stin_pipe.stin.training.state import (
     CHECKPOINT_FOLDER,
     CONFIG_FILE,
     TRAINING_LIST,
-    is_being_continued,
 )
 
 

@@ -1,15 +1,17 @@
 """The evaluation stage: the finished streams of a split -> scores, their fusion and its metrics.
 
-It writes into ``fuse-eval/splitN`` of a run: a score file of each stream and of the fusion,
-predictions.jsonl and metrics.json. What happens on the way is told to ``on_event``.
+It writes into ``fuse-eval/splitN`` of a run, or ``fuse-eval/NAME/splitN``: a score file of each stream and
+of the fusion, predictions.jsonl and metrics.json. The scores of each training lie in its own folder. What
+happens on the way is told to ``on_event``.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from stin_pipe.stin.device import choose_device
+from stin_pipe.stin.network.config import StreamName
 from stin_pipe.stin.network.model_file import MODEL_FILE, RESULT_FILE, TrainedModel, load_model
 from stin_pipe.stin.results.foreign_scores import read_foreign_scores
 from stin_pipe.stin.results.how_made import how_made, protocol_json
@@ -24,14 +26,14 @@ from stin_pipe.stin.results.split_result import (
 from stin_pipe.stin.results.stored import read_metrics, read_result, score_file_digests
 from stin_pipe.stin.results.trained import Training, read_training
 from stin_pipe.stin.results.tuning import tune_fusion
-from stin_pipe.stin.scoring.fusion import fuse
+from stin_pipe.stin.scoring.fusion import FUSED, accuracy, fuse, mean_of_members
 from stin_pipe.stin.scoring.score_split import score_split
 from stin_pipe.stin.scoring.scores import Scores
-from stin_pipe.stin.scoring.settings import STREAMS, EvalSettings, StreamScores
+from stin_pipe.stin.scoring.settings import STREAMS, EvalSettings, Member, StreamScores
 from stin_pipe.stin.shards.bounded import FileKind, read_json
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import publish_bytes, publish_json
-from stin_pipe.stin.shards.run_dir import RunDir
+from stin_pipe.stin.shards.run_dir import DEFAULT, HELD_OUT_FILE, SCORES_FILE, RunDir
 from stin_pipe.stin.shards.schema import STORED_OF, Manifest, ManifestVideo, Stream, list_digest
 from stin_pipe.stin.training.config import config_from_json
 from stin_pipe.stin.training.holdout import divide_training_list
@@ -41,9 +43,10 @@ CONFIG = FileKind(name="configuration of the training")
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringProgress:
-    """How many videos of a list one stream has scored."""
+    """How many videos of a list a training of one stream has scored."""
 
     stream: str
+    training: str = DEFAULT
     videos: Literal["test", "held out"]
     done: int
     total: int
@@ -61,13 +64,18 @@ EvalEvent = ScoringProgress | EvalNotice
 OnEvent = Callable[[EvalEvent], None]
 
 
+Models = Mapping[str, Mapping[str, TrainedModel]]
+"""Stream -> name of a training -> its model. The scores of a stream are the mean over its models."""
+
+
 def evaluate_split(
     run: RunDir,
     manifest: Manifest,
     split: str,
     settings: EvalSettings,
-    models: Mapping[str, TrainedModel],
+    models: Models,
     *,
+    name: str = DEFAULT,
     on_event: OnEvent = lambda _event: None,
 ) -> SplitResult:
     """Score, fuse and judge one split, and write its scores, predictions and metrics.
@@ -77,15 +85,16 @@ def evaluate_split(
         manifest: of the run.
         split: name of the split.
         settings: how it is scored and fused.
-        models: stream -> model of each stream that no score file replaces; see ``load_streams``.
+        models: of the streams that take part and that no score file replaces; see ``load_models``.
+        name: of the evaluation.
         on_event: called with progress and notices.
 
     Raises:
         StinPipeError: if the split has no test video, a score file does not fit the test list, or there is
             nothing to tune the fusion on.
     """
-    out_dir = run.fusion(split)
-    num_trained, num_held_out = _training_counts(run, split)
+    out_dir = run.fusion(split, name)
+    num_trained, num_held_out = _training_counts(run, split, models)
     scoring = _Scoring(run, manifest, split, settings, models, on_event)
 
     # The weights are settled before anything is known of the test list.
@@ -95,12 +104,20 @@ def evaluate_split(
     weights = settings.weights if tuning is None else tuning.weights
 
     streams = scoring.test_list()
-    fused = fuse(*(item.scores for item in streams), weights=weights, when=settings.when)
-    fused.save(out_dir / "fused.npz")
+    for item in streams:
+        if item.members:
+            item.scores.save(out_dir / f"{item.name}.npz")
+    scored = [scoring.as_fused(item) for item in streams]
+    fused = None
+    if len(streams) > 1:
+        fused = fuse(*scored, weights=weights, when=settings.when)
+        fused.save(out_dir / f"{FUSED}.npz")
+    else:
+        (out_dir / f"{FUSED}.npz").unlink(missing_ok=True)  # of an earlier evaluation of both streams
 
     result = judge_split(
         split,
-        [item.scores for item in streams],
+        scored,
         fused,
         manifest,
         protocol=protocol_json(streams, settings, tuning),
@@ -108,10 +125,10 @@ def evaluate_split(
         tuning=tuning,
         literature=_literature(manifest, split, streams, settings, num_held_out),
         how_made=how_made(manifest, streams, settings, weights, tuning),
-        trainings=_trainings(run, split, settings),
+        trainings=_how_trained(run, split, models),
         trained=num_trained,
         held_out=num_held_out,
-        score_files=score_file_digests(out_dir, [*settings.scored_streams, fused.stream]),
+        score_files=score_file_digests(out_dir, [*models, *([FUSED] if fused else [])]),
     )
 
     # metrics.json last: where it is, the rest is whole, and compare checks the score files against it.
@@ -121,22 +138,37 @@ def evaluate_split(
     return result
 
 
-def load_streams(run: RunDir, split: str, settings: EvalSettings) -> dict[str, TrainedModel]:
-    """Load the model of each stream that no score file replaces; an evaluation reads each file only here.
+def load_models(run: RunDir, split: str, members: Mapping[StreamName, Sequence[str]], device: str) -> Models:
+    """Load the models of the trainings that take part; an evaluation reads each file only here.
+
+    Args:
+        run: of the trainings.
+        split: their split.
+        members: stream -> names of its trainings.
+        device: as in ``EvalSettings``.
 
     Raises:
-        StinPipeError: if a model is missing or damaged.
+        StinPipeError: if a model is missing or damaged, or of another stream.
     """
-    device = choose_device(settings.device)
-    return {
-        stream: load_model(model_path(run, stream, split), device=device)
-        for stream in settings.scored_streams
-    }
+    chosen = choose_device(device)
+    models: dict[str, dict[str, TrainedModel]] = {}
+    for stream, names in members.items():
+        models[stream] = {}
+        for name in names:
+            path = model_path(run, stream, split, name)
+            model = load_model(path, device=chosen)
+            if model.info.stream_name != stream:
+                raise StinPipeError(
+                    f"{path}: is a model of the {model.info.stream_name} stream; give its name as "
+                    f"--{model.info.stream_name} {name}"
+                )
+            models[stream][name] = model
+    return models
 
 
-def model_path(run: RunDir, stream: str, split: str) -> Path:
+def model_path(run: RunDir, stream: str, split: str, name: str = DEFAULT) -> Path:
     """Return where a run keeps a trained stream."""
-    return run.training(stream, split) / MODEL_FILE
+    return run.training(stream, split, name) / MODEL_FILE
 
 
 class _Scoring:
@@ -148,7 +180,7 @@ class _Scoring:
         manifest: Manifest,
         split: str,
         settings: EvalSettings,
-        models: Mapping[str, TrainedModel],
+        models: Models,
         on_event: OnEvent,
     ) -> None:
         self.run = run
@@ -165,144 +197,219 @@ class _Scoring:
         videos = self.manifest.subset(self.split, "test", *stored)
         labels = {video.id: video.label for video in videos}
         streams = []
-        for name in self.settings.stream_names:
-            if name in self.models:
-                scores = self._score(name, videos, "test")
-                streams.append(StreamScores(scores=scores, info=self.models[name].info))
-                continue
-            scores = read_foreign_scores(
-                self.settings.files[name],
-                stream=name,
-                labels=labels,
-                class_names=self.manifest.classes,
-                scores_as=self.settings.scores_as,
-                notify=self._warn,
-            )
-            taken = f"{name}: scores of {self.settings.files[name]}: {scores.protocol['values']}"
-            self.on_event(EvalNotice(message=taken, level="note"))
-            streams.append(StreamScores(scores=scores, info=None))
+        for stream in self.settings.stream_names:
+            if stream in self.models:
+                streams.append(self._score(stream, videos, "test"))
+            elif stream in self.settings.files:
+                scores = read_foreign_scores(
+                    self.settings.files[stream],
+                    stream=stream,
+                    labels=labels,
+                    class_names=self.manifest.classes,
+                    scores_as=self.settings.scores_as,
+                    notify=self._warn,
+                )
+                taken = f"{stream}: scores of {self.settings.files[stream]}: {scores.protocol['values']}"
+                self.on_event(EvalNotice(message=taken, level="note"))
+                streams.append(StreamScores(scores=scores))
         return tuple(streams)
 
     def held_out(self) -> tuple[Scores, Scores]:
-        """Score the videos of the training list that neither stream was trained on."""
-        videos = held_out_videos(self.run, self.manifest, self.split, self.on_event)
-        spatial, temporal = (self._score(name, videos, "held out") for name in STREAMS)
-        return spatial, temporal
+        """Score the videos of the training list that no model was trained on."""
+        videos = held_out_videos(self.run, self.manifest, self.split, self.models, self.on_event)
+        spatial, temporal = (self._score(stream, videos, "held out") for stream in STREAMS)
+        return self.as_fused(spatial), self.as_fused(temporal)
+
+    def as_fused(self, item: StreamScores) -> Scores:
+        """Return the scores of a stream with the share of auxiliary ones that the settings ask for.
+
+        The file keeps the model's own share, so that another share needs no new scoring.
+        """
+        return item.scores if self.settings.aux is None else item.scores.with_aux(self.settings.aux)
 
     def _score(
         self, stream: str, videos: Sequence[ManifestVideo], which: Literal["test", "held out"]
+    ) -> StreamScores:
+        """Score videos with the models of one stream."""
+        own = [self._score_one(stream, name, videos, which) for name in self.models[stream]]
+        members = [
+            Member(name=name, info=model.info, digest=model.digest, aux=self._aux_share(model, scores))
+            for (name, model), scores in zip(self.models[stream].items(), own, strict=True)
+        ]
+        if len(own) > 1 and self.settings.aux is not None:
+            own = [scores.with_aux(self.settings.aux) for scores in own]
+        return StreamScores(scores=mean_of_members(own, when=self.settings.when), members=tuple(members))
+
+    def _aux_share(self, model: TrainedModel, scores: Scores) -> float:
+        if scores.aux_logits is None:
+            return 0.0
+        return model.info.stream.aux_at_test if self.settings.aux is None else self.settings.aux
+
+    def _score_one(
+        self, stream: str, name: str, videos: Sequence[ManifestVideo], which: Literal["test", "held out"]
     ) -> Scores:
-        """Score videos with one stream; a scoring that was killed goes on where it stopped."""
+        """Score videos with one model; a scoring that was killed goes on where it stopped.
+
+        The file lies with the training, so that every evaluation in which it takes part shares it.
+        """
 
         def progress(done: int, total: int) -> None:
-            self.on_event(ScoringProgress(stream=stream, videos=which, done=done, total=total))
+            event = ScoringProgress(stream=stream, training=name, videos=which, done=done, total=total)
+            self.on_event(event)
 
         is_test = which == "test"
+        folder = self.run.training(stream, self.split, name)
+        path = folder / (SCORES_FILE if is_test else HELD_OUT_FILE)
+        if name == DEFAULT:
+            earlier = f"{stream}.npz" if is_test else f"held-out-{stream}.npz"
+            _take_over(self.run.fusion(self.split) / earlier, path)
+
         progress(0, len(videos))
         scores = score_split(
-            self.models[stream],
+            self.models[stream][name],
             manifest=self.manifest,
             extract_dir=self.run.extract,
             split=self.split,
             subset="test" if is_test else "train",
             videos=videos,
             protocol=self.settings.protocol,
-            out_path=self.run.fusion(self.split) / (f"{stream}.npz" if is_test else f"held-out-{stream}.npz"),
+            out_path=path,
             loader_workers=self.settings.loader_workers,
             on_progress=progress,
             notify=self._warn,
         )
-        # The file keeps the model's own share, so that another share needs no new scoring.
-        return scores if self.settings.aux is None else scores.with_aux(self.settings.aux)
+        if is_test:
+            top1 = accuracy(scores.scores, scores.labels).top1
+            about = {"model_sha256": scores.model_digest, "top1": top1, "num_videos": len(scores.ids)}
+            publish_json(path.with_suffix(".json"), {**about, "protocol": asdict(self.settings.protocol)})
+        return scores
 
     def _warn(self, message: str) -> None:
         self.on_event(EvalNotice(message=message))
 
 
+def _take_over(earlier: Path, path: Path) -> None:
+    """Use what 0.1.0 scored of the default training: it kept scores and journal with the evaluation."""
+    if path.exists() or path.with_suffix(".journal").exists():
+        return
+    if earlier.exists():
+        publish_bytes(path, earlier.read_bytes())
+    elif earlier.with_suffix(".journal").exists():
+        earlier.with_suffix(".journal").rename(path.with_suffix(".journal"))
+
+
 def held_out_videos(
-    run: RunDir, manifest: Manifest, split: str, on_event: OnEvent = lambda _event: None
+    run: RunDir,
+    manifest: Manifest,
+    split: str,
+    members: Mapping[str, Iterable[str]],
+    on_event: OnEvent = lambda _event: None,
 ) -> tuple[ManifestVideo, ...]:
-    """Return the videos that both trainings held out; the test list is not read.
+    """Return the videos that all trainings held out; the test list is not read.
+
+    Args:
+        run: of the trainings.
+        manifest: of the run.
+        split: of the trainings.
+        members: stream -> names of its trainings.
+        on_event: called with notices.
 
     Raises:
         StinPipeError: if a training held nothing out, if they have no held-out video in common, or if the run
             has other videos than when a stream was trained.
     """
-    held_out: dict[str, tuple[ManifestVideo, ...]] = {}
-    for stream in STREAMS:
-        path = run.training(stream, split) / "config.json"
-        try:
-            stored = read_json(path, CONFIG)
-            config = config_from_json(stored["config"])
-            trained_on = stored["training_list"]
-        except (FileNotFoundError, StinPipeError, KeyError, TypeError) as error:
-            raise StinPipeError(
-                f"{path}: cannot be read ({error}), but --tune-fusion must know which videos the {stream} "
-                "stream held out; train it again, or leave --tune-fusion out"
-            ) from error
-
-        # Divided as the training did; only an unchanged list has the same held-out part.
-        stored_stream = STORED_OF[stream]
-        lists = divide_training_list(manifest, split=split, share=config.val_share, stream=stored_stream)
-        if list_digest(lists.train, stored_stream) != trained_on:
-            raise StinPipeError(
-                f"{path}: the run's training list has changed since the {stream} stream was trained, so its "
-                "held-out part is no longer known; train it again, or leave --tune-fusion out"
-            )
-
-        if config.select == "best":
-            message = (
-                f"the {stream} stream was selected as the best on its held-out part, so it looks better "
-                "there than it is; the weights may favour it"
-            )
-            on_event(EvalNotice(message=message, level="note"))
-        held_out[stream] = lists.held_out
-
-    spatial, temporal = ({video.id for video in held_out[stream]} for stream in STREAMS)
-    if spatial != temporal:
+    held_out = {
+        (stream, name): _held_out_of(run, manifest, split, stream, name, on_event)
+        for stream in STREAMS
+        for name in members[stream]
+    }
+    sets = [{video.id for video in videos} for videos in held_out.values()]
+    common = set.intersection(*sets)
+    counts = " and ".join(str(len(ids)) for ids in sets)
+    if any(ids != common for ids in sets):
         message = (
-            f"the streams held out different videos ({len(spatial)} and {len(temporal)}, --val-share); the "
-            f"weights are chosen on the {len(spatial & temporal)} that neither was trained on"
+            f"the streams held out different videos ({counts}, --val-share); the weights are chosen on the "
+            f"{len(common)} that neither was trained on"
         )
         on_event(EvalNotice(message=message, level="note"))
 
-    videos = tuple(video for video in held_out["spatial"] if video.id in temporal)
+    videos = tuple(video for video in next(iter(held_out.values())) if video.id in common)
     if not videos:
+        each = ", ".join(f"{len(ids)} by {stream} {name}" for (stream, name), ids in held_out.items())
         raise StinPipeError(
-            f"--tune-fusion: no video of split {split} was held out by both streams ({len(spatial)} by the "
-            f"spatial, {len(temporal)} by the temporal one); train both with --val-share 0.1, say, or leave "
-            "--tune-fusion out"
+            f"--tune-fusion: no video of split {split} was held out by all trainings ({each}); train both "
+            "streams with --val-share 0.1, say, or leave --tune-fusion out"
         )
     return videos
 
 
-def _trainings(run: RunDir, split: str, settings: EvalSettings) -> dict[str, list[Training]]:
-    """Return how the models were trained that scored the streams."""
+def _held_out_of(
+    run: RunDir, manifest: Manifest, split: str, stream: StreamName, name: str, on_event: OnEvent
+) -> tuple[ManifestVideo, ...]:
+    """Return the videos that one training held out."""
+    path = run.training(stream, split, name) / "config.json"
+    try:
+        stored = read_json(path, CONFIG)
+        config = config_from_json(stored["config"])
+        trained_on = stored["training_list"]
+    except (FileNotFoundError, StinPipeError, KeyError, TypeError) as error:
+        raise StinPipeError(
+            f"{path}: cannot be read ({error}), but --tune-fusion must know which videos the {stream} "
+            "stream held out; train it again, or leave --tune-fusion out"
+        ) from error
+
+    # Divided as the training did; only an unchanged list has the same held-out part.
+    stored_stream = STORED_OF[stream]
+    lists = divide_training_list(manifest, split=split, share=config.val_share, stream=stored_stream)
+    if list_digest(lists.train, stored_stream) != trained_on:
+        raise StinPipeError(
+            f"{path}: the run's training list has changed since the {stream} stream was trained, so its "
+            "held-out part is no longer known; train it again, or leave --tune-fusion out"
+        )
+
+    if config.select == "best" or config.patience:
+        message = (
+            f"the {stream} stream was selected as the best on its held-out part, so it looks better "
+            "there than it is; the weights may favour it"
+        )
+        on_event(EvalNotice(message=message, level="note"))
+    return lists.held_out
+
+
+def _how_trained(run: RunDir, split: str, members: Mapping[str, Iterable[str]]) -> dict[str, list[Training]]:
+    """Return how each model was trained, by stream."""
     return {
-        stream: [read_training(run.training(stream, split), stream=stream, run_path=run.path)]
-        for stream in settings.scored_streams
+        stream: [
+            read_training(run.training(stream, split, name), stream=stream, run_path=run.path, name=name)
+            for name in names
+        ]
+        for stream, names in members.items()
     }
 
 
-def _training_counts(run: RunDir, split: str) -> tuple[dict[str, int], dict[str, int]]:
-    """Return how many videos each stream was trained on, and how many it held out, where its result says so.
+def _training_counts(
+    run: RunDir, split: str, members: Mapping[str, Iterable[str]]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Return how many videos each stream was trained on, and how many it held out, where its result says so;
+    of several trainings of a stream, those of the first.
 
     Raises:
         StinPipeError: the result of a training is damaged.
     """
     num_trained, num_held_out = {}, {}
-    for stream in STREAMS:
-        folder = run.training(stream, split)
-        if not (folder / RESULT_FILE).exists():
-            continue
-        result = read_result(folder)
-        if not result:
-            raise StinPipeError(
-                f"{folder / RESULT_FILE}: is damaged; delete it and run `stin-pipe train-{stream} --run "
-                f"{run.path} --split {split}` again, which rewrites it from the last checkpoint"
-            )
-        num_trained[stream] = result["num_train"]
-        num_held_out[stream] = result["num_held_out"]
+    for stream, names in members.items():
+        for name in names:
+            folder = run.training(stream, split, name)
+            if not (folder / RESULT_FILE).exists():
+                continue
+            result = read_result(folder)
+            if not result:
+                raise StinPipeError(
+                    f"{folder / RESULT_FILE}: is damaged; delete it and run `stin-pipe train-{stream} --run "
+                    f"{run.path} --split {split}` again, which rewrites it from the last checkpoint"
+                )
+            num_trained.setdefault(stream, result["num_train"])
+            num_held_out.setdefault(stream, result["num_held_out"])
     return num_trained, num_held_out
 
 
@@ -311,7 +418,8 @@ def _notice_replaced(out_dir: Path, result: SplitResult, on_event: OnEvent) -> N
 
     def way(metrics: Mapping[str, Any]) -> dict[str, Any]:
         chosen = {"weights": metrics["fusion_weights"], "fusion": metrics["fusion"]}
-        return {name: value for name, value in metrics["protocol"].items() if name != "weights_from"} | chosen
+        silent = ("weights_from", "members")  # what they decide shows in the weights and models
+        return {name: value for name, value in metrics["protocol"].items() if name not in silent} | chosen
 
     earlier = read_metrics(out_dir)
     if not earlier:

@@ -11,7 +11,7 @@ from typing import Any
 from stin_pipe.stin.results.stored import answer_of, read_metrics
 from stin_pipe.stin.shards.schema import FailedVideo, Manifest, ManifestVideo, Streams
 from stin_pipe.workflows.run.run_dir import open_run as open_directory
-from stin_pipe.workflows.run.stages import TRAININGS, TrainingState, splits_with_files, training_state
+from stin_pipe.workflows.run.stages import TrainingState, splits_with_files, training_states
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +84,6 @@ def open_run(path: str | PathLike[str]) -> Run:
     run = open_directory(Path(path))
     manifest = Manifest.load(run.manifest)
     splits = splits_with_files(run)
-    trainings = [
-        training_state(run, command, split, manifest)
-        for split in splits
-        for command in TRAININGS
-        if run.training(command.removeprefix("train-"), split).exists()
-    ]
     evaluations = {split: metrics for split in splits if (metrics := read_metrics(run.fusion(split)))}
     return Run(
         path=run.path,
@@ -99,6 +93,6 @@ def open_run(path: str | PathLike[str]) -> Run:
         streams=manifest.streams,
         videos=manifest.videos,
         failed=manifest.failed,
-        trainings=tuple(trainings),
+        trainings=tuple(training_states(run, splits, manifest)),
         evaluations=evaluations,
     )

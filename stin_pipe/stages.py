@@ -186,6 +186,9 @@ def evaluate(
     run: PathName,
     *,
     split: str = "1",
+    spatial: Sequence[str] = (),
+    temporal: Sequence[str] = (),
+    name: str | None = None,
     segments: int = 25,
     crops: Literal[1, 5, 10] = 10,
     fusion_weights: Sequence[float] | None = None,
@@ -202,8 +205,12 @@ def evaluate(
     """Score the test videos with both streams and fuse the scores, as `stin-pipe fuse-eval` does.
 
     Args:
-        run: run directory with both streams trained.
+        run: run directory with one or both streams trained.
         split: the split to evaluate, or ``all`` for every split that is trained.
+        spatial: names of trainings of the spatial stream; the mean of several is taken. None named is the
+            default one, if it is trained.
+        temporal: likewise of the temporal stream.
+        name: of the evaluation; None makes one of the names of the trainings.
         segments: clips of a video.
         crops: views of a clip: 1, 5 or 10.
         fusion_weights: of the spatial, the temporal and further streams; None is (1, 1.5).

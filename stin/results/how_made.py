@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stin_pipe.stin.results.tuning import Tuning
-from stin_pipe.stin.scoring.scorer import TestProtocol
 from stin_pipe.stin.scoring.settings import EvalSettings, StreamScores
+from stin_pipe.stin.shards.run_dir import DEFAULT
 from stin_pipe.stin.shards.schema import Manifest
 
 RECONSTRUCTION = (
@@ -24,9 +24,9 @@ def how_made(
 ) -> tuple[str, ...]:
     """Return the sentences; each begins in lower case and ends without a full stop."""
     sentences = [
-        *(_scored(item, settings.protocol) for item in streams if item.info is not None),
-        *(_from_file(item) for item in streams if item.info is None),
-        _fused(streams, settings, weights, tuning),
+        *(_scored(item, settings) for item in streams if item.members),
+        *(_from_file(item) for item in streams if not item.members),
+        _fused(streams, settings, weights, tuning) if len(streams) > 1 else _alone(streams[0]),
         "top-1 is over scored videos; “of listed” counts test videos that could not be extracted as wrong",
     ]
 
@@ -43,7 +43,7 @@ def how_made(
         sentences.append(missing)
     if manifest.flow_backend == "imported":
         sentences.append("frames and flow were imported, as another program made them")
-    if any(item.info is not None for item in streams):
+    if any(item.members for item in streams):
         sentences.append(RECONSTRUCTION)
     return tuple(sentences)
 
@@ -126,18 +126,24 @@ def protocol_json(
     """Return the protocol as the JSON values that metrics.json holds."""
     protocol = settings.protocol
     source = "default" if settings.fusion_weights is None else "given"
+    if len(streams) == 1:
+        source = None
     return {
         "segments": protocol.num_segments,
         "crops": protocol.num_crops,
         "precision": protocol.precision,
         "weights_from": source if tuning is None else "held-out",
-        "aux": {item.name: item.aux_share(settings) for item in streams if item.info},
-        "models": {item.name: item.scores.model_digest for item in streams if item.info},
-        "files": {item.name: dict(item.scores.protocol) for item in streams if not item.info},
+        "aux": {item.name: item.aux_share for item in streams if item.members},
+        "models": {item.name: item.scores.model_digest for item in streams if item.members},
+        "members": {
+            item.name: [member.to_json() for member in item.members] for item in streams if item.members
+        },
+        "files": {item.name: dict(item.scores.protocol) for item in streams if not item.members},
     }
 
 
-def _scored(item: StreamScores, protocol: TestProtocol) -> str:
+def _scored(item: StreamScores, settings: EvalSettings) -> str:
+    protocol = settings.protocol
     assert item.info is not None
     crops = {1: "the centre crop", 5: "5 crops (corners and centre)", 10: "10 crops (5, and mirrored)"}
     views = crops[protocol.num_crops]
@@ -152,7 +158,17 @@ def _scored(item: StreamScores, protocol: TestProtocol) -> str:
     if item.name == "spatial" and not item.info.stream.is_plain:
         step = protocol.step_for(item.info.num_segments)
         sentence += f"; differences between frames {step} apart"
+    if len(item.members) > 1:
+        names = ", ".join(member.name for member in item.members)
+        what = "scores" if settings.when == "before_softmax" else "probabilities"
+        sentence += f"; the mean of the {what} of {len(item.members)} trainings ({names})"
+    elif (name := next(iter(item.members)).name) != DEFAULT:
+        sentence += f"; training {name}"
     return sentence
+
+
+def _alone(item: StreamScores) -> str:
+    return f"the {item.name} stream is evaluated alone, and nothing is fused"
 
 
 def _from_file(item: StreamScores) -> str:
@@ -171,7 +187,9 @@ def _fused(
         source = "chosen on held-out training videos"
 
     shares = [
-        f"{item.name} {item.aux_share(settings):g}" for item in streams if item.scores.aux_logits is not None
+        f"{item.name} {item.aux_share:g}"
+        for item in streams
+        if item.scores.aux_logits is not None or item.aux_share
     ]
     aux = f"; shares of auxiliary scores: {', '.join(shares)}" if shares else ""
     return f"fused by video id, weights {numbers} ({names}; {source}), averaged {where}{aux}"

@@ -14,6 +14,7 @@ from stin_pipe.stin.shards.bounded import (
     read_json,
     read_json_lines,
 )
+from stin_pipe.stin.shards.run_dir import DEFAULT, SCORES_FILE
 
 LOG = FileKind(name="log", max_bytes=1 << 30)
 RECORD = FileKind(name="record")
@@ -72,6 +73,22 @@ def _has_top1(value: Any) -> bool:
     return isinstance(value, dict) and is_number(value.get("top1"))
 
 
+def members_in(metrics: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Return stream -> names of the trainings that an evaluation with these metrics scored.
+
+    Evaluations before names were given to trainings had the default ones; streams from score files have none.
+    """
+    protocol = metrics.get("protocol", {})
+    members = protocol.get("members")
+    if not isinstance(members, dict):
+        return dict.fromkeys(protocol.get("aux", {}), (DEFAULT,))
+    return {
+        stream: tuple(str(item.get("name")) for item in items if isinstance(item, dict))
+        for stream, items in members.items()
+        if isinstance(items, list)
+    }
+
+
 def read_result(folder: Path) -> dict[str, Any]:
     """Return the result.json of a training's folder; an empty object if it is missing or damaged."""
     value = read_record(folder / "result.json")
@@ -79,6 +96,20 @@ def read_result(folder: Path) -> dict[str, Any]:
     counts = [value.get(key) for key in ("steps", "num_train", "num_held_out")]
     is_whole = all(isinstance(count, int) for count in counts) and (top1 is None or is_number(top1))
     return value if is_whole else {}
+
+
+def model_val_top1(result: Mapping[str, Any]) -> float | None:
+    """Return the held-out top-1 of the model that a training with this result handed on."""
+    is_best = result.get("model_step") not in (None, result["steps"])
+    top1 = result.get("best_val_top1") if is_best else result.get("last_val_top1")
+    return top1 if is_number(top1) else None
+
+
+def read_test_top1(folder: Path, result: Mapping[str, Any]) -> float | None:
+    """Return the top-1 of a training's model on the test list; None unless just this model was scored."""
+    scored = read_record((folder / SCORES_FILE).with_suffix(".json"))
+    digest, top1 = scored.get("model_sha256"), scored.get("top1")
+    return top1 if digest and digest == result.get("model_sha256") and is_number(top1) else None
 
 
 def is_number(value: Any) -> bool:

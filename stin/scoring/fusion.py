@@ -4,6 +4,7 @@ Joining by position is the classic silent mistake of two-stream code; here ids d
 join is an error that lists it.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -99,6 +100,37 @@ def fuse(
         protocol={"weights": list(weights), "when": when},
         weights=tuple(weights),
         when=when,
+    )
+
+
+def mean_of_members(members: Sequence[Scores], *, when: FusionPoint) -> Scores:
+    """Return the scores of an ensemble: the mean over models of one stream, joined by video id.
+
+    The mean is taken where the streams are fused afterwards, so that an ensemble is fused as its members
+    would be: of logits before softmax, of probabilities after it.
+
+    Args:
+        members: scores of one stream by each model.
+        when: where the streams are fused.
+
+    Raises:
+        StinPipeError: the members do not hold the same videos, labels and classes.
+    """
+    first = members[0]
+    if len(members) == 1:
+        return first
+    rows = [np.arange(len(first.ids))] + [_joined_rows(first, other) for other in members[1:]]
+    parts = [_logits(scores)[row] for scores, row in zip(members, rows, strict=True)]
+    digests = "\n".join(scores.model_digest for scores in members)
+    return Scores(
+        ids=first.ids,
+        labels=first.labels,
+        class_names=first.class_names,
+        scores=np.asarray(weighted_mean(parts, [1.0] * len(parts), when=when), np.float32),
+        kind="logits" if when == "before_softmax" else "probabilities",
+        stream=first.stream,
+        protocol={**first.protocol, "num_members": len(members)},
+        model_digest=hashlib.sha256(digests.encode()).hexdigest(),
     )
 
 

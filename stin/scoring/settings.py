@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from stin_pipe.stin.device import Amp, choose_device, resolve_amp
 from stin_pipe.stin.network.config import StreamName
@@ -20,6 +20,9 @@ class EvalSettings:
     """How a split is scored and fused; names and defaults are those of fuse-eval's options.
 
     Attributes:
+        spatial: names of the trainings of the spatial stream; the mean of several is taken. None named is the
+            default one, if it is trained.
+        temporal: likewise of the temporal stream.
         segments: clips of a video.
         crops: views of a clip: 1, 5 or 10.
         fusion_weights: one a stream in the order of ``stream_names``; None takes TSN's, or tunes them.
@@ -33,6 +36,8 @@ class EvalSettings:
         loader_workers: processes that read; None chooses by cores.
     """
 
+    spatial: tuple[str, ...] = ()
+    temporal: tuple[str, ...] = ()
     segments: int = 25
     crops: int = 10
     fusion_weights: tuple[float, ...] | None = None
@@ -44,6 +49,12 @@ class EvalSettings:
     amp: Amp = "auto"
     device: str = "auto"
     loader_workers: int | None = None
+
+    @property
+    def named(self) -> dict[StreamName, tuple[str, ...]]:
+        """Stream -> names of its trainings, where names are given."""
+        named: dict[StreamName, tuple[str, ...]] = {"spatial": self.spatial, "temporal": self.temporal}
+        return {stream: names for stream, names in named.items() if names}
 
     @property
     def stream_names(self) -> tuple[str, ...]:
@@ -69,19 +80,47 @@ class EvalSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Member:
+    """A training whose model takes part in an evaluation.
+
+    Attributes:
+        name: of the training.
+        info: description of its model.
+        digest: sha256 of the model file.
+        aux: share of the auxiliary scores in its scores.
+    """
+
+    name: str
+    info: ModelInfo
+    digest: str
+    aux: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {"name": self.name, "sha256": self.digest, "aux": self.aux}
+
+
+@dataclass(frozen=True, kw_only=True)
 class StreamScores:
-    """The scores of one stream, and the description of the model that made them, if one of ours did."""
+    """The scores of one stream, and the trainings that made them; none where a file holds them.
+
+    The scores of several are their mean.
+    """
 
     scores: Scores
-    info: ModelInfo | None
+    members: tuple[Member, ...] = ()
 
     @property
     def name(self) -> str:
         """Name of the stream."""
         return self.scores.stream
 
-    def aux_share(self, settings: EvalSettings) -> float:
-        """Return the share that the auxiliary scores have in this stream's."""
-        if self.info is None or self.scores.aux_logits is None:
-            return 0.0
-        return self.info.stream.aux_at_test if settings.aux is None else settings.aux
+    @property
+    def info(self) -> ModelInfo | None:
+        """Description of the first model; None where another program made the scores."""
+        return self.members[0].info if self.members else None
+
+    @property
+    def aux_share(self) -> float:
+        """The share that the auxiliary scores have in this stream's, the mean over its members."""
+        return sum(member.aux for member in self.members) / max(1, len(self.members))

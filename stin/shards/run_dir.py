@@ -15,8 +15,10 @@ DEFAULT = "default"
 ABLATION = "ablate"
 SCORES_FILE = "test.npz"
 """The scores of a training's split by its own model, in the training's folder."""
+HELD_OUT_FILE = "held-out.npz"
+"""Likewise of the held-out part of the training list."""
 _MAX_NAME = 100
-_CONFIG = FileKind(name="configuration of a training")
+_KIND = FileKind(name="description of a training")
 _TAKEN = (ABLATION, "all.json", "report.html")
 
 
@@ -133,8 +135,20 @@ def ablation_training(variant_dir: Path, *, seed: str, split: str) -> Path:
 
 def stored_config(training: Path) -> dict[str, Any]:
     """Return a training's config.json; an empty object if it is missing or damaged."""
+    return _read(training / "config.json")
+
+
+def is_being_continued(training: Path) -> bool:
+    """Tell whether a finished training has been continued, and the continuation has not come to its end."""
+    wanted, done = stored_config(training).get("config"), _read(training / "result.json")
+    if not isinstance(wanted, dict) or not done:
+        return False  # not finished, or damaged: whoever opens the training says so
+    return wanted.get("continued", []) != done.get("continued", [])
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        return read_json(training / "config.json", _CONFIG)
+        return read_json(path, _KIND)
     except (FileNotFoundError, UnreadableFileError):
         return {}
 

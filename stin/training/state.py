@@ -16,6 +16,7 @@ from stin_pipe.stin.network.model_file import MODEL, MODEL_FILE, RESULT_FILE, is
 from stin_pipe.stin.shards.bounded import FileKind, UnreadableFileError, read_bytes, read_json
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import publish_json
+from stin_pipe.stin.shards.run_dir import is_being_continued
 from stin_pipe.stin.training.checkpoint import Checkpoint, load_latest, save_checkpoint
 from stin_pipe.stin.training.config import TrainConfig, json_differences
 from stin_pipe.stin.training.holdout import describe_list_change
@@ -141,16 +142,6 @@ def open_training(
         raise StinPipeError(f"{problem}, and no checkpoint is left; delete {folder} to train again")
     notices = (f"{problem}; it is written again from the last checkpoint", *checkpoint.notices)
     return TrainingFolder(checkpoint=replace(checkpoint, notices=notices), result=None)
-
-
-def is_being_continued(folder: Path) -> bool:
-    """Tell whether a finished training has been continued, and the continuation has not come to its end."""
-    try:
-        stored = read_json(folder / CONFIG_FILE, _CONFIG)["config"]
-        result = read_json(folder / RESULT_FILE, _RESULT)
-        return stored.get("continued", []) != result.get("continued", [])
-    except (FileNotFoundError, UnreadableFileError, KeyError, TypeError, AttributeError):
-        return False  # whoever opens the training says what is wrong with it
 
 
 def _require_same(folder: Path, identity: Mapping[str, Any], num_train: int, *, is_finished: bool) -> str:

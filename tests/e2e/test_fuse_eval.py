@@ -97,7 +97,7 @@ def test_the_tuned_weight_knows_nothing_of_the_test_labels(run: Path) -> None:
     tuning = first["tuning"]
     assert tuning["num_videos"] == 12 and len(tuning["curve"]) == 21
     assert first["fusion_weights"] == tuning["weights"] and first["protocol"]["weights_from"] == "held-out"
-    held = Scores.load(run / "fuse-eval" / "split1" / "held-out-spatial.npz")
+    held = Scores.load(run / "train-spatial" / "split1" / "held-out.npz")
     manifest = Manifest.load(run / "extract" / "manifest.json")
     assert {manifest.videos[video_id].splits["1"] for video_id in held.ids} == {"train"}
     swap_test_labels(run)
@@ -155,7 +155,7 @@ def test_the_defaults_of_the_command_are_those_of_its_options() -> None:
 def test_without_tuning_there_is_no_curve(run: Path) -> None:
     value = evaluate(run)
     assert value["tuning"] is None and value["protocol"]["weights_from"] == "default"
-    assert not list((run / "fuse-eval" / "split1").glob("held-out*"))
+    assert not list(run.glob("train-*/split1/held-out*"))
 
 
 def test_tuning_refuses_a_run_that_has_changed_since_training(run: Path) -> None:
@@ -289,7 +289,9 @@ def test_scoring_killed_goes_on_at_the_next_video(run: Path, monkeypatch) -> Non
     folder = run / "fuse-eval" / "split1"
     before = Scores.load(folder / "spatial.npz")
     shutil.rmtree(folder)
-    journal = folder / "spatial.journal"
+    for scores in run.glob("train-*/split1/test.npz"):
+        scores.unlink()
+    journal = run / "train-spatial" / "split1" / "test.journal"
     program = (
         "import sys; from stin_pipe.workflows.cli import cli; cli.main(sys.argv[1:], standalone_mode=False)"
     )
@@ -304,7 +306,7 @@ def test_scoring_killed_goes_on_at_the_next_video(run: Path, monkeypatch) -> Non
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     content = journal.read_bytes()
-    assert 3 <= _records(journal) < 12 and not (folder / "spatial.npz").exists()
+    assert 3 <= _records(journal) < 12 and not journal.with_suffix(".npz").exists()
     state = evaluation_state(RunDir(path=run), "1")
     assert state.progress == "unfinished"  # its lock names a process that is gone
     assert state.sentence.startswith("unfinished (no stream scored, spatial started)")

@@ -54,9 +54,14 @@ def test_status_of_runs_made_by_the_first_release(old_runs: Path) -> None:
     value = read_status(old_runs / "finished").to_json()
     report = str(old_runs / "finished/fuse-eval/split1/report.html")
     top1 = 0.3333333333333333
-    assert value["fuse_eval"] == [
-        {"stage": "fuse-eval/split1", "state": "done", "fused_top1": top1, "report": report}
-    ]
+    (evaluation,) = value["fuse_eval"]
+    assert {
+        "stage": "fuse-eval/split1",
+        "state": "done",
+        "fused_top1": top1,
+        "report": report,
+    }.items() <= evaluation.items()
+    assert evaluation["top1"] == {"spatial": top1, "temporal": 2 * top1, "fused": top1}
     assert [stage["progress"] for stage in value["chain"]] == ["done"] * 4
 
     value = read_status(old_runs / "unfinished").to_json()
@@ -79,7 +84,21 @@ def test_status_of_runs_made_by_the_first_release(old_runs: Path) -> None:
     }
     loss = 0.6886049509048462
     assert value["training"] == [
-        {"stage": "train-temporal/split1", "state": "unfinished", "steps": 20, "loss": loss}
+        {
+            "stage": "train-temporal/split1",
+            "state": "unfinished",
+            "steps": 20,
+            "loss": loss,
+            "stream": "temporal",
+            "name": "default",
+            "split": "1",
+            "recipe": "small",
+            "seed": 0,
+            "backbone": "resnet18-w8",
+            "init": "init.safetensors",
+            "epochs": 60,
+            "test_top1": None,
+        }
     ]
     assert value["fuse_eval"] == []
     assert value["chain"] == [

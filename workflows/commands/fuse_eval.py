@@ -15,6 +15,7 @@ Examples:
   stin-pipe fuse-eval --run runs/ucf --split all
   stin-pipe fuse-eval --run runs/mine --tune-fusion                       # weights from held-out videos
   stin-pipe fuse-eval --run runs/mine --segments 10 --crops 1 --fusion-weights 1,2     # quick look
+  stin-pipe fuse-eval --run runs/mine --spatial seed0 --spatial seed1 --spatial seed2 --name three-seeds
   stin-pipe fuse-eval --run runs/mine --scores pose=pose.csv --fusion-weights 1,1.5,0.5
 """
 
@@ -30,7 +31,23 @@ def _by_stream(
 @click.command("fuse-eval", epilog=EXAMPLES)
 @run_option()
 @click.option(
-    "--split", default="1", help="Split to evaluate, or `all` for every split with both streams trained."
+    "--split", default="1", help="Split to evaluate, or `all` for every split whose streams are trained."
+)
+@click.option(
+    "--spatial",
+    multiple=True,
+    metavar="NAME",
+    help="Training of the spatial stream; repeat it for an ensemble, the mean of several  [default: default]",
+)
+@click.option(
+    "--temporal",
+    multiple=True,
+    metavar="NAME",
+    help="Training of the temporal stream; repeatable likewise  [default: default]",
+)
+@click.option(
+    "--name",
+    help="Name of the evaluation, which has a folder of its own  [default: from the names of the trainings]",
 )
 @click.option("--segments", type=WholeNumber(min=1), default=25, help="Clips of a video.")
 @click.option(
@@ -91,6 +108,11 @@ def _by_stream(
 @common_options
 def fuse_eval(output: Output, run_path: Path, **values: Any) -> None:
     """Score the test videos with both streams, fuse the scores, and write metrics.json and report.html.
+
+    If only one stream is trained, it is evaluated alone. Trainings of other names than the default one are
+    given by --spatial and --temporal (those of ablations as ablate/VARIANT/seedN); each is scored once,
+    whatever evaluations it takes part in. An ensemble takes the mean of its members' logits, or of their
+    probabilities with --fuse after-softmax, before the streams are fused.
 
     Fusion weights and protocol are fixed beforehand, or chosen on held-out training videos (--tune-fusion);
     nothing is ever tuned on the test list. top1 is over the scored videos; top1_of_listed also counts the

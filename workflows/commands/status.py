@@ -1,5 +1,6 @@
 """`stin-pipe status`: how far a run is, while it goes on and after."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,8 @@ def status(output: Output, run_path: Path) -> None:
     state = read_status(run_path)
     output.show(f"run {state.run.path}")
     _show_extract(output, state.extract)
-    for training in state.trainings:
-        output.show(_training_line(training))
+    if state.trainings:
+        _show_trainings(output, state.trainings)
     for evaluation in state.evaluations:
         output.show(_evaluation_line(evaluation))
 
@@ -69,15 +70,40 @@ def _show_extract(output: Output, state: "ExtractState") -> None:
         output.show(f"  broken: {message}")
 
 
-def _training_line(state: "TrainingState") -> str:
-    if state.progress == "damaged":
-        return state.line
-    name, value = ("held-out top-1", state.val_top1) if state.progress == "done" else ("loss", state.loss)
-    line = f"{state.line}, {state.steps} steps" + (f", {name} {value:.3f}" if value is not None else "")
-    return line + (f", trained on an older list ({state.list_change})" if state.list_change else "")
+def _show_trainings(output: Output, trainings: Sequence["TrainingState"]) -> None:
+    rows = [
+        [
+            f"{item.stream} {item.training}",
+            item.split or "",
+            item.progress,
+            item.recipe or "-",
+            item.backbone or "-",
+            Path(item.init).name if item.init else "scratch",
+            "-" if item.epochs is None else str(item.epochs),
+            str(item.steps),
+            "-" if item.seed is None else str(item.seed),
+            _share(item.val_top1),
+            _share(item.test_top1),
+        ]
+        for item in trainings
+    ]
+    headers = ["training", "split", "state", "recipe", "backbone", "start", "epochs", "steps", "seed"]
+    output.table("trainings (top-1)", [*headers, "held-out", "test"], rows)
+
+    for item in trainings:
+        if item.progress == "damaged":
+            output.show(item.line)
+        elif item.progress != "done" and item.loss is not None:
+            output.show(f"{item.line}, loss {item.loss:.3f}")
+        elif item.list_change:
+            output.show(f"{item.line}, trained on an older list ({item.list_change})")
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _evaluation_line(state: "EvaluationState") -> str:
     if state.progress != "done":
         return state.line
-    return f"{state.line}, fused top-1 {state.fused_top1:.3f}, {state.report}"
+    return f"{state.line}, {state.detail}, {state.report}"

@@ -20,13 +20,13 @@ from stin_pipe.stin.shards.run_dir import RunDir
 from stin_pipe.stin.shards.schema import STORED_OF, Manifest, Streams, join_streams, streams_in
 from stin_pipe.stin.training.config import TrainConfig
 from stin_pipe.workflows.run.evaluation import (
-    ALL_SPLITS,
     EvalOptions,
     check_held_out,
     check_options,
     check_segments,
 )
 from stin_pipe.workflows.run.extraction import ExtractOptions
+from stin_pipe.workflows.run.members import ALL_SPLITS
 from stin_pipe.workflows.run.stages import extract_state, stored_streams
 from stin_pipe.workflows.run.training import RECIPE_OF_DATASET, TrainOptions, training_config
 from stin_pipe.workflows.terminal.stage_values import read_stage

@@ -1,12 +1,13 @@
 """Evaluate the streams of a run: options to settings, then each split, locked and recorded."""
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from stin_pipe.stin.device import choose_device, resolve_amp
-from stin_pipe.stin.evaluation import EvalNotice, OnEvent, evaluate_split, load_streams, model_path
+from stin_pipe.stin.evaluation import EvalNotice, OnEvent, evaluate_split, load_models, model_path
 from stin_pipe.stin.network.config import StreamConfig
 from stin_pipe.stin.network.model_file import TrainedModel, read_model_info
 from stin_pipe.stin.results.how_made import missing_videos
@@ -15,16 +16,22 @@ from stin_pipe.stin.results.split_mean import mean_of_splits
 from stin_pipe.stin.results.split_result import SplitResult
 from stin_pipe.stin.scoring.fusion import check_weights
 from stin_pipe.stin.scoring.settings import STREAMS, EvalSettings
-from stin_pipe.stin.shards.errors import ArgumentError, StinPipeError
+from stin_pipe.stin.shards.errors import ArgumentError
 from stin_pipe.stin.shards.publish import publish_bytes, publish_json
-from stin_pipe.stin.shards.run_dir import RunDir
+from stin_pipe.stin.shards.run_dir import DEFAULT, RunDir
 from stin_pipe.stin.shards.schema import Manifest
 from stin_pipe.stin.training.config import TrainConfig
 from stin_pipe.workflows.run.lock import run_lock
+from stin_pipe.workflows.run.members import (
+    ALL_SPLITS,
+    Members,
+    check_member_names,
+    evaluation_name,
+    members_by_split,
+    require_own_folder,
+    why_alone,
+)
 from stin_pipe.workflows.run.run_dir import open_run, recorded
-from stin_pipe.workflows.run.training import require_split
-
-ALL_SPLITS = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +39,12 @@ class EvalOptions(EvalSettings):
     """The options of fuse-eval; see ``EvalSettings`` for the rest.
 
     Attributes:
-        split: name of the split, or ``all`` for every split that has both streams trained.
+        split: name of the split, or ``all`` for every split that is trained.
+        name: of the evaluation; None is the default one for the default trainings, else made of their names.
     """
 
     split: str = "1"
+    name: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,18 +100,27 @@ def evaluate_run(
 
     run = open_run(run_path)
     manifest = Manifest.load(run.manifest)
-    splits = _chosen_splits(run, manifest, options.split)
+    name = evaluation_name(options, options.name)
+    # All splits, before the first is scored: the last one's mistake would show hours later.
+    by_split = members_by_split(run, manifest, options.split, options)
+    for split, members in by_split.items():
+        _require_segments(run, split, options, members)
+        require_own_folder(run, split, name, members)
+
     if missing := missing_videos(manifest):
         on_event(EvalNotice(message=missing))
-    # All splits, before the first is scored: the last one's mistake would show hours later.
-    for split in splits:
-        _require_trained(run, split, options)
+    for split, members in by_split.items():
+        if alone := why_alone(manifest, split, options, members):
+            on_event(EvalNotice(message=alone))
 
     with recorded(run, "fuse-eval", asdict(options)):
-        results = [evaluate_locked(run, manifest, split, options, on_event, pages=pages) for split in splits]
+        results = [
+            evaluate_locked(run, manifest, split, options, on_event, name=name, members=members, pages=pages)
+            for split, members in by_split.items()
+        ]
         mean = None
         if options.split == ALL_SPLITS:
-            page = run.path / "fuse-eval" / "report.html"
+            page = run.fusion("1", name).with_name("report.html")
             mean = mean_of_splits(results, dataset=manifest.dataset, report=str(page))
             publish_json(page.with_name("all.json"), mean)
             publish_bytes(page, pages.mean(run.path.name, mean).encode())
@@ -116,17 +134,33 @@ def evaluate_locked(
     settings: EvalSettings,
     on_event: OnEvent,
     *,
+    members: Members | None = None,
+    name: str = DEFAULT,
     pages: Pages,
 ) -> SplitResult:
-    """Evaluate one split while no other process does, and write its report; see ``evaluate_run``."""
-    out_dir = run.fusion(split)
+    """Evaluate one split while no other process does, and write its report; see ``evaluate_run``.
+
+    ``members`` are the trainings of each stream; None takes the default one of each.
+    """
+    if members is None:
+        members = dict.fromkeys(settings.scored_streams, (DEFAULT,))
+    out_dir = run.fusion(split, name)
     out_dir.mkdir(parents=True, exist_ok=True)
-    lock = out_dir / "lock.json"
-    with run_lock(lock, activity="evaluation", to_break=f"delete {lock}"):
-        # Both are loaded first: a damaged model is found before hours of scoring with the other.
-        models = load_streams(run, split, settings)
-        result = evaluate_split(run, manifest, split, settings, models, on_event=on_event)
-        page = pages.split(run, manifest, result, models)
+    locks = [out_dir / "lock.json"]
+    # The scores of a training lie with it, and two evaluations may want them at the same time.
+    locks += sorted(
+        run.training(stream, split, item) / "scoring-lock.json"
+        for stream, names in members.items()
+        for item in names
+    )
+    with ExitStack() as held:
+        for lock in locks:
+            held.enter_context(run_lock(lock, activity="evaluation", to_break=f"delete {lock}"))
+        # All are loaded first: a damaged model is found before hours of scoring with another.
+        models = load_models(run, split, members, settings.device)
+        result = evaluate_split(run, manifest, split, settings, models, name=name, on_event=on_event)
+        drawn = {stream: next(iter(own.values())) for stream, own in models.items()}
+        page = pages.split(run, manifest, result, drawn)
         publish_bytes(out_dir / "report.html", page.encode())
     return result
 
@@ -149,6 +183,7 @@ def check_options(options: EvalOptions, *, files_are_here: bool = True) -> None:
             "streams of the run score",
             "tune_fusion",
         )
+    check_member_names(options)
     if options.files and options.split == ALL_SPLITS:
         raise ArgumentError("--scores: a score file belongs to one split; give --split N", "files", "split")
 
@@ -199,42 +234,13 @@ def check_held_out(settings: EvalSettings, trainings: Mapping[str, TrainConfig])
             )
 
 
-def _chosen_splits(run: RunDir, manifest: Manifest, split: str) -> list[str]:
-    """Return the splits to evaluate.
+def _require_segments(run: RunDir, split: str, settings: EvalSettings, members: Members) -> None:
+    """Refuse one clip a video for spatial models that compare several.
 
     Raises:
-        ValueError: the run has no such split.
-        StinPipeError: all splits are asked for, and none has both streams trained.
+        ValueError: says how many they need.
     """
-    if split != ALL_SPLITS:
-        require_split(manifest, split)
-        return [split]
-    splits = [
-        name
-        for name in manifest.split_names
-        if all(model_path(run, stream, name).exists() for stream in STREAMS)
-    ]
-    if not splits:
-        raise StinPipeError(
-            f"{run.path}: no split has both streams trained; run train-spatial and train-temporal"
-        )
-    return splits
-
-
-def _require_trained(run: RunDir, split: str, settings: EvalSettings) -> None:
-    """Refuse to score before the streams that no file replaces are trained.
-
-    Raises:
-        ValueError: the spatial stream needs more clips.
-        StinPipeError: names the stream and the command to run first.
-    """
-    for stream in settings.scored_streams:
-        path = model_path(run, stream, split)
-        if not path.exists():
-            raise StinPipeError(
-                f"{path.parent}: the {stream} stream of split {split} is not trained yet; "
-                f"run `stin-pipe train-{stream} --run {run.path} --split {split}` first"
-            )
-    # Only so few clips are worth an extra look into the file; `load_streams` is to be the only reader.
-    if settings.segments < 2 and "spatial" in settings.scored_streams:
-        check_segments(settings, spatial=read_model_info(model_path(run, "spatial", split)).stream)
+    # Only so few clips are worth an extra look into the files; `load_models` is to be the only reader.
+    if settings.segments < 2:
+        for name in members.get("spatial", ()):
+            check_segments(settings, spatial=read_model_info(model_path(run, "spatial", split, name)).stream)

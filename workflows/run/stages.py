@@ -4,7 +4,7 @@ The order is extract, then both trainings of every split, then fuse-eval of ever
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,20 +15,31 @@ from stin_pipe.pipeline.planning.sources import looks_changed
 from stin_pipe.stin.results.stored import (
     answer_of,
     is_number,
+    model_val_top1,
     read_lines,
     read_metrics,
     read_record,
     read_result,
+    read_test_top1,
 )
+from stin_pipe.stin.scoring.fusion import FUSED
 from stin_pipe.stin.shards.errors import StinPipeError
-from stin_pipe.stin.shards.run_dir import RunDir
+from stin_pipe.stin.shards.run_dir import (
+    ABLATION,
+    DEFAULT,
+    SCORES_FILE,
+    RunDir,
+    is_being_continued,
+    stored_config,
+)
 from stin_pipe.stin.shards.schema import STORED_OF, Manifest, Streams, list_digest, streams_in
 from stin_pipe.stin.training.holdout import describe_list_change, divide_training_list
 from stin_pipe.workflows.run.lock import Holder, is_alive, read_holder
 from stin_pipe.workflows.run.run_dir import open_run, read_run_json
 
 Progress = Literal["not started", "running", "unfinished", "done", "damaged"]
-TRAININGS = ("train-spatial", "train-temporal")
+STREAMS = ("spatial", "temporal")
+TRAININGS = tuple(f"train-{stream}" for stream in STREAMS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,43 +144,90 @@ class ExtractState(StageState):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState(StageState):
-    """How far one training is.
+    """How far one training is, and how it trains.
 
     Attributes:
+        training: its name.
+        place: its folder in the run.
         steps: optimiser steps done.
         loss: of the last of them; None once the training is finished.
-        val_top1: of the finished training; None where it held no video out.
+        val_top1: of the finished model on held-out videos; None where none were held out.
+        test_top1: of the model on the test list, with its own share of auxiliary scores; None until
+            fuse-eval has scored it.
         list_change: how the training list has changed since a finished training; empty if it has not.
+        recipe, backbone, init, seed: of its configuration; None where that cannot be read.
+        epochs: done, or planned where it is not finished and its length is given in epochs.
     """
 
+    training: str = DEFAULT
+    place: str = ""
     steps: int = 0
     loss: float | None = None
     val_top1: float | None = None
+    test_top1: float | None = None
     list_change: str = ""
+    recipe: str | None = None
+    backbone: str | None = None
+    init: str | None = None
+    epochs: int | None = None
+    seed: int | None = None
+
+    @property
+    def folder(self) -> str:
+        """Its folder in the run, `train-spatial/split1`."""
+        return self.place or super().folder
+
+    @property
+    def stream(self) -> str:
+        """Stream that is trained."""
+        return self.command.removeprefix("train-")
 
     def to_status(self) -> dict[str, Any]:
         """Return what `status --json` says of the training."""
+        about = {
+            "stream": self.stream,
+            "name": self.training,
+            "split": self.split,
+            **{name: getattr(self, name) for name in ("recipe", "backbone", "init", "epochs", "seed")},
+            "test_top1": self.test_top1,
+        }
         if self.progress == "damaged":
-            return super().to_status()
+            return super().to_status() | about
         figures = {"loss": self.loss}
         if self.progress == "done":
             figures = {"val_top1": self.val_top1, "older_list": self.list_change}
-        return super().to_status() | {"steps": self.steps, **figures}
+        return super().to_status() | {"steps": self.steps, **figures} | about
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationState(StageState):
-    """How far the evaluation of one split is; accuracy and report exist once it is done."""
+    """How far the evaluation of one split is; accuracies and report exist once it is done.
+
+    Attributes:
+        evaluation: its name.
+        place: its folder in the run.
+        fused_top1: None where one stream was evaluated alone.
+        top1: of each stream and of the fusion.
+    """
 
     command: str = "fuse-eval"
+    evaluation: str = DEFAULT
+    place: str = ""
+    top1: Mapping[str, float] = field(default_factory=dict)
     fused_top1: float | None = None
     report: Path | None = None
 
+    @property
+    def folder(self) -> str:
+        """Its folder in the run, `fuse-eval/split1`."""
+        return self.place or super().folder
+
     def to_status(self) -> dict[str, Any]:
         """Return what `status --json` says of the evaluation."""
+        about = super().to_status() | {"name": self.evaluation, "split": self.split}
         if self.progress != "done":
-            return super().to_status()
-        return super().to_status() | {"fused_top1": self.fused_top1, "report": str(self.report)}
+            return about
+        return about | {"fused_top1": self.fused_top1, "top1": dict(self.top1), "report": str(self.report)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +235,8 @@ class RunStatus:
     """How far a run is.
 
     Attributes:
-        trainings, evaluations: those that have a folder, by name.
+        trainings, evaluations: those that have a folder, by split and name; of the trainings also those of
+            ablations.
         chain: every stage of the most recent chain, in order.
     """
 
@@ -204,18 +263,33 @@ def read_status(path: Path) -> RunStatus:
         StinPipeError: the path holds no run, or a part of it that cannot be read.
     """
     run = open_run(path)
-    recorded, with_files = recorded_splits(run), splits_with_files(run)
-    stages = chain_stages(run, list(dict.fromkeys([*recorded, *with_files])))
-    # Splits outside the most recent chain have their folders shown, but they are not part of the chain.
-    started = sorted((stage for stage in stages if stage.progress != "not started"), key=lambda s: s.folder)
-    (extract,) = (stage for stage in stages if isinstance(stage, ExtractState))
+    recorded = recorded_splits(run)
+    manifest = _manifest_or_none(run)
+    splits = splits_with_files(run)
     return RunStatus(
         run=run,
-        extract=extract,
-        trainings=tuple(stage for stage in started if isinstance(stage, TrainingState)),
-        evaluations=tuple(stage for stage in started if isinstance(stage, EvaluationState)),
-        chain=tuple(stage for stage in stages if stage.split is None or stage.split in recorded),
+        extract=extract_state(run),
+        trainings=tuple(training_states(run, splits, manifest)),
+        evaluations=tuple(evaluation_states(run, splits)),
+        chain=tuple(chain_stages(run, recorded)),
     )
+
+
+def training_states(
+    run: RunDir, splits: Sequence[str], manifest: Manifest | None = None
+) -> Iterator[TrainingState]:
+    """Yield every training of these splits that has a folder, the default one of each stream first."""
+    for command in TRAININGS:
+        for split in splits:
+            for name in run.training_names(command.removeprefix("train-"), split):
+                yield training_state(run, command, split, manifest, name=name)
+
+
+def evaluation_states(run: RunDir, splits: Sequence[str]) -> Iterator[EvaluationState]:
+    """Yield every evaluation of these splits that has a folder, the default one first."""
+    for split in splits:
+        for name in run.evaluation_names(split):
+            yield evaluation_state(run, split, name)
 
 
 def chain_stages(
@@ -264,8 +338,10 @@ def recorded_splits(run: RunDir) -> list[str]:
 
 def splits_with_files(run: RunDir) -> list[str]:
     """Return the splits that have a folder of a training or an evaluation."""
-    folders = [*run.path.glob("train-*/split*"), *run.path.glob("fuse-eval/split*")]
-    return sorted({path.name.removeprefix("split") for path in folders})
+    patterns = [f"{stage}/{name}split*" for stage in (*TRAININGS, "fuse-eval") for name in ("", "*/")]
+    names = {path.name.removeprefix("split") for pattern in patterns for path in run.path.glob(pattern)}
+    ablated = (stored_config(path).get("split") for path in run.path.glob(f"{ABLATION}/**/seed*"))
+    return sorted(names | {split for split in ablated if isinstance(split, str)})
 
 
 def extract_state(run: RunDir) -> ExtractState:
@@ -311,7 +387,9 @@ def extract_state(run: RunDir) -> ExtractState:
     )
 
 
-def training_state(run: RunDir, command: str, split: str, manifest: Manifest | None = None) -> TrainingState:
+def training_state(
+    run: RunDir, command: str, split: str, manifest: Manifest | None = None, *, name: str = DEFAULT
+) -> TrainingState:
     """Return how far one training is.
 
     Args:
@@ -319,12 +397,18 @@ def training_state(run: RunDir, command: str, split: str, manifest: Manifest | N
         command: `train-spatial` or `train-temporal`.
         split: the split it trains on.
         manifest: the run's videos now, for telling whether a finished training had others.
+        name: of the training.
     """
-    path = run.training(command.removeprefix("train-"), split)
+    path = run.training(command.removeprefix("train-"), split, name)
+    place = path.relative_to(run.path).as_posix()
+    state = TrainingState(command=command, split=split, progress="not started", training=name, place=place)
     if not path.exists():
-        return TrainingState(command=command, split=split, progress="not started")
+        return state
+    state = replace(state, **_how_it_trains(path))
     if (path / "result.json").exists():
-        return _finished_training(path, command, split, manifest)
+        state = _finished_training(path, state, manifest)
+        if state.progress == "damaged" or not is_being_continued(path):
+            return state
 
     # A resumed training cuts its metrics back to its checkpoint, so the last line is current.
     steps, loss = 0, None
@@ -332,9 +416,8 @@ def training_state(run: RunDir, command: str, split: str, manifest: Manifest | N
         steps = int(record["step"]) if is_number(record.get("step")) else steps
         if record.get("kind") == "train" and is_number(record.get("loss")):
             loss = record["loss"]
-    return TrainingState(
-        command=command,
-        split=split,
+    return replace(
+        state,
         progress="running" if _working_holder(path) else "unfinished",
         sentence="unfinished",
         detail=f"{steps} steps",
@@ -343,21 +426,40 @@ def training_state(run: RunDir, command: str, split: str, manifest: Manifest | N
     )
 
 
-def _finished_training(path: Path, command: str, split: str, manifest: Manifest | None) -> TrainingState:
+def _how_it_trains(path: Path) -> dict[str, Any]:
+    """Return what a training's configuration tells, as far as it can be read."""
+    config: Any = stored_config(path).get("config")
+    try:
+        length = None
+        if config["optim"]["unit"] == "epochs":
+            added = config.get("continued", [])
+            length = config["optim"]["length"] + sum(item["epochs"] for item in added)
+        return {
+            "recipe": str(config["recipe"]),
+            "backbone": str(config["stream"]["backbone"]),
+            "init": str(config["init"]),
+            "epochs": None if length is None else int(length),
+            "seed": int(config["seed"]),
+        }
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
+def _finished_training(path: Path, state: TrainingState, manifest: Manifest | None) -> TrainingState:
     result = read_result(path)
     if not result:
         sentence = f"damaged: {path / 'result.json'} cannot be read; delete {path} and train again"
-        return TrainingState(
-            command=command, split=split, progress="damaged", sentence=sentence, detail=sentence
-        )
+        return replace(state, progress="damaged", sentence=sentence, detail=sentence)
     change = _list_change(path, result, manifest) if manifest else ""
-    return TrainingState(
-        command=command,
-        split=split,
+    epochs = result.get("epochs")
+    return replace(
+        state,
         progress="done",
         detail=f"{result['steps']} steps" + (f", trained on an older list ({change})" if change else ""),
         steps=result["steps"],
-        val_top1=result["last_val_top1"],
+        epochs=epochs if is_number(epochs) else state.epochs,
+        val_top1=model_val_top1(result),
+        test_top1=read_test_top1(path, result),
         list_change=change,
     )
 
@@ -377,20 +479,22 @@ def _list_change(path: Path, result: Mapping[str, Any], manifest: Manifest) -> s
     )
 
 
-def evaluation_state(run: RunDir, split: str) -> EvaluationState:
+def evaluation_state(run: RunDir, split: str, name: str = DEFAULT) -> EvaluationState:
     """Return how far the evaluation of one split is."""
-    path = run.fusion(split)
+    path = run.fusion(split, name)
+    place = path.relative_to(run.path).as_posix()
+    state = EvaluationState(split=split, progress="not started", evaluation=name, place=place)
     if not path.exists():
-        return EvaluationState(split=split, progress="not started")
+        return state
 
     # metrics.json is the last file of an evaluation; score files and journals come before it.
     metrics = path / "metrics.json"
     if not metrics.exists():
         scored = ", ".join(sorted(item.stem for item in path.glob("*.npz"))) or "no stream"
-        started = ", ".join(sorted(item.stem for item in path.glob("*.journal")))
+        started = ", ".join(stream for stream in STREAMS if _is_being_scored(run, stream, split))
         what = f"{scored} scored" + (f", {started} started" if started else "")
-        return EvaluationState(
-            split=split,
+        return replace(
+            state,
             progress="running" if _working_holder(path) else "unfinished",
             sentence=f"unfinished ({what}); the same fuse-eval command resumes",
         )
@@ -398,16 +502,24 @@ def evaluation_state(run: RunDir, split: str) -> EvaluationState:
     value = read_metrics(path)
     if not value:
         sentence = f"damaged: {metrics} cannot be read; run fuse-eval again"
-        return EvaluationState(split=split, progress="damaged", sentence=sentence, detail=sentence)
+        return replace(state, progress="damaged", sentence=sentence, detail=sentence)
+    top1 = {name: value[name]["top1"] for name in (*value["streams"], FUSED) if name in value}
     answer = answer_of(value)
-    top1 = value[answer]["top1"]
-    return EvaluationState(
-        split=split,
+    return replace(
+        state,
         progress="done",
-        detail=f"{answer} top-1 {top1:.3f}",
-        fused_top1=top1,
+        detail=f"{answer} top-1 {top1[answer]:.3f}",
+        fused_top1=top1.get(FUSED),
+        top1=top1,
         report=path / "report.html",
     )
+
+
+def _is_being_scored(run: RunDir, stream: str, split: str) -> bool:
+    """Tell whether a training of the stream is scored in part."""
+    names = run.training_names(stream, split)
+    journals = [run.training(stream, split, name) / SCORES_FILE for name in names]
+    return any(path.with_suffix(".journal").exists() for path in journals)
 
 
 def _working_holder(folder: Path) -> Holder | None:
