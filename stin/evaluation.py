@@ -26,7 +26,7 @@ from stin_pipe.stin.results.split_result import (
 from stin_pipe.stin.results.stored import read_metrics, read_result, score_file_digests
 from stin_pipe.stin.results.trained import Training, read_training
 from stin_pipe.stin.results.tuning import tune_fusion
-from stin_pipe.stin.scoring.fusion import FUSED, accuracy, fuse, mean_of_members
+from stin_pipe.stin.scoring.fusion import FUSED, FusedScores, accuracy, fuse, mean_of_members
 from stin_pipe.stin.scoring.score_split import score_split
 from stin_pipe.stin.scoring.scores import Scores
 from stin_pipe.stin.scoring.settings import STREAMS, EvalSettings, Member, StreamScores
@@ -90,8 +90,7 @@ def evaluate_split(
         on_event: called with progress and notices.
 
     Raises:
-        StinPipeError: if the split has no test video, a score file does not fit the test list, or there is
-            nothing to tune the fusion on.
+        StinPipeError: no test video, nothing to tune on, or a score file that does not fit the test list.
     """
     out_dir = run.fusion(split, name)
     num_trained, num_held_out = _training_counts(run, split, models)
@@ -104,16 +103,9 @@ def evaluate_split(
     weights = settings.weights if tuning is None else tuning.weights
 
     streams = scoring.test_list()
-    for item in streams:
-        if item.members:
-            item.scores.save(out_dir / f"{item.name}.npz")
     scored = [scoring.as_fused(item) for item in streams]
-    fused = None
-    if len(streams) > 1:
-        fused = fuse(*scored, weights=weights, when=settings.when)
-        fused.save(out_dir / f"{FUSED}.npz")
-    else:
-        (out_dir / f"{FUSED}.npz").unlink(missing_ok=True)  # of an earlier evaluation of both streams
+    fused = fuse(*scored, weights=weights, when=settings.when) if len(scored) > 1 else None
+    _save_scores(out_dir, streams, fused)
 
     result = judge_split(
         split,
@@ -374,6 +366,17 @@ def _held_out_of(
         )
         on_event(EvalNotice(message=message, level="note"))
     return lists.held_out
+
+
+def _save_scores(out_dir: Path, streams: Sequence[StreamScores], fused: FusedScores | None) -> None:
+    """Write the scores of our models and of the fusion, and leave none of an earlier fusion."""
+    for item in streams:
+        if item.members:
+            item.scores.save(out_dir / f"{item.name}.npz")
+    if fused is not None:
+        fused.save(out_dir / f"{FUSED}.npz")
+    else:
+        (out_dir / f"{FUSED}.npz").unlink(missing_ok=True)
 
 
 def _how_trained(run: RunDir, split: str, members: Mapping[str, Iterable[str]]) -> dict[str, list[Training]]:

@@ -87,7 +87,8 @@ def protocol_differences(metrics: Mapping[str, Mapping[str, Any]]) -> tuple[Sett
     rows = []
     for key, name in _SETTINGS.items():
         found = {who: value.get(key, value["protocol"].get(key)) for who, value in metrics.items()}
-        if any(value != next(iter(found.values())) for value in found.values()):
+        told = [value for value in found.values() if value is not None]
+        if any(value != told[0] for value in told):
             values = {who: _setting_text(value) for who, value in found.items()}
             rows.append(SettingDifference(key=key, name=name, values=values))
     return tuple(rows)

@@ -3,12 +3,13 @@
 Runs of earlier versions wrote less, and a model may be all that is left; what is not recorded is None.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from stin_pipe.stin.network.model_file import RESULT_FILE
+from stin_pipe.stin.results.how_made import SettingDifference
 from stin_pipe.stin.results.stored import is_number, read_lines, read_record
 
 # As the training writes them; this room does not know the training.
@@ -216,3 +217,47 @@ def _text(value: Any) -> str | None:
 
 def _list(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list) else []
+
+
+def training_differences(
+    trainings: Mapping[str, Mapping[str, Sequence[Path]]],
+) -> tuple[SettingDifference, ...]:
+    """Return in what the trainings of results differ: only settings that do.
+
+    Args:
+        trainings: name of a result -> stream -> folders of its trainings, several for an ensemble.
+    """
+    rows = []
+    streams = dict.fromkeys(stream for by_stream in trainings.values() for stream in by_stream)
+    for stream in streams:
+        found = {
+            name: [_settings(folder) for folder in by_stream[stream]]
+            for name, by_stream in trainings.items()
+            if stream in by_stream
+        }
+        keys = dict.fromkeys(key for settings in found.values() for item in settings for key in item)
+        for key in keys:
+            values = {
+                name: ", ".join(dict.fromkeys(item.get(key, "") for item in settings))
+                for name, settings in found.items()
+            }
+            if len(set(values.values())) > 1:
+                name = f"{stream}: {key.rpartition('.')[2]}"
+                rows.append(SettingDifference(key=f"{stream}.{key}", name=name, values=values))
+    return tuple(rows)
+
+
+def _settings(folder: Path) -> dict[str, str]:
+    """Return the settings of a training as texts, by their places in its configuration."""
+    stored = read_record(folder / CONFIG_FILE)
+    count = read_record(folder / RESULT_FILE).get("num_train")
+    settings = {"num_train": count, "init_sha256": str(stored.get("init_sha256") or "")[:12]}
+    return dict(_leaves({"config": stored.get("config"), **settings}))
+
+
+def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _leaves(part, f"{place}.{key}" if place else str(key))
+    elif value not in (None, "", []):
+        yield place, f"{value:g}" if isinstance(value, float) else str(value)

@@ -17,7 +17,8 @@ SCORES_FILE = "test.npz"
 """The scores of a training's split by its own model, in the training's folder."""
 HELD_OUT_FILE = "held-out.npz"
 """Likewise of the held-out part of the training list."""
-_MAX_NAME = 100
+MAX_NAME = 100
+"""Characters of the name of a training or an evaluation."""
 _KIND = FileKind(name="description of a training")
 _TAKEN = (ABLATION, "all.json", "report.html")
 
@@ -100,12 +101,12 @@ def check_name(name: str, *, what: str) -> str:
     """
     if (
         not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+-]*", name)
-        or len(name) > _MAX_NAME
+        or len(name) > MAX_NAME
         or name.startswith("split")
         or name in _TAKEN
     ):
         raise ValueError(
-            f"{what} must be up to {_MAX_NAME} letters, digits and . _ + -, and begin with a letter, a digit "
+            f"{what} must be up to {MAX_NAME} letters, digits and . _ + -, and begin with a letter, a digit "
             f"or _, but not with 'split'; got {name!r}"
         )
     return name

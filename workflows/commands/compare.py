@@ -12,6 +12,7 @@ EXAMPLES = """\b
 Examples:
   stin-pipe compare runs/plain runs/stin
   stin-pipe compare runs/seed0 runs/seed1 runs/seed2 --split 2
+  stin-pipe compare runs/mine:seed0 runs/mine:seed1 runs/mine:three-seeds
   stin-pipe compare runs/mine/fuse-eval/split1/fused.npz theirs.csv
 """
 
@@ -28,7 +29,10 @@ Examples:
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
 @common_options
 def compare(output: Output, results: Sequence[Path], split: str, html_path: Path | None) -> None:
-    """Compare RESULTS: run directories evaluated by fuse-eval, or score files (.npz, .json, .csv).
+    """Compare RESULTS: runs evaluated by fuse-eval, RUN:NAME, or score files (.npz, .json, .csv).
+
+    RUN:NAME is an evaluation of a run, or a training that fuse-eval has scored; several of one run can be
+    given. Where trainings differ in their settings, these are listed.
 
     Videos are joined by id, and only those that all results have count. Every further result is compared with
     the first: difference of top-1, its 95 % interval (paired by video, over recordings), and the exact

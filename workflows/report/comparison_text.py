@@ -58,15 +58,19 @@ def show_comparison(output: Output, result: RunComparison) -> None:
         if count:
             output.warn(f"{count} videos of {name} are missing from other results and do not count")
 
-    if result.protocol_differences:
-        output.table(
-            "evaluated differently",
-            ["setting", *side_by_side.names],
-            [
-                [item.name, *(item.values.get(name) or "–" for name in side_by_side.names)]
-                for item in result.protocol_differences
-            ],
-        )
+    for title, differences in (
+        ("evaluated differently", result.protocol_differences),
+        ("trained differently", result.training_differences),
+    ):
+        if differences:
+            output.table(
+                title,
+                ["setting", *side_by_side.names],
+                [
+                    [item.name, *(item.values.get(name) or "–" for name in side_by_side.names)]
+                    for item in differences
+                ],
+            )
 
     columns = ["top5", "mean_class"] if shows_top5(side_by_side.num_classes) else ["mean_class"]
     for table in side_by_side.tables:

@@ -8,7 +8,7 @@ from stin_pipe.stin.network.config import StreamName
 from stin_pipe.stin.results.stored import members_in, read_metrics
 from stin_pipe.stin.scoring.settings import EvalSettings
 from stin_pipe.stin.shards.errors import ArgumentError, StinPipeError
-from stin_pipe.stin.shards.run_dir import DEFAULT, RunDir, check_name, check_training_name
+from stin_pipe.stin.shards.run_dir import DEFAULT, MAX_NAME, RunDir, check_name, check_training_name
 from stin_pipe.stin.shards.schema import STORED_OF, Manifest, streams_in
 from stin_pipe.workflows.run.training import require_split
 
@@ -62,12 +62,13 @@ def evaluation_name(settings: EvalSettings, given: str | None) -> str:
 
     parts = [f"{stream}-{'+'.join(names)}" for stream, names in named.items()]
     name = "_".join(parts).replace("/", "-")
-    try:
-        return check_name(name, what="--name")
-    except ValueError as error:
+    if len(name) > MAX_NAME:
         raise ArgumentError(
-            f"--name: is needed for the evaluation of so many trainings ({error})", "name"
-        ) from error
+            f"--name: an evaluation of so many trainings needs a name, because theirs together have "
+            f"{len(name)} characters (at most {MAX_NAME})",
+            "name",
+        )
+    return name
 
 
 def members_of(run: RunDir, split: str, settings: EvalSettings) -> Members:
