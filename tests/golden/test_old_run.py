@@ -98,7 +98,7 @@ def test_it_is_read_and_an_added_video_joins_it(finished: Path, videos: Path, ca
         *("--runner", "local", "--workers", 1, "--json"),
     )
     assert called.code == 0, called.stderr
-    assert "1 videos are new and join the run" in called.stderr
+    assert "new to the run: 1 video" in called.stderr
     assert (called.json["done"], called.json["failed"], called.json["shards"]) == (13, 0, 13)
     after = {path.name: path.read_bytes() for path in (finished / "extract/shards").iterdir()}
     assert before.items() <= after.items()

@@ -101,7 +101,7 @@ def say_work(output: Output, work: Work) -> None:
     decision, ledger = work.decision, work.ledger
     _say_changes(output, decision)
     if decision.added:
-        output.say(f"{counted(len(decision.added), 'new video')} joined the run")
+        output.say(f"new to the run: {counted(len(decision.added), 'video')}")
     if decision.retried:
         output.say(f"tried again: {counted(len(decision.retried), 'failed video')}")
     if decision.extended:
