@@ -16,6 +16,7 @@ import ffmpeg
 import numpy as np
 
 from stin_pipe.pipeline.decoding.ffmpeg import find_ffmpeg
+from stin_pipe.stin.processes.lifeline import ending_with_this_process
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import publish_bytes, publish_file, temporary_name
 
@@ -154,6 +155,7 @@ def encode_video(path: Path, frames: Sequence[np.ndarray], *, fps: float) -> Non
         input=b"".join(frame.tobytes() for frame in frames),
         capture_output=True,
         check=False,
+        preexec_fn=ending_with_this_process(),
     )
     if encoded.returncode != 0:
         temporary.unlink(missing_ok=True)

@@ -9,12 +9,11 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from stin_pipe.pipeline.runners.workers import worker_pool
+from stin_pipe.pipeline.runners.workers import WorkerDied, worker_pool
 from stin_pipe.pipeline.shard.image_folders import FRAMES, FrameNames
 from stin_pipe.stin.processes.cpus import usable_cpus
 from stin_pipe.stin.shards.bounded import FileKind, UnreadableFileError, read_json
@@ -249,11 +248,10 @@ def _run_tasks(tasks: Sequence[ExportTask], num_workers: int) -> Iterator[ShardE
         with worker_pool(min(num_workers, len(tasks)), export_shard) as pool:
             for future in as_completed([pool.submit(export_shard, task) for task in tasks]):
                 yield future.result()
-    except BrokenProcessPool as error:
+    except WorkerDied as death:
         raise StinPipeError(
-            "a process of the export died (out of memory?); the same command resumes, perhaps with fewer "
-            "--workers"
-        ) from error
+            f"a process of the export died{death}; the same command resumes, perhaps with fewer --workers"
+        ) from death
 
 
 def export_shard(task: ExportTask) -> ShardExport:

@@ -1,9 +1,13 @@
 """The source of a video on the disk: what tells at a glance that it may have changed, and its digest."""
 
 import hashlib
+import math
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
+
+_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +45,25 @@ def _folder_state(path: Path, mtime_ns: int) -> SourceState:
     return SourceState(num_bytes=num_bytes, mtime_ns=mtime_ns)
 
 
-def file_sha256(path: Path) -> str:
+class TooLateError(Exception):
+    """A file could not be read in the time that it had."""
+
+
+def file_sha256(path: Path, *, deadline: float = math.inf) -> str:
     """Return the digest of a file.
+
+    Args:
+        path: the file.
+        deadline: value of `time.monotonic()` at which it is given up.
 
     Raises:
         OSError: it cannot be read.
+        TooLateError: it is too long for its time, as a sparse file can be.
     """
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as handle:
+        while block := handle.read(_BLOCK_BYTES):
+            digest.update(block)
+            if time.monotonic() > deadline:
+                raise TooLateError(path)
+    return digest.hexdigest()

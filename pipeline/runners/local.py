@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
 
 from stin_pipe.pipeline.planning.todo import ShardTask
-from stin_pipe.pipeline.runners.workers import worker_pool
+from stin_pipe.pipeline.runners.workers import WorkerDied, worker_pool
 from stin_pipe.pipeline.shard.make_shard import MAX_TRIES, ShardReport, make_shard
 from stin_pipe.stin.shards.errors import StinPipeError
 
@@ -46,12 +45,12 @@ def run_local(
                     if stop():
                         for future in [future for future in futures if future.cancel()]:
                             waiting.remove(futures.pop(future))
-        except BrokenProcessPool:
+        except WorkerDied as death:
             # One dead process breaks the whole pool: what is left goes to a new one.
-            _count_tries(futures.values(), tries, num_workers)
+            _count_tries(futures.values(), tries, num_workers, str(death))
 
 
-def _count_tries(unfinished: Iterable[ShardTask], tries: dict[str, int], num_workers: int) -> None:
+def _count_tries(unfinished: Iterable[ShardTask], tries: dict[str, int], num_workers: int, how: str) -> None:
     """Count a try for the shards that may have been in progress when a worker died."""
     # The pool does not say which worker died; it works on the first futures in their order.
     suspects = sorted(task.shard.name for task in unfinished)[:num_workers]
@@ -59,6 +58,6 @@ def _count_tries(unfinished: Iterable[ShardTask], tries: dict[str, int], num_wor
         tries[name] += 1
         if tries[name] >= MAX_TRIES:
             raise StinPipeError(
-                f"shard {name}: its worker process died {MAX_TRIES} times (out of memory?); "
+                f"shard {name}: its worker process died {MAX_TRIES} times{how}; "
                 "try fewer --workers; what is finished is kept, the same command resumes"
             )

@@ -4,7 +4,6 @@ Only what every Python has is imported here: a worker imports its work inside of
 which is missing or broken becomes an error with its traceback, not a process that vanishes.
 """
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -20,10 +19,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from stin_pipe.stin.processes.lifeline import end_with, told_signals
 from stin_pipe.stin.processes.worker_start import cannot_start, worker_path
 from stin_pipe.stin.shards.errors import StinPipeError
 
-_PR_SET_PDEATHSIG = 1
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 _SAFE_PATH = "PYTHONSAFEPATH"
 
@@ -36,13 +35,17 @@ def use_one_thread() -> None:
     cv2.setNumThreads(1)
 
 
+class WorkerDied(Exception):
+    """A worker process died at work; the text is its signal in brackets, empty where it is not known."""
+
+
 @contextmanager
 def worker_pool(num_workers: int, work: Callable[..., Any]) -> Iterator[ProcessPoolExecutor]:
     """Hold processes of one thread each that have imported `work`; leaving the block kills what is in hand.
 
     Raises:
         StinPipeError: the processes cannot start; it shows their traceback.
-        BrokenProcessPool: a process died at work.
+        WorkerDied: a process died at work.
     """
     with tempfile.TemporaryDirectory(prefix="stin-pipe-workers-") as folder:
         pool = _Pool(num_workers, work.__module__, Path(folder))
@@ -50,7 +53,9 @@ def worker_pool(num_workers: int, work: Callable[..., Any]) -> Iterator[ProcessP
             yield pool
         except BrokenProcessPool as error:
             pool.raise_failed_start(error)
-            raise
+            # SIGTERM is the pool's own: it asks those that are left to end.
+            codes = [process.exitcode for process in pool.processes.values()]
+            raise WorkerDied(told_signals(code for code in codes if code != -signal.SIGTERM)) from error
         finally:
             for process in pool.processes.values():  # no public way to stop work in hand
                 process.kill()
@@ -68,7 +73,7 @@ class _Pool(ProcessPoolExecutor):
                 num_workers,
                 mp_context=multiprocessing.get_context("spawn"),
                 initializer=_start_worker,
-                initargs=(module, folder),
+                initargs=(module, folder, os.getpid()),
             )
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -109,10 +114,10 @@ def _clean_start() -> Iterator[None]:
             os.environ[_SAFE_PATH] = safe_path
 
 
-def _start_worker(module: str, folder: Path) -> None:
+def _start_worker(module: str, folder: Path, driver_id: int) -> None:
     for signum in (signal.SIGINT, signal.SIGTERM):  # the driver decides; both may reach the whole group
         signal.signal(signum, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # never outlive a killed driver
+    end_with(driver_id)
 
     try:
         import_module(module)

@@ -1,7 +1,9 @@
 """Batches from loader workers: how the workers start and end, and how their errors arrive."""
 
+import os
 import signal
 from collections.abc import Generator, Sequence
+from functools import partial
 from typing import Any
 
 import cv2
@@ -10,7 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from stin_pipe.stin.clips.dataset import Batch, ScoringClips, TrainingClips, join_samples
-from stin_pipe.stin.shards.errors import StinPipeError, first_line
+from stin_pipe.stin.processes.lifeline import end_with, told_signals
+from stin_pipe.stin.shards.errors import StinPipeError
 
 TERMINATION_GRACE_S = 15
 """Time that a loader worker lives on after SIGTERM."""
@@ -43,7 +46,7 @@ def clip_loader(
         _Guarded(clips),
         collate_fn=_join,
         num_workers=num_workers,
-        worker_init_fn=_begin_worker,
+        worker_init_fn=partial(_begin_worker, os.getpid()),
         # Its own generator: creating a loader must not draw from the one that dropout uses.
         generator=torch.Generator(),
         **options,
@@ -74,7 +77,7 @@ def batches_of(loader: DataLoader[Batch | StinPipeError]) -> Generator[Batch, No
         if "DataLoader worker" not in str(error):
             raise
         raise StinPipeError(
-            f"a loader worker died ({first_line(error)}); if memory is short, lower --loader-workers"
+            f"a loader worker died{_deaths(iterator)}; if memory is short, lower --loader-workers"
         ) from error
     finally:
         # An iterator that ends by an error and is left to the garbage collector finds its queues closed: it
@@ -83,13 +86,19 @@ def batches_of(loader: DataLoader[Batch | StinPipeError]) -> Generator[Batch, No
             iterator._shutdown_workers()
 
 
+def _deaths(iterator: object) -> str:
+    workers = iterator._workers if isinstance(iterator, _MultiProcessingDataLoaderIter) else []
+    return told_signals(worker.exitcode for worker in workers)
+
+
 def _join(samples: Sequence[Batch | StinPipeError]) -> Batch | StinPipeError:
     batches = [sample for sample in samples if not isinstance(sample, StinPipeError)]
     errors = [sample for sample in samples if isinstance(sample, StinPipeError)]
     return errors[0] if errors else join_samples(batches)
 
 
-def _begin_worker(_worker: int) -> None:
+def _begin_worker(parent_id: int, _worker: int) -> None:
+    end_with(parent_id)
     # A signal may go to the whole process group. The main process answers it: it finishes its step and ends
     # its workers, which must outlive SIGTERM for that long. But not for ever: at exit, multiprocessing sends
     # SIGTERM to the workers that are left and waits for them.

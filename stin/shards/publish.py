@@ -3,6 +3,7 @@
 Temporary name in the same folder, fsync, `os.replace`, fsync of the folder.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -10,6 +11,9 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""How file systems say that they have no hard links."""
 
 CHECKSUM = "sha256"
 """Key of the checksum in the objects of `publish_checked_json`."""
@@ -46,6 +50,34 @@ def publish_bytes(path: Path, content: bytes) -> None:
         publish_file(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def publish_new(temporary: Path, path: Path) -> None:
+    """Give the finished file `temporary` the further name `path`, which nobody may have yet.
+
+    Where the file system has no hard links (FAT, exFAT, SMB, gcsfuse), the file is created and then
+    written, so for an instant a reader may see it empty.
+
+    Raises:
+        FileExistsError: somebody has that name.
+        OSError: the disk is full or the folder is not writable.
+    """
+    try:
+        os.link(temporary, path)
+        return
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+
+    content = temporary.read_bytes()
+    with path.open("xb") as file:
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            path.unlink()
+            raise
 
 
 def publish_json(path: Path, value: Any) -> None:
@@ -87,5 +119,9 @@ def _fsync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems sync files alone.
+        if error.errno not in (errno.EINVAL, *NO_HARD_LINKS):
+            raise
     finally:
         os.close(descriptor)

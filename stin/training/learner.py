@@ -19,6 +19,9 @@ from stin_pipe.stin.training.config import TrainConfig
 from stin_pipe.stin.training.optim import AveragedWeights, build_optimizer, stream_loss
 from stin_pipe.stin.training.ranks import Ranks
 
+SAFE_CHANNELS = 16
+"""Channels of a strided 1x1 convolution with which no crash was seen."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Learner:
@@ -102,7 +105,7 @@ def build_learner(
 
     flops = flops_per_sample(network, config)
     network = network.to(device)
-    if runtime.channels_last:
+    if runtime.channels_last and not _is_narrow(network, device):
         network = network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     # Before the join, which freezes parameters: a checkpoint must fit any number of processes.
@@ -161,6 +164,15 @@ def flops_per_sample(network: Stream, config: TrainConfig) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         _dry_forward(network, _weightless(network), config)
     return int(counter.get_total_flops())
+
+
+def _is_narrow(network: nn.Module, device: torch.device) -> bool:
+    """Whether channels_last may crash: with AVX-512, oneDNN writes past its memory in narrow shortcuts."""
+    return device.type == "cpu" and any(
+        module.kernel_size == (1, 1) and max(module.stride) > 1 and module.in_channels < SAFE_CHANNELS
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d)
+    )
 
 
 def _join_gradients(network: Stream, config: TrainConfig, device: torch.device) -> DistributedDataParallel:

@@ -1,5 +1,6 @@
 """The run lock: one holder, named to the second; a dead holder is recognised."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.publish import publish_new
 from stin_pipe.workflows.run.lock import BATCH_JOB, Holder, is_alive, read_holder, run_lock
 
 
@@ -123,3 +125,48 @@ def test_a_second_training_is_told_what_holds_the_folder(tmp_path: Path) -> None
     path.write_text(json.dumps(asdict(Holder(host="node7", process_id=1, start_ticks=1, boot_id="x"))))
     with pytest.raises(StinPipeError, match=r"if it no longer runs there, delete .*lock\.json"):
         run_lock(path, activity="training", to_break=f"delete {path}").__enter__()
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_locks_where_hard_links_are_refused(number: int, tmp_path: Path, monkeypatch) -> None:
+    """FAT, exFAT, SMB: one holder at a time there too, and a dead one is recognised."""
+
+    def refuse(*_names: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "lock.json"
+    with run_lock(path):
+        found = read_holder(path)
+        assert found is not None and found.process_id == os.getpid()
+        with pytest.raises(StinPipeError, match="another extract works here"), run_lock(path):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+    dead = replace(found, start_ticks=found.start_ticks - 1)
+    path.write_text(json.dumps(asdict(dead)))
+    with run_lock(path):
+        assert read_holder(path) == found
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_is_being_written_is_waited_for(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "lock.json"
+    path.write_bytes(b"")
+    holder = json.dumps(asdict(Holder(host="elsewhere", process_id=7, start_ticks=1, boot_id="x")))
+    monkeypatch.setattr(time, "sleep", lambda _seconds: path.write_text(holder))
+    with pytest.raises(StinPipeError, match="process 7 on host elsewhere"), run_lock(path):
+        pass
+
+
+def test_a_full_disk_leaves_no_half_lock(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "new").write_bytes(b"content")
+
+    def fail(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "link", lambda *_names: (_ for _ in ()).throw(OSError(errno.EPERM, "no links")))
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="full"):
+        publish_new(tmp_path / "new", tmp_path / "name")
+    assert not (tmp_path / "name").exists()

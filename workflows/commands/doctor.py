@@ -171,13 +171,18 @@ def _hdf5() -> str:
 
 def _publishing(folder: Path) -> str:
     """Try what a run needs from its file system: write, sync, rename, link."""
-    from stin_pipe.stin.shards.publish import publish_bytes
+    from stin_pipe.stin.shards.publish import NO_HARD_LINKS, publish_bytes
 
     with tempfile.TemporaryDirectory(dir=folder, prefix=".stin-pipe-doctor-") as name:
         path = Path(name) / "file"
         publish_bytes(path, b"x")
         publish_bytes(path, b"y")
-        os.link(path, path.with_name("link"))
+        try:
+            os.link(path, path.with_name("link"))
+        except OSError as error:
+            if error.errno not in NO_HARD_LINKS:
+                raise
+            return f"{folder.absolute()} can be written; no hard links, so locks are files created once"
     return f"{folder.absolute()} can be written, renames and links are atomic"
 
 
@@ -189,7 +194,7 @@ def _locks(folder: Path) -> str:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise _Missing(f"flock is refused ({error.strerror}); runs use links instead") from error
+            raise _Missing(f"flock is refused ({error.strerror}); runs do without it") from error
     return "flock works"
 
 

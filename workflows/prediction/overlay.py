@@ -16,6 +16,7 @@ import numpy as np
 from stin_pipe.pipeline.decoding.ffmpeg import find_ffmpeg
 from stin_pipe.stin.clips.read_clips import ClipShape
 from stin_pipe.stin.network.model_file import TrainedModel
+from stin_pipe.stin.processes.lifeline import ending_with_this_process
 from stin_pipe.stin.scoring.fusion import weighted_mean
 from stin_pipe.stin.scoring.scores import softmax
 from stin_pipe.stin.scoring.settings import STREAMS
@@ -179,7 +180,13 @@ def _encode(out: Path, pictures: Iterator[np.ndarray], fps: float) -> None:
 def _pipe_pictures(command: list[str], pictures: Iterator[np.ndarray]) -> tuple[int, str]:
     """Run ffmpeg on pictures; return its exit code and its messages."""
     with tempfile.TemporaryFile() as messages:  # a pipe that nobody reads would stop ffmpeg
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=messages, stderr=messages)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=messages,
+            stderr=messages,
+            preexec_fn=ending_with_this_process(),
+        )
         assert process.stdin is not None
         try:
             for picture in pictures:

@@ -19,13 +19,14 @@ from pathlib import Path
 from stin_pipe.stin.shards.bounded import FileKind, UnreadableFileError, read_json
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.from_json import from_json
-from stin_pipe.stin.shards.publish import temporary_name
+from stin_pipe.stin.shards.publish import publish_new, temporary_name
 
 BATCH_JOB = "STIN_PIPE_BATCH_JOB"
 """Environment variable that names the batch job; jobs of Slurm name themselves."""
 
 _LOCK = FileKind(name="lock", max_bytes=1 << 16, next_step="delete it if no process works there")
 _TURN_TRIES, _TURN_WAIT_S = 600, 0.05
+_READ_TRIES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,10 +131,10 @@ def short_turn(path: Path) -> Iterator[None]:
 def _take(temporary: Path, path: Path, break_lock: bool, activity: str, to_break: str) -> None:
     for _ in range(2):  # once more after a dead holder's lock is out of the way
         try:
-            os.link(temporary, path)  # atomic, and fails when the lock exists, also over NFS
+            publish_new(temporary, path)  # atomic, and fails when the lock exists, also over NFS
             return
         except FileExistsError:
-            holder = read_holder(path)
+            holder = _read_soon(path)
         if holder is None:
             continue
         alive = is_alive(holder)
@@ -147,6 +148,16 @@ def _take(temporary: Path, path: Path, break_lock: bool, activity: str, to_break
     raise StinPipeError(f"{path}: another process took the lock just now; try again")
 
 
+def _read_soon(path: Path) -> Holder | None:
+    """Return the holder; where there are no hard links, its lock may be empty for an instant."""
+    for _ in range(_READ_TRIES):
+        try:
+            return read_holder(path)
+        except UnreadableFileError:
+            time.sleep(_TURN_WAIT_S)
+    return read_holder(path)
+
+
 def _set_aside(path: Path, stale: Holder) -> None:
     """Remove a dead holder's lock; put it back if another process has taken it in the meantime."""
     aside = temporary_name(path)
@@ -156,7 +167,7 @@ def _set_aside(path: Path, stale: Holder) -> None:
         return
     try:
         if read_holder(aside) != stale:
-            os.link(aside, path)
+            publish_new(aside, path)
     finally:
         aside.unlink(missing_ok=True)
 
