@@ -107,6 +107,8 @@ def estimate_by_probe(root: Path, videos: Sequence[ListedVideo], params: Extract
         seconds_a_frame += (decoded - started) / len(some) + (time.monotonic() - decoded) / len(solved)
         bytes_a_frame += num_bytes / len(solved)
         announced = 0 if len(some) < PROBE_FRAMES else (notes.announced or 0) // params.stride
+        if params.fps and notes.fps:
+            announced = round(announced * min(1.0, params.fps / notes.fps))
         all_frames += max(announced, len(some))
         measured.append(video)
     if not measured:

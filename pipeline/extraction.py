@@ -18,6 +18,7 @@ from stin_pipe.pipeline.planning.todo import ShardTask, Work, count_deleted, pre
 from stin_pipe.pipeline.planning.twins import Twins, find_twins
 from stin_pipe.pipeline.shard.from_images import folder_sha256
 from stin_pipe.pipeline.shard.make_shard import ShardReport, remove_leftovers, running_shards
+from stin_pipe.stin.processes.at_work import wait_until_alone
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.schema import STREAMS, Manifest, Streams
 
@@ -81,6 +82,7 @@ class ExtractResult:
         seconds: time that this call took.
         pairs_per_s: flow fields that this call made a second; None if it made none.
         damaged: videos in shards of which only a part could be decoded.
+        pictures: videos in shards by what decoding did to their pictures or met (see `count_pictures`).
         failures: number of failed videos by reason.
         num_deleted: failed videos whose files were deleted since; they are no longer counted as failures.
         changed: videos whose file was found to be another one than before, and was extracted anew.
@@ -103,6 +105,7 @@ class ExtractResult:
     pairs_per_s: float | None
     flow_backend: str
     damaged: int
+    pictures: dict[str, int]
     failures: dict[str, int]
     unlisted: int
     num_deleted: int
@@ -148,6 +151,8 @@ def make_shards(
         ExtractStopped: the runner ended before it had made all shards.
     """
     started = time.monotonic()
+    if ledger is not None:
+        params = params.going_on_from(ledger.plans[0])
     work = prepare_work(
         extract_dir,
         ledger,
@@ -213,6 +218,7 @@ def _result(
         pairs_per_s=round(num_pairs / seconds, 2) if num_pairs else None,
         flow_backend=manifest.flow_backend,
         damaged=sum(bool(entry.outcome and entry.outcome.notes.get("damaged")) for entry in ledger.done),
+        pictures=count_pictures(ledger),
         failures=dict(Counter(video.reason for video in manifest.failed)),
         unlisted=manifest.num_unlisted,
         num_deleted=num_deleted,
@@ -221,11 +227,27 @@ def _result(
     )
 
 
+def count_pictures(ledger: Ledger) -> dict[str, int]:
+    """Count the stored videos by what was done to their pictures, and by what a person should know of them.
+
+    `interlaced` still have frames with combs; `unfilled` have fewer frames than `fps` asks for; `uneven` have
+    fields whose time spans differ; the others are those of `PictureChange`.
+    """
+    counts: Counter[str] = Counter()
+    for entry in ledger.done:
+        notes = entry.outcome.notes if entry.outcome else {}
+        counts.update(notes.get("changes", ()))
+        counts.update(name for name in ("interlaced", "unfilled", "uneven") if notes.get(name))
+    return dict(sorted(counts.items()))
+
+
 def _reports(extract_dir: Path, work: Work, run_tasks: RunTasks, on_event: OnEvent) -> Iterator[ShardReport]:
     """Run the tasks and tell how many videos are done, including those of unfinished shards."""
-    remove_leftovers(extract_dir)
     if not work.tasks:
+        remove_leftovers(extract_dir)
         return
+    wait_until_alone(extract_dir)
+    remove_leftovers(extract_dir)
 
     total = len(work.ledger.listed)
     num_videos = total - len(work.ledger.not_yet)

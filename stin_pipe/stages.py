@@ -44,6 +44,8 @@ def extract(
     bound: float | None = None,
     fps: float | None = None,
     stride: int = 1,
+    flow_pairs: Literal["stored", "source"] = "stored",
+    interlaced: Literal["deinterlace", "keep"] = "deinterlace",
     codec: Literal["jpeg", "png"] = "jpeg",
     partial: Literal["keep", "refuse"] = "keep",
     timeout: float = 3600.0,
@@ -75,8 +77,11 @@ def extract(
         size: stored frame size, ``"340x256"`` or (width, height) in pixels.
         short_side: stored length of the shorter side in pixels, aspect kept.
         bound: largest motion stored, pixels a frame; None is 20 at 256 rows, in proportion.
-        fps: resample to this frame rate.
+        fps: choose frames by time for this rate; a video with fewer keeps them all, none is repeated.
         stride: keep every stride-th frame.
+        flow_pairs: flow leads from a stored frame to the next ``stored`` one, or to the next of the
+            ``source``; they differ with ``fps`` or ``stride``.
+        interlaced: join the fields of interlaced video to whole pictures, or keep the combs.
         codec: ``jpeg`` of quality 95, or lossless ``png``.
         partial: keep what could be decoded of a damaged video, or refuse it.
         timeout: seconds after which a video is given up.

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import ffmpeg
 
 from stin_pipe.pipeline.decoding.messages import heard_end_s
+from stin_pipe.stin.processes.lifeline import ending_with_this_process
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.schema import MAX_PIXELS
 
@@ -34,6 +36,7 @@ _SQUARE_PIXELS = "scale=w='if(between(sar,1/8,8),round(iw*sar),iw)':h=ih"
 """Stretches pictures to the shape that a player shows; pixels of absurd shape are not believed."""
 
 _INPUT = "file:input"
+_QUIET = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info")
 
 _OPENING: dict[str, Any] = {
     "threads": 1,
@@ -131,39 +134,88 @@ def missing_decoders() -> tuple[str, ...]:
     return tuple(name for name in USUAL_DECODERS if name not in done.stdout.split())
 
 
+@lru_cache(maxsize=8)
+def has_filter(name: str) -> bool:
+    """Tell whether this machine's ffmpeg was built with a filter."""
+    done = subprocess.run(
+        [find_ffmpeg().path, "-hide_banner", "-filters"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return any(line.split()[1:2] == [name] for line in done.stdout.splitlines())
+
+
 def start_decoder(
-    path: Path, *, fps: float | None, start_s: float | None, end_s: float | None, square_pixels: bool
+    path: Path,
+    *,
+    filters: Sequence[str] = (),
+    start_s: float | None,
+    end_s: float | None,
+    square_pixels: bool,
 ) -> subprocess.Popen[bytes]:
     """Start ffmpeg so that it writes a video as PPM images to its standard output.
+
+    On its standard error the filter `showinfo` tells the time of each frame before the frame comes.
 
     SIGINT and SIGTERM are blocked in it. Ctrl-C, or a batch system that preempts a job, signals the whole
     group of processes; ffmpeg would end in order and leave a shorter video that looks whole. The worker
     decides instead: it kills ffmpeg, or reads to the end.
     """
-    filters = _filters(fps, start_s, end_s)
+    chain = [*filters, *_cut(start_s, end_s), _tell_times()]
     if square_pixels:
-        filters.append(_SQUARE_PIXELS)
-    return _start(_decode_command(path, ",".join(filters), start_s or 0.0))
+        chain.append(_SQUARE_PIXELS)
+    return _start(_decode_command(path, ",".join(chain), start_s or 0.0))
 
 
-def end_beside_pictures_s(path: Path, *, timeout_s: float) -> float:
-    """Read sound, subtitles and data, and return where they end: 0 if there are none, inf if unknown."""
-    stream = ffmpeg.input(_INPUT, **_OPENING, vn=None)
-    output = ffmpeg.output(stream, "pipe:1", map="0?", c="copy", f="null")
-    process = _start(_compiled(output, path))
+def messages_of(path: Path, *, timeout_s: float | None) -> str:
+    """Return what ffmpeg says of a file when it opens it.
+
+    Raises:
+        subprocess.TimeoutExpired: that takes longer.
+    """
+    # Without an output ffmpeg ends once it has printed what it found.
+    return _run(_compiled_input(path), timeout_s).messages
+
+
+def sample_messages(path: Path, num_frames: int, *, start_s: float, timeout_s: float | None) -> str:
+    """Return what ffmpeg's filters say of the combs in some frames.
+
+    Raises:
+        subprocess.TimeoutExpired: that takes longer.
+    """
+    after: dict[str, Any] = {"filter:v": f"{_tell_times()},idet", "frames:v": num_frames, "f": "null"}
+    return _run(_decode_command(path, "", start_s, after), timeout_s).messages
+
+
+def end_of_others_s(path: Path, *, timeout_s: float) -> float:
+    """Read every stream but the pictures, and return where they end: 0 if there are none, inf if unknown."""
+    others = ("-map", "0?", "-map", "-0:V:0", "-c", "copy", "-f", "null", "pipe:1")
     try:
-        _, stderr = process.communicate(timeout=max(0.0, timeout_s))
+        done = _run([*_compiled_input(path), *others], max(0.0, timeout_s))
     except subprocess.TimeoutExpired:
         return math.inf
+    if done.code != 0:
+        return 0.0 if "not contain any stream" in done.messages else math.inf
+    end_s = heard_end_s(done.messages)
+    return math.inf if end_s is None else end_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Done:
+    code: int
+    messages: str
+
+
+def _run(command: list[str], timeout_s: float | None) -> _Done:
+    process = _start(command)
+    try:
+        _, stderr = process.communicate(timeout=timeout_s)
     finally:
         process.kill()
         process.wait()
-
-    messages = stderr.decode("utf-8", "replace")
-    if process.returncode != 0:
-        return 0.0 if "not contain any stream" in messages else math.inf
-    end_s = heard_end_s(messages)
-    return math.inf if end_s is None else end_s
+    return _Done(code=process.returncode, messages=stderr.decode("utf-8", "replace"))
 
 
 def _start(command: list[str]) -> subprocess.Popen[bytes]:
@@ -172,30 +224,41 @@ def _start(command: list[str]) -> subprocess.Popen[bytes]:
     try:
         # ffmpeg-python only compiles the command; its own run() would hide stderr.
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=ending_with_this_process(),
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _compiled(output: Any, path: Path, *more: str) -> list[str]:
-    quiet = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info")
-    command = output.global_args(*quiet, *more).compile(cmd=find_ffmpeg().path)
+    command = output.global_args(*_QUIET, *more).compile(cmd=find_ffmpeg().path)
     # ffmpeg-python cannot take a name that is not UTF-8, so the name comes in last.
     return [f"file:{path.absolute()}" if part == _INPUT else part for part in command]
 
 
-def _decode_command(path: Path, filters: str, start_s: float) -> list[str]:
-    after: dict[str, Any] = {
+def _compiled_input(path: Path) -> list[str]:
+    opening = [part for name, value in _OPENING.items() for part in (f"-{name}", str(value))]
+    return [find_ffmpeg().path, *_QUIET, *opening, "-i", f"file:{path.absolute()}"]
+
+
+def _tell_times() -> str:
+    # Older programs have no such option, and count a checksum of each picture.
+    return "showinfo" if 0 < find_ffmpeg().major < 5 else "showinfo=checksum=0"
+
+
+def _decode_command(
+    path: Path, filters: str, start_s: float, after: dict[str, Any] | None = None
+) -> list[str]:
+    after = {
         "map": "0:V:0",
-        "f": "image2pipe",
-        "c:v": "ppm",
-        "pix_fmt": "rgb24",
         "threads": 1,
         **find_ffmpeg().frame_timing_options,
+        **(after or {"f": "image2pipe", "c:v": "ppm", "pix_fmt": "rgb24", "filter:v": filters}),
     }
-    if filters:
-        after["filter:v"] = filters
     if start_s <= LEAD_S or not _has_index(path):
         return _compiled(ffmpeg.output(ffmpeg.input(_INPUT, **_OPENING), "pipe:1", **after), path)
 
@@ -204,12 +267,11 @@ def _decode_command(path: Path, filters: str, start_s: float) -> list[str]:
     return _compiled(ffmpeg.output(stream, "pipe:1", **after), path, "-copyts", "-start_at_zero")
 
 
-def _filters(fps: float | None, start_s: float | None, end_s: float | None) -> list[str]:
-    """Cut out start_s <= t < end_s exactly, whatever the time base of the file, then resample."""
+def _cut(start_s: float | None, end_s: float | None) -> list[str]:
+    """Cut out start_s <= t < end_s exactly, whatever the time base of the file."""
     ends = [f"start={_seconds(start_s)}"] if start_s is not None else []
     ends += [f"end={_seconds(end_s)}"] if end_s is not None else []
-    filters = ["settb=1/1000000", f"trim={':'.join(ends)}"] if ends else []
-    return [*filters, f"fps={fps:g}"] if fps is not None else filters
+    return ["settb=1/1000000", f"trim={':'.join(ends)}"] if ends else []
 
 
 def _seconds(value: float) -> str:

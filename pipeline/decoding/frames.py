@@ -13,14 +13,23 @@ import select
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from stin_pipe.pipeline.decoding.ffmpeg import end_beside_pictures_s, start_decoder
+from stin_pipe.pipeline.decoding.choose import Timed
+from stin_pipe.pipeline.decoding.ffmpeg import (
+    PROGRAM_VARIABLE,
+    end_of_others_s,
+    start_decoder,
+)
+from stin_pipe.pipeline.decoding.header import Interlaced
 from stin_pipe.pipeline.decoding.messages import DecodeNotes, Listener
+from stin_pipe.pipeline.decoding.pictures import Treatment, find_treatment
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.schema import MAX_PIXELS
 
@@ -30,6 +39,10 @@ WHOLE = 0.95
 
 MIN_MISSING = 3
 """Frames that rounding a duration can hide."""
+
+FALLBACK_FPS = 25.0
+EARLY_FRAMES = 16
+"""Frames after which a header's rate is checked for the first time."""
 
 _PIPE_BYTES = 1 << 20
 
@@ -59,58 +72,73 @@ def _remade(reason: str, message: str, retry: bool) -> DecodeError:
     return DecodeError(reason, message, retry=retry)
 
 
-def decode_frames(
+def decode_frames(path: Path, notes: DecodeNotes, **options: Any) -> Iterator[np.ndarray]:
+    """Yield the frames of `decode_timed` without their times."""
+    with closing(decode_timed(path, notes, **options)) as frames:
+        for frame in frames:
+            yield frame.picture
+
+
+def decode_timed(
     path: Path,
     notes: DecodeNotes,
     *,
-    fps: float | None = None,
     start_s: float | None = None,
     end_s: float | None = None,
     square_pixels: bool = False,
+    interlaced: Interlaced | None = "deinterlace",
     deadline: float = math.inf,
     stall_s: float = STALL_S,
-) -> Iterator[np.ndarray]:
-    """Yield every frame of the first video stream, rotated as a player would rotate it.
+) -> Generator[Timed[np.ndarray]]:
+    """Yield every frame of the first video stream, rotated as a player would rotate it, with its time.
 
     Args:
         path: the file; never a URL.
         notes: filled while frames are read.
-        fps: resample to this rate; None keeps every frame, also of variable frame rates.
         start_s, end_s: the part to decode: frames of start_s <= t < end_s, seconds from the beginning.
         square_pixels: stretch pictures whose pixels are not square to the shape that a player shows.
+        interlaced: whether the fields of interlaced video are joined to whole pictures, or kept as they are;
+            None takes colours, too, as versions before decoding 2 did.
         deadline: value of `time.monotonic()` at which the video is given up.
-        stall_s: longest wait for the next frame. Only the deadline counts until a part begins, and at rates
-            below a frame a second.
+        stall_s: longest wait for the next frame. Only the deadline counts until a part begins.
 
     Yields:
         Frames (H, W, 3) uint8 RGB, all of one size.
 
     Raises:
-        DecodeError: the file is missing, unreadable or not a video, decoding hangs, or ffmpeg is killed.
+        DecodeError: the file is missing, unreadable or not a video, its colours cannot be had, decoding
+            hangs, or ffmpeg is killed.
     """
     _require_readable(path)
     part = None if start_s is None and end_s is None else _Part(start_s or 0.0, end_s)
-    process = start_decoder(path, fps=fps, start_s=start_s, end_s=end_s, square_pixels=square_pixels)
+    treatment = _find_treatment(path, interlaced, start_s or 0.0, deadline, stall_s)
+    notes.changes = treatment.changes
+    process = start_decoder(
+        path, filters=treatment.filters, start_s=start_s, end_s=end_s, square_pixels=square_pixels
+    )
     assert process.stdout is not None and process.stderr is not None
-    listener = Listener(process.stderr, notes, fps=fps, start_s=start_s, end_s=end_s)
+    listener = Listener(process.stderr, notes, start_s=start_s, end_s=end_s, stream=treatment.stream)
     listener.start()
 
     try:
         pipe = _FramePipe(process.stdout, path=path, deadline=deadline, stall_s=stall_s)
-        is_slow = fps is not None and fps < 1
-        pipe.may_be_silent = bool(start_s) or is_slow
+        pipe.may_be_silent = bool(start_s)
+        clock = _Clock(listener, notes)
         while (frame := pipe.read_frame()) is not None:
             if notes.decoded == 0 and start_s:
                 notes.forget_messages()
-                pipe.may_be_silent = is_slow
+                pipe.may_be_silent = False
+            at_s = clock.time_of_next()
             notes.decoded += 1
-            yield frame
+            clock.check_rate(early=True)
+            yield Timed(picture=frame, at_s=at_s)
 
         code = _exit_code(process, path, stall_s)
         # The last messages, above all the time of the last frame, may still be in the pipe.
         listener.join(timeout=stall_s)
+        clock.check_rate()
         _require_success(path, notes, code, part)
-        if fps is None and part is None and _is_short(path, notes, listener, deadline):
+        if part is None and _is_short(path, notes, listener, deadline):
             notes.short = True
             notes.add_message(
                 f"it ends after {listener.end_s:.2f} s of the {listener.duration_s:.2f} s that it announces"
@@ -123,6 +151,68 @@ def decode_frames(
         listener.join(timeout=stall_s)
         process.stdout.close()
         process.stderr.close()
+
+
+def _find_treatment(
+    path: Path, interlaced: Interlaced | None, start_s: float, deadline: float, stall_s: float
+) -> Treatment:
+    if interlaced is None:
+        return Treatment()
+    left_s = deadline - time.monotonic()
+    limit = left_s if start_s else min(stall_s, left_s)
+    try:
+        treatment = find_treatment(
+            path,
+            interlaced=interlaced,
+            start_s=start_s,
+            timeout_s=None if limit == math.inf else max(0.0, limit),
+        )
+    except subprocess.TimeoutExpired as error:
+        raise (too_late(path) if limit == left_s else _stalled(path, stall_s)) from error
+    if treatment.problem:
+        raise DecodeError(
+            "hdr",
+            f"{path}: {treatment.problem}; set {PROGRAM_VARIABLE} to an ffmpeg that has it, such as that of "
+            "the package imageio-ffmpeg",
+        )
+    return treatment
+
+
+def _stalled(path: Path, stall_s: float) -> DecodeError:
+    return DecodeError("stalled", f"{path}: the decoder gave no frame for {stall_s:g} s", retry=True)
+
+
+def too_late(path: Path) -> DecodeError:
+    """Return the error for a video that took longer than a video may."""
+    return DecodeError(
+        "timeout",
+        f"{path}: not finished within the time limit a video; raise --timeout for a long one",
+        retry=True,
+    )
+
+
+class _Clock:
+    """The times of a video's frames; where ffmpeg does not say them, those of the header's rate."""
+
+    def __init__(self, listener: Listener, notes: DecodeNotes) -> None:
+        self._listener, self._notes = listener, notes
+        self._times_s: list[Fraction] = []
+        self._all_told = True
+
+    def time_of_next(self) -> Fraction:
+        """Return when the frame that has just been read is shown."""
+        at_s = self._listener.next_time()
+        if at_s is None:
+            self._all_told = False
+            rate = Fraction(self._notes.fps or FALLBACK_FPS).limit_denominator(1001)
+            at_s = self._times_s[-1] + 1 / rate if self._times_s else Fraction(0)
+        self._times_s.append(at_s)
+        return at_s
+
+    def check_rate(self, *, early: bool = False) -> None:
+        """Check the header's rate at the end, and early for those who read a few frames only."""
+        if self._all_told and not (early and len(self._times_s) != EARLY_FRAMES):
+            self._notes.check_rate(self._times_s)
 
 
 class _Part(NamedTuple):
@@ -163,7 +253,7 @@ def _is_short(path: Path, notes: DecodeNotes, listener: Listener, deadline: floa
     if listener.guessed or not few or not 0 < listener.end_s < WHOLE * duration_s:
         return False
 
-    others_end_s = end_beside_pictures_s(path, timeout_s=min(STALL_S, deadline - time.monotonic()))
+    others_end_s = end_of_others_s(path, timeout_s=min(STALL_S, deadline - time.monotonic()))
     return others_end_s < WHOLE * duration_s
 
 
@@ -231,14 +321,8 @@ class _FramePipe:
             return
 
         if limit == left:
-            raise DecodeError(
-                "timeout",
-                f"{self._path}: not finished within the time limit a video; raise --timeout for a long one",
-                retry=True,
-            )
-        raise DecodeError(
-            "stalled", f"{self._path}: the decoder gave no frame for {self._stall_s:g} s", retry=True
-        )
+            raise too_late(self._path)
+        raise _stalled(self._path, self._stall_s)
 
 
 def _enlarge_pipe(descriptor: int) -> None:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from stin_pipe.pipeline.decoding.header import Interlaced
 from stin_pipe.pipeline.listing.listing import ListedVideo, Listing
 from stin_pipe.stin.shards.bounded import FileKind
 from stin_pipe.stin.shards.errors import ArgumentError, StinPipeError
@@ -56,6 +57,10 @@ NO_FLOW = "none"
 NO_BOUND_PX = 20.0
 """Their `bound_px`, a number like any other, so that a run resumes whatever the options of flow."""
 
+DECODING = 2
+"""How new runs take pictures from a file; see `ExtractParams.decoding`."""
+
+FlowPairs = Literal["stored", "source"]
 PlanKind = Literal["first", "added", "changed", "retry", "stream"]
 """Why a plan was made; `stream` adds to stored videos the stream that they lack."""
 PLAN = FileKind(name="plan", max_bytes=1 << 30, next_step="restore it, or start a new run directory")
@@ -76,6 +81,10 @@ class ExtractParams:
         codec: `jpeg`, or `png` for lossless frames and fields.
         partial: whether a partly damaged video is kept with what could be decoded, or refused.
         streams: what is stored of a video.
+        decoding: 2, or 1 in runs of earlier versions, which go on as they began: frames repeat where `fps` is
+            above the source's rate, and fields of interlaced video and HDR colours stay as they are.
+        interlaced: whether fields of interlaced video are joined to whole pictures.
+        flow_pairs: whether flow leads from a frame to the next `stored` one, or to the next of the `source`.
     """
 
     size: tuple[int, int] | None
@@ -88,6 +97,9 @@ class ExtractParams:
     codec: ImageCodec = "jpeg"
     partial: Literal["keep", "refuse"] = "keep"
     streams: Streams = "both"
+    decoding: int = 1
+    interlaced: Interlaced = "deinterlace"
+    flow_pairs: FlowPairs = "stored"
 
     def __post_init__(self) -> None:
         """Refuse values that no shard can have."""
@@ -106,6 +118,14 @@ class ExtractParams:
             raise ArgumentError(f"fps must be > 0 and at most 1000, got {self.fps:g}", "fps")
         if self.stride < 1:
             raise ArgumentError(f"stride must be >= 1, got {self.stride}", "stride")
+        if self.decoding not in (1, DECODING):
+            raise ArgumentError(f"decoding must be 1 or {DECODING}, got {self.decoding!r}", "decoding")
+        if self.interlaced not in get_args(Interlaced):
+            raise ArgumentError(
+                f"interlaced must be deinterlace or keep, got {self.interlaced!r}", "interlaced"
+            )
+        if self.flow_pairs not in get_args(FlowPairs):
+            raise ArgumentError(f"flow_pairs must be stored or source, got {self.flow_pairs!r}", "flow_pairs")
 
     @property
     def flow_coding(self) -> FlowCoding:
@@ -123,16 +143,22 @@ class ExtractParams:
         params = replace(self, streams=streams)
         if params.stores("flow"):
             return params
+        params = replace(params, flow_pairs="stored")
         if self.flow_backend == IMPORTED:  # its `flow` names the images of frames too
             return replace(params, bound_px=NO_BOUND_PX)
         return replace(params, flow_backend=NO_FLOW, flow={}, bound_px=NO_BOUND_PX)
 
     def as_record(self) -> dict[str, Any]:
-        """Return plain values; `streams` only where it is not `both`: older programs do not know it."""
-        record = asdict(self)
-        if self.streams == "both":
-            del record["streams"]
-        return record
+        """Return plain values, without those that older programs do not know where they change nothing."""
+        without = {"streams": "both", "decoding": 1, "interlaced": "deinterlace", "flow_pairs": "stored"}
+        items = asdict(self).items()
+        return {name: value for name, value in items if name not in without or without[name] != value}
+
+    def going_on_from(self, plan: "Plan") -> "ExtractParams":
+        """Return these parameters with the decoding that a run began with."""
+        if plan.params.decoding == self.decoding:
+            return self
+        return replace(self, decoding=plan.params.decoding, interlaced=plan.params.interlaced)
 
     def fingerprint(self) -> str:
         """Return the digest that two runs share if and only if their shards may be mixed."""

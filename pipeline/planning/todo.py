@@ -119,6 +119,7 @@ def decide(
     Raises:
         StinPipeError: the run was planned with other parameters, or for other videos.
     """
+    params = params.going_on_from(ledger.plans[0])
     first_path = ledger.extract_dir / "plan.json"
     require_same_params(ledger.plans, params, path=first_path)
 

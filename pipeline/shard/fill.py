@@ -5,13 +5,14 @@ shard and an outcome that says so, or as an outcome that says why not.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import cv2
 import numpy as np
 
+from stin_pipe.pipeline.decoding.choose import Chosen
 from stin_pipe.pipeline.decoding.frames import DecodeError, DecodeNotes
 from stin_pipe.pipeline.flow import TVL1Params, tvl1_clip
 from stin_pipe.pipeline.listing.listing import ListedVideo
@@ -97,6 +98,7 @@ class PreparedFrame:
     rgb: np.ndarray | None
     grey: np.ndarray | None
     shape: tuple[int, int]
+    following: np.ndarray | None = None
 
 
 def prepare_frame(frame: np.ndarray, params: ExtractParams, *, name: str) -> PreparedFrame:
@@ -120,6 +122,27 @@ def prepare_frame(frame: np.ndarray, params: ExtractParams, *, name: str) -> Pre
             for picture in (rgb, grey)
         )
     return PreparedFrame(rgb=rgb, grey=grey, shape=(size[1], size[0]))
+
+
+def prepare_chosen(
+    chosen: Iterable[Chosen[np.ndarray]], params: ExtractParams, *, name: str
+) -> Iterator[PreparedFrame]:
+    """Resize chosen pictures, and those that follow them in the source where flow leads there.
+
+    Raises:
+        DecodeError: as `prepare_frame`.
+    """
+    follows = params.flow_pairs == "source" and params.stores("flow")
+    last: tuple[np.ndarray | None, PreparedFrame | None] = (None, None)
+    for item in chosen:
+        # The picture that followed the one before may be chosen itself.
+        frame = (
+            last[1] if last[0] is item.picture and last[1] else prepare_frame(item.picture, params, name=name)
+        )
+        if follows and item.following is not None:
+            last = item.following, prepare_frame(item.following, params, name=name)
+            frame = replace(frame, following=last[1].grey if last[1] else None)
+        yield frame
 
 
 def _keep_aspect(width: int, height: int, short_side: int, name: str) -> tuple[int, int]:
@@ -156,14 +179,28 @@ def write_frames(
     last = first
     while chunk := list(islice(frames, per_chunk)):
         # The last frame of a chunk is the first of the next, so that no field between them is lost.
-        greys = [frame.grey for frame in (last, *chunk) if frame.grey is not None]
-        fields = flow(np.stack(greys), params) if greys else [None] * len(chunk)
+        fields = _solve([last, *chunk], params, flow) if first.grey is not None else [None] * len(chunk)
         for frame, field in zip(chunk, fields, strict=True):
             _append_frame(frame, target, params)
             if field is not None:
                 target.append_field(encode_image(field, codec=params.codec))
         last = chunk[-1]
     return height, width
+
+
+def _solve(frames: Sequence[PreparedFrame], params: ExtractParams, flow: Solve) -> np.ndarray:
+    """Return the fields that lead from each frame but the last: to the next one, or to the source's next."""
+    clip: list[np.ndarray] = []
+    begins: list[int] = []
+    for frame in frames:
+        assert frame.grey is not None, "all frames of a video have a grey picture, or none"
+        if not clip or frame.grey is not clip[-1]:
+            clip.append(frame.grey)
+        begins.append(len(clip) - 1)
+        if frame.following is not None and frame is not frames[-1]:
+            clip.append(frame.following)
+    # Between a picture that follows and the next frame there may be a field, which is of no use.
+    return flow(np.stack(clip), params)[begins[:-1]]
 
 
 def _append_frame(frame: PreparedFrame, target: VideoWriter, params: ExtractParams) -> None:

@@ -1,11 +1,12 @@
 """Frames in memory into a shard: what a lossless file of the same frames would give, byte for byte."""
 
-import math
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import islice
 
 import numpy as np
 
+from stin_pipe.pipeline.decoding.choose import ChoiceNotes, Chosen, Timed, by_time, every_nth
 from stin_pipe.pipeline.decoding.frames import DecodeError, DecodeNotes
 from stin_pipe.pipeline.listing.listing import ListedVideo
 from stin_pipe.pipeline.planning.plan import ExtractParams
@@ -14,7 +15,7 @@ from stin_pipe.pipeline.shard.fill import (
     PreparedFrame,
     fill_video,
     packed_fields,
-    prepare_frame,
+    prepare_chosen,
     write_frames,
 )
 from stin_pipe.stin.shards.schema import VideoOutcome
@@ -54,20 +55,19 @@ def prepared_from_memory(
     frames: np.ndarray, *, fps: float, params: ExtractParams, name: str
 ) -> Iterator[PreparedFrame]:
     """Yield the frames to store, at their stored size, as `prepared_frames` does for a file."""
-    for index in chosen_frames(len(frames), fps=fps, params=params):
-        yield prepare_frame(np.ascontiguousarray(frames[index]), params, name=name)
+    yield from prepare_chosen(chosen_frames(frames, fps=fps, params=params), params, name=name)
 
 
-def chosen_frames(num_frames: int, *, fps: float, params: ExtractParams) -> list[int]:
-    """Return which frames are stored: those that ffmpeg's fps filter shows, and of these every stride-th."""
+def chosen_frames(
+    frames: np.ndarray, *, fps: float, params: ExtractParams, notes: ChoiceNotes | None = None
+) -> Iterator[Chosen[np.ndarray]]:
+    """Yield the frames to store as they are; those that `chosen_pictures` takes of a file of them."""
+    rate = Fraction(fps).limit_denominator(1001) if fps else Fraction(1)
+    timed = (
+        Timed(picture=np.ascontiguousarray(frame), at_s=index / rate) for index, frame in enumerate(frames)
+    )
     if params.fps is None:
-        return list(range(0, num_frames, params.stride))
-    # The filter rounds every time to the new clock, halves away from zero, and shows the latest frame that
-    # has come by each tick; the end of the last frame is rounded in the same way. Fractions, since a float
-    # just below a half would show another frame than ffmpeg does.
-    ratio = Fraction(f"{params.fps:g}") / Fraction(fps).limit_denominator(1001)
-    ticks = [math.floor(index * ratio + Fraction(1, 2)) for index in range(num_frames + 1)]
-    shown: list[int] = []
-    for index in range(num_frames):
-        shown += [index] * (ticks[index + 1] - ticks[index])
-    return shown[:: params.stride]
+        return every_nth(timed, params.stride)
+    notes = notes or ChoiceNotes()
+    chosen = by_time(timed, params.fps, notes, repeat=params.decoding == 1, ends_s=len(frames) / rate)
+    return islice(chosen, 0, None, params.stride)

@@ -1,5 +1,6 @@
 """One video from its file into a shard: decode, resize, flow, encode, in chunks of bounded memory."""
 
+import math
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -8,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from stin_pipe.pipeline.decoding.frames import DecodeError, DecodeNotes, decode_frames
+from stin_pipe.pipeline.decoding.choose import ChoiceNotes, Chosen, by_time, every_nth
+from stin_pipe.pipeline.decoding.frames import DecodeError, DecodeNotes, decode_timed, too_late
 from stin_pipe.pipeline.listing.listing import ListedVideo
-from stin_pipe.pipeline.listing.source_files import file_sha256
+from stin_pipe.pipeline.listing.source_files import TooLateError, file_sha256
 from stin_pipe.pipeline.planning.ledger import OTHER_SOURCE
 from stin_pipe.pipeline.planning.plan import ExtractParams
 from stin_pipe.pipeline.shard.fill import (
@@ -18,7 +20,7 @@ from stin_pipe.pipeline.shard.fill import (
     PreparedFrame,
     fill_video,
     packed_fields,
-    prepare_frame,
+    prepare_chosen,
     write_frames,
 )
 from stin_pipe.pipeline.shard.flow_batches import Solve
@@ -26,7 +28,7 @@ from stin_pipe.stin.shards.schema import VideoMeta, VideoOutcome
 from stin_pipe.stin.shards.writer import ShardWriter, VideoWriter
 
 MAX_REPEATS = 20_000
-"""Most repeats of a picture under --fps: a gap in the times of a small file would else fill the disk."""
+"""Most repeats of a picture in runs that still repeat them: a gap in the times would else fill the disk."""
 
 
 def extract_video(
@@ -61,11 +63,11 @@ def extract_video(
 
     def fill(target: VideoWriter) -> Filled:
         if stored:
-            _require_source(root / video.path, stored)
+            _require_source(root / video.path, stored, deadline)
         with closing(prepared_frames(video, root, params, notes, deadline=deadline)) as frames:
             height, width = write_frames(frames, target, params, flow or packed_fields)
         _check_complete(root / video.path, target, notes, params)
-        source_sha256 = _source_sha256(root / video.path)
+        source_sha256 = _source_sha256(root / video.path, deadline)
         return Filled(height=height, width=width, fps=stored_fps(params, notes), source_sha256=source_sha256)
 
     return fill_video(video, writer, notes, fill)
@@ -79,59 +81,103 @@ def prepared_frames(
     Raises:
         DecodeError: as `decode_frames`, or the shape of the picture is not supported.
     """
-    frames = decode_frames(
-        root / video.path,
+    path = root / video.path
+    pictures = chosen_pictures(
+        path, params, notes, start_s=video.start_s, end_s=video.end_s, deadline=deadline
+    )
+    with closing(pictures):
+        yield from prepare_chosen(pictures, params, name=video.path)
+
+
+def chosen_pictures(
+    path: Path,
+    params: ExtractParams,
+    notes: DecodeNotes,
+    *,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    deadline: float = math.inf,
+) -> Generator[Chosen[np.ndarray]]:
+    """Yield the pictures to store, at the size of the video.
+
+    Raises:
+        DecodeError: as `decode_timed`.
+    """
+    decoded = decode_timed(
+        path,
         notes,
-        fps=params.fps,
-        start_s=video.start_s,
-        end_s=video.end_s,
+        start_s=start_s,
+        end_s=end_s,
         square_pixels=params.size is None,
+        interlaced=params.interlaced if params.decoding > 1 else None,
         deadline=deadline,
     )
-    if params.fps is not None:
-        frames = _without_gaps(frames, name=video.path, fps=params.fps)
-    for index, frame in enumerate(frames):
-        if index % params.stride == 0:
-            yield prepare_frame(frame, params, name=video.path)
+    with closing(decoded):
+        if params.fps is None:
+            yield from every_nth(decoded, params.stride)
+            return
+        notes.choice = ChoiceNotes()
+        chosen = by_time(decoded, params.fps, notes.choice, repeat=params.decoding == 1)
+        yield from _without_gaps(chosen, name=path.name, params=params)
 
 
-def _without_gaps(frames: Iterator[np.ndarray], *, name: str, fps: float) -> Iterator[np.ndarray]:
-    """Pass frames on until one picture repeats too often."""
+def _without_gaps(
+    chosen: Iterator[Chosen[np.ndarray]], *, name: str, params: ExtractParams
+) -> Iterator[Chosen[np.ndarray]]:
+    """Pass every n-th picture on, until one repeats too often."""
     repeats, last = 0, None
-    for frame in frames:
-        repeats = repeats + 1 if last is not None and np.array_equal(frame, last) else 0
+    for index, picture in enumerate(chosen):
+        repeats = repeats + 1 if picture.picture is last else 0
+        last = picture.picture
         if repeats > MAX_REPEATS:
             raise DecodeError(
                 "gap",
-                f"{name}: --fps {fps:g} repeats one picture {MAX_REPEATS} times; is there a gap in "
+                f"{name}: --fps {params.fps:g} repeats one picture {MAX_REPEATS} times; is there a gap in "
                 "its times? Cut it, or extract it without --fps",
             )
-        last = frame
-        yield frame
+        if index % params.stride == 0:
+            yield picture
 
 
 def stored_fps(params: ExtractParams, notes: DecodeNotes) -> float:
     """Return the rate of the stored frames, 0 if the file does not say."""
-    return (params.fps or notes.fps) / params.stride
+    if params.fps is None or params.decoding == 1:
+        return (params.fps or notes.fps) / params.stride
+    return (notes.choice or ChoiceNotes()).rate(params.fps) / params.stride
 
 
-def _source_sha256(path: Path) -> str:
+def _source_sha256(path: Path, deadline: float) -> str:
     try:
         state = path.stat()
-        return _digest(path, state.st_size, state.st_mtime_ns)
+        return _digest(path, state.st_size, state.st_mtime_ns, _Limit(deadline))
+    except TooLateError as error:
+        raise too_late(path) from error
     except OSError as error:
         raise DecodeError("missing", f"{path}: the file went away while it was read", retry=True) from error
 
 
+class _Limit:
+    """A deadline of which the cache of digests takes no notice."""
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Limit)
+
+    def __hash__(self) -> int:
+        return 0
+
+
 @lru_cache(maxsize=16)
-def _digest(path: Path, _num_bytes: int, _mtime_ns: int) -> str:
+def _digest(path: Path, _num_bytes: int, _mtime_ns: int, limit: _Limit) -> str:
     """Read a file once for all the parts of it that a worker takes in a row."""
-    return file_sha256(path)
+    return file_sha256(path, deadline=limit.deadline)
 
 
-def _require_source(path: Path, stored: VideoMeta) -> None:
+def _require_source(path: Path, stored: VideoMeta, deadline: float) -> None:
     """Refuse another file before its flow is computed; what it decodes to is compared afterwards."""
-    if path.exists() and (sha256 := _source_sha256(path)) != stored.source_sha256:
+    if path.exists() and (sha256 := _source_sha256(path, deadline)) != stored.source_sha256:
         raise DecodeError(
             OTHER_SOURCE,
             f"{path}: the file is not the one that the stored stream was made from (sha256 {sha256[:12]}, "

@@ -21,6 +21,7 @@ from stin_pipe.pipeline.shard.fill import packed_fields
 from stin_pipe.pipeline.shard.flow_batches import FlowBatches
 from stin_pipe.pipeline.shard.from_images import import_video
 from stin_pipe.pipeline.shard.from_video import extract_video
+from stin_pipe.stin.processes.at_work import at_work
 from stin_pipe.stin.shards.bounded import FileKind, UnreadableFileError, read_json
 from stin_pipe.stin.shards.from_json import from_json
 from stin_pipe.stin.shards.publish import is_temporary
@@ -54,6 +55,11 @@ def make_shard(task: ShardTask) -> ShardReport:
         OSError: the run directory cannot be written.
     """
     started = time.monotonic()
+    with at_work(task.extract_dir):
+        return _make_shard(task, started)
+
+
+def _make_shard(task: ShardTask, started: float) -> ShardReport:
     folder = task.extract_dir / "shards"
     path = folder / f"{task.shard.name}.h5"
     remove_leftovers(task.extract_dir, f".{task.shard.name}.*")

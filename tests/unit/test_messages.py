@@ -65,7 +65,7 @@ def test_no_line_stops_the_listener() -> None:
         b"[info] frame=   20 fps=0.0 q=-0.0 Lsize=N/A time=00:00:01.60 bitrate=N/A speed= 120x",
     ]
     notes = DecodeNotes()
-    listener = Listener(io.BytesIO(b"\n".join(lines)), notes, fps=None, start_s=None, end_s=None)
+    listener = Listener(io.BytesIO(b"\n".join(lines)), notes, start_s=None, end_s=None)
     listener.run()
     assert (notes.fps, notes.announced, notes.num_errors) == (12.5, 25, 2)
     assert notes.messages == [
@@ -103,7 +103,6 @@ def test_a_file_that_ends_early_is_damaged(tmp_path: Path) -> None:
         assert notes.num_errors == 0 and notes.short and notes.damaged, path.name
         assert notes.as_json()["damaged"] and "s that it announces" in notes.messages[-1]
         assert not notes_of(path, start_s=0.2, end_s=0.4).damaged
-        assert not notes_of(path, fps=5.0).damaged
 
 
 @pytest.mark.parametrize(

@@ -83,8 +83,24 @@ Examples:
     type=FiniteRange(min=0, min_open=True),
     help="Largest motion stored, in pixels a frame [default: 20 at 256 rows, else in proportion].",
 )
-@click.option("--fps", type=FiniteRange(min=0, min_open=True, max=1000), help="Resample to this frame rate.")
+@click.option(
+    "--fps",
+    type=FiniteRange(min=0, min_open=True, max=1000),
+    help="Choose frames by time for this frame rate; a video with fewer keeps them all, none is repeated.",
+)
 @click.option("--stride", type=WholeNumber(min=1), default=1, help="Keep every N-th frame.")
+@click.option(
+    "--flow-pairs",
+    type=click.Choice(["stored", "source"]),
+    default="stored",
+    help="With --fps or --stride: flow from a stored frame to the next stored one, or to the source's next.",
+)
+@click.option(
+    "--interlaced",
+    type=click.Choice(["deinterlace", "keep"]),
+    default="deinterlace",
+    help="Interlaced video: join the fields of each frame to a whole picture, or keep the combs.",
+)
 @click.option(
     "--codec",
     type=click.Choice(["jpeg", "png"]),

@@ -4,19 +4,18 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from stin_pipe.pipeline.decoding.frames import DecodeError, DecodeNotes, decode_frames
+from stin_pipe.pipeline.decoding.frames import DecodeError, DecodeNotes
 from stin_pipe.pipeline.listing.listing import ListedVideo, display_name
 from stin_pipe.pipeline.planning.plan import ExtractParams
 from stin_pipe.pipeline.shard.fill import PreparedFrame
 from stin_pipe.pipeline.shard.from_frames import chosen_frames, extract_frames, prepared_from_memory
-from stin_pipe.pipeline.shard.from_video import extract_video, prepared_frames
+from stin_pipe.pipeline.shard.from_video import chosen_pictures, extract_video, prepared_frames
 from stin_pipe.stin.shards.codec import decode_rgb, encode_image
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.reader import ShardReader
@@ -84,8 +83,7 @@ class VideoFile:
 
     def full_size(self, params: ExtractParams) -> Iterator[np.ndarray]:
         """Yield the same frames at the size of the video."""
-        decoded = decode_frames(self.path, DecodeNotes(), fps=params.fps)
-        return islice(decoded, 0, None, params.stride)
+        return (chosen.picture for chosen in chosen_pictures(self.path, params, DecodeNotes()))
 
     @property
     def _root(self) -> Path:
@@ -110,8 +108,8 @@ class FramesInMemory:
 
     def full_size(self, params: ExtractParams) -> Iterator[np.ndarray]:
         """Yield the same frames at their own size."""
-        indices = chosen_frames(len(self.frames), fps=self.fps, params=params)
-        return (np.ascontiguousarray(self.frames[index]) for index in indices)
+        chosen = chosen_frames(self.frames, fps=self.fps, params=params)
+        return (picture.picture for picture in chosen)
 
 
 def frames_in_memory(frames: np.ndarray | torch.Tensor, *, fps: float | None) -> FramesInMemory:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from stin_pipe.pipeline.decoding.header import Interlaced
 from stin_pipe.pipeline.extraction import (
     ExtractEvent,
     ExtractListed,
@@ -18,7 +19,14 @@ from stin_pipe.pipeline.flow import require_support, resolve_backend, set_params
 from stin_pipe.pipeline.listing.find_videos import list_videos
 from stin_pipe.pipeline.listing.listing import Listing
 from stin_pipe.pipeline.planning.ledger import find_ledger
-from stin_pipe.pipeline.planning.plan import NO_FLOW, ExtractParams, estimate_bytes, usual_bound_px
+from stin_pipe.pipeline.planning.plan import (
+    DECODING,
+    NO_FLOW,
+    ExtractParams,
+    FlowPairs,
+    estimate_bytes,
+    usual_bound_px,
+)
 from stin_pipe.pipeline.planning.todo import ShardTask
 from stin_pipe.pipeline.runners.local import run_local
 from stin_pipe.pipeline.runners.ray import flow_of_cluster, run_ray
@@ -66,8 +74,10 @@ class ExtractOptions(FailureOptions):
         size: (width, height) of stored frames; None is 340x256 for UCF101 and HMDB51, else see `short_side`.
         short_side: length of the shorter side of stored frames, which keep their aspect ratio; None is 256.
         bound: largest motion stored, in pixels a frame; None is 20 at 256 rows, and in proportion.
-        fps: resample to this rate.
+        fps: choose frames by time for this rate; none is repeated where a video has fewer.
         stride: keep every stride-th frame.
+        flow_pairs: flow leads from a stored frame to the next stored one, or to the next of the source.
+        interlaced: join the fields of interlaced video to whole pictures, or keep them.
         codec: `jpeg` of quality 95, or lossless `png`.
         partial: whether a partly damaged video is kept with what could be decoded, or refused.
         runner: who runs the workers; `auto` is ray where it is installed, else processes of this machine.
@@ -94,6 +104,8 @@ class ExtractOptions(FailureOptions):
     bound: float | None = None
     fps: float | None = None
     stride: int = 1
+    flow_pairs: FlowPairs = "stored"
+    interlaced: Interlaced = "deinterlace"
     codec: ImageCodec = "jpeg"
     partial: Literal["keep", "refuse"] = "keep"
     runner: Literal["auto", "ray", "local"] = "auto"
@@ -278,6 +290,9 @@ def _choose_params(dataset: str, options: ExtractOptions) -> ExtractParams:
         flow_backend=flow_backend,
         flow=tvl1_params.as_record(),
         fps=options.fps,
+        decoding=DECODING,
+        interlaced=options.interlaced,
+        flow_pairs=options.flow_pairs,
         stride=options.stride,
         codec=options.codec,
         partial=options.partial,

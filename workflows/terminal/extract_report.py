@@ -25,6 +25,16 @@ from stin_pipe.workflows.terminal.output import Meter, Output, duration, size
 
 MAX_NAMED = 5
 MAX_FAILURES_SHOWN = 10
+_PICTURES = {
+    "deinterlaced": "deinterlaced: the two fields of each frame were joined to a whole picture",
+    "interlaced": "with interlaced frames, whose combs were kept",
+    "bt709_by_size": "in HD without colour tags, read as BT.709",
+    "wide_gamut": "with wide-gamut colours (BT.2020 or P3), converted to BT.709",
+    "wide_gamut_kept": "with wide-gamut colours that this ffmpeg cannot convert: they look pale",
+    "tone_mapped": "in HDR, mapped to BT.709; light above the reference white is cut off",
+    "unfilled": "with fewer frames than --fps asks for at some times; none was repeated",
+    "uneven": "with flow over uneven spans of time under --fps (see --flow-pairs)",
+}
 LOW_DISK_BYTES = 1 << 30
 
 
@@ -169,6 +179,8 @@ def show_result(output: Output, extract_dir: Path, result: ExtractResult, max_fa
 
     if result.unlisted:
         output.show(f"{counted(result.unlisted, 'video')} of the run no longer listed, and not used")
+    for name, count in result.pictures.items():
+        output.show(f"{counted(count, 'video')} {_PICTURES[name]}")
 
     for twins in result.twins[:MAX_NAMED]:
         output.warn(str(twins))
