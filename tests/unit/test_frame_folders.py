@@ -16,8 +16,9 @@ from stin_pipe.pipeline.listing.files import FoundFiles
 from stin_pipe.pipeline.listing.find_videos import list_videos
 from stin_pipe.pipeline.listing.listing import ListedVideo
 from stin_pipe.pipeline.listing.official_lists import SplitLists, read_lists
+from stin_pipe.pipeline.listing.source_files import look_at
 from stin_pipe.pipeline.planning.plan import IMPORTED, ExtractParams
-from stin_pipe.pipeline.shard.from_images import import_video
+from stin_pipe.pipeline.shard.from_images import folder_sha256, import_video
 from stin_pipe.pipeline.shard.image_folders import FrameNames, numbered_images, read_image, scan_frame_folders
 from stin_pipe.stin.shards.codec import quantise_flow, recode_field
 from stin_pipe.stin.shards.errors import StinPipeError
@@ -394,3 +395,27 @@ def test_a_folder_with_fewer_frames_than_its_list_promises_fails(tmp_path: Path)
     (tmp_path / "x_rgb_train_split_2.txt").write_text("A/1 9 0\n")
     with pytest.raises(StinPipeError, match="9 frames here, 8 in another list"):
         lists_of(tmp_path, train="A/1 8 0")
+
+
+@pytest.mark.parametrize("streams", ["both", "rgb", "flow"])
+def test_the_digest_of_a_folder_is_that_in_its_shard_and_follows_every_image(tmp_path: Path, streams) -> None:
+    folder = make_folder(tmp_path / "frames" / "a" / "v")
+    params = PARAMS.only(streams)
+
+    def digest() -> str:
+        return folder_sha256(folder, root=tmp_path / "frames", params=params)
+
+    video = ListedVideo(id="a/v", path="a/v", label=0, class_name="a", splits={})
+    coding = {"flow_zero": params.flow_coding.zero, "flow_scale": params.flow_coding.scale}
+    with ShardWriter(tmp_path / "00000.h5", attributes=coding, streams=streams) as writer:
+        outcome = import_video(video, root=tmp_path / "frames", params=params, writer=writer, timeout_s=60)
+    assert outcome.meta is not None and outcome.meta.source_sha256 == digest()
+
+    seen, states = {digest()}, {look_at(folder)}
+    for name in ("img_00002.jpg", "flow_x_00003.jpg"):
+        image = cv2.imread(str(folder / name))
+        assert image is not None
+        cv2.imwrite(str(folder / name), 255 - image)
+        seen.add(digest())
+        states.add(look_at(folder))
+    assert (len(seen), len(states)) == ({"both": 3, "rgb": 2, "flow": 2}[streams], 3)

@@ -183,8 +183,8 @@ def train_locked(
     if is_first and (changed := looks_changed(ListingRecord.find(run.extract))):
         message = (
             f"{counted(len(changed), 'source file')} with another size or time than at the extraction "
-            f"(first: {changed[0]}); training uses the frames of then; `stin-pipe extract` compares such files, and "
-            "extracts again what is another one"
+            f"(first: {changed[0]}); training uses the frames of then; `stin-pipe extract` compares such "
+            "files, and extracts again what is another one"
         )
         on_event(TrainNotice(message=message))
 
