@@ -60,7 +60,15 @@ class EvalNotice:
     level: Literal["note", "warning"] = "warning"
 
 
-EvalEvent = ScoringProgress | EvalNotice
+@dataclass(frozen=True, kw_only=True)
+class PageProgress:
+    """How many of the telling videos the page has drawn."""
+
+    done: int
+    total: int
+
+
+EvalEvent = ScoringProgress | PageProgress | EvalNotice
 OnEvent = Callable[[EvalEvent], None]
 
 

@@ -12,6 +12,7 @@ from stin_pipe.stin.network.config import SpatialConfig, TemporalConfig
 from stin_pipe.stin.network.model_file import ModelInfo, TrainedModel, load_model, save_model
 from stin_pipe.stin.network.streams import build_stream
 from stin_pipe.stin.results.split_result import SplitResult, judge_split
+from stin_pipe.stin.results.trained import read_training
 from stin_pipe.stin.results.tuning import tune_fusion
 from stin_pipe.stin.scoring.fusion import fuse
 from stin_pipe.stin.scoring.scores import Scores
@@ -67,7 +68,7 @@ def make_report(
     loaded = _write_models(run, names) if models else {}
     for stream in ("spatial", "temporal"):
         lines = [
-            {"kind": "train", "step": step, "loss": 3 / (1 + step / 50) + 0.1 * rng.random()}
+            {"kind": "train", "step": step, "main_loss": 3 / (1 + step / 50) + 0.1 * rng.random()}
             for step in range(1, 301)
         ]
         lines += [{"kind": "val", "step": step, "top1": step / 400, "loss": 1.0} for step in (100, 200, 300)]
@@ -86,6 +87,10 @@ def make_report(
         report=str(folder / "report.html"),
         tuning=tune_fusion(spatial, temporal, when="before_softmax") if tuned else None,
         how_made=("Each video: 25 clips in 10 crops.", "Fusion 1 : 1.5, before softmax."),
+        trainings={
+            stream: [read_training(run.training(stream, "1"), stream=stream, run_path=run.path)]
+            for stream in ("spatial", "temporal")
+        },
         trained={"spatial": 40, "temporal": 40},
         held_out={"spatial": 5, "temporal": 5},
     )

@@ -43,6 +43,8 @@ class DataPath:
         test_listed: videos of the split's test list, failed ones among them.
         test_failed: videos of the test list that could not be extracted.
         test_scored: videos of the test list with scores.
+        num_frames: of all extracted videos.
+        bound_px: largest stored motion, in pixels a frame.
     """
 
     listed: int
@@ -59,6 +61,8 @@ class DataPath:
     test_listed: int
     test_failed: int
     test_scored: int
+    num_frames: int
+    bound_px: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,6 +277,8 @@ def _data_path(
         test_listed=len(manifest.subset(split, "test", *stored)) + num_failed,
         test_failed=num_failed,
         test_scored=num_scored,
+        num_frames=sum(video.num_frames for video in manifest.videos.values()),
+        bound_px=manifest.bound_px,
     )
 
 

@@ -183,18 +183,20 @@ def _curves(folder: Path, config: Mapping[str, Any], result: Mapping[str, Any]) 
     batch = min((int(count) for count in counts if count is not None and is_number(count)), default=None)
     num_videos = {"train": batch, "val": result.get("num_held_out")}
 
-    # The main head's loss, because that is the one that is counted on the held-out part.
+    # The main head's loss, where it is logged, because that is the one counted on the held-out part.
     curves = []
-    for metric, part, key in (
-        ("loss", "train", "main_loss"),
-        ("loss", "val", "loss"),
-        ("top1", "train", "top1"),
-        ("top1", "val", "top1"),
+    for metric, part, keys in (
+        ("loss", "train", ("main_loss", "loss")),
+        ("loss", "val", ("loss",)),
+        ("top1", "train", ("top1",)),
+        ("top1", "val", ("top1",)),
     ):
         points = [
-            (int(record["step"]), float(record[key]))
+            (int(record["step"]), value)
             for record in records
-            if record.get("kind") == part and is_number(record.get("step")) and is_number(record.get(key))
+            if record.get("kind") == part
+            and is_number(record.get("step"))
+            and (value := _first_number(record, keys)) is not None
         ]
         if points:
             steps, values = zip(*points, strict=True)
@@ -209,6 +211,10 @@ def _curves(folder: Path, config: Mapping[str, Any], result: Mapping[str, Any]) 
                 )
             )
     return tuple(curves)
+
+
+def _first_number(record: Mapping[str, Any], keys: Sequence[str]) -> float | None:
+    return next((float(record[key]) for key in keys if is_number(record.get(key))), None)
 
 
 def _text(value: Any) -> str | None:

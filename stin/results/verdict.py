@@ -16,6 +16,7 @@ from stin_pipe.stin.results.numbers import p_text, percent, points
 from stin_pipe.stin.scoring.fusion import FUSED
 
 SIGNIFICANT_P = 0.05
+UNEQUAL = 1.5
 MIN_RECORDINGS = 10
 """With fewer, a 95 % interval may cover half of all possible results."""
 
@@ -74,7 +75,8 @@ class Baseline:
         majority_class: the most frequent class of the training list (of the test list, where nothing is
             trained on).
         majority: share of the test videos that have it.
-        are_classes_unequal: whether some classes have more test videos than others, so that the two differ.
+        are_classes_unequal: whether a class has over 1.5 times the test videos of another, so that the second
+            has to be beaten, too.
     """
 
     chance: float
@@ -84,8 +86,8 @@ class Baseline:
 
     @property
     def best(self) -> float:
-        """The better of the two, which a result has to beat."""
-        return max(self.chance, self.majority)
+        """The better of the two where classes are unequal, else chance: what a result has to beat."""
+        return max(self.chance, self.majority) if self.are_classes_unequal else self.chance
 
     @property
     def name(self) -> str:
@@ -174,7 +176,7 @@ def find_baseline(
         chance=1 / len(class_names),
         majority_class=class_names[majority],
         majority=float(counts[majority] / max(1, counts.sum())),
-        are_classes_unequal=len(set(counts.tolist())) > 1,
+        are_classes_unequal=bool(counts.max() > UNEQUAL * counts.min()),
     )
 
 

@@ -62,6 +62,7 @@ def finish_training(
         num_repeated_fields=state.num_repeated,
         notices=tuple(notices),
         model_sha256=digest,
+        device=str(learner.device),
         model_step=state.best_step if takes_best else state.step,
         stopped_early=state.step < plan.total_steps,
         continued=tuple(asdict(item) for item in plan.config.continued),

@@ -124,6 +124,8 @@ class TrainResult:
             **{**value, "notices": tuple(value["notices"]), "continued": tuple(value.get("continued", ()))}
         )
 
+    device: str = ""
+    """What it was trained on; empty in results of versions that did not store it."""
     was_complete: bool = False
     """Whether the training was finished before this call."""
     list_change: str = ""

@@ -66,11 +66,11 @@ def test_the_class_table_sorts_by_each_column(browser, large) -> None:
     browser.open(large.path)
     column = "[...document.querySelectorAll('#classes tbody tr')].map(r => r.cells[{}].textContent)"
     press = "document.querySelector('#classes thead th:nth-child({}) button').click()"
-    browser.run(press.format(4))  # temporal
-    values = [float(value) for value in browser.run(column.format(3))]
+    browser.run(press.format(8))  # temporal
+    values = [float(value) for value in browser.run(column.format(7))]
     assert values == sorted(values) and values[0] < values[-1]
-    browser.run(press.format(4))
-    assert [float(value) for value in browser.run(column.format(3))] == values[::-1]
+    browser.run(press.format(8))
+    assert [float(value) for value in browser.run(column.format(7))] == values[::-1]
     sort = browser.run("[...document.querySelectorAll('#classes th[aria-sort]')].map(e => e.ariaSort)")
     assert sort == ["descending"]
     browser.run(press.format(1))
@@ -128,7 +128,9 @@ def test_reordering_the_matrix_keeps_its_counts(browser, large, order: str) -> N
         f" e.value = '{order}'; e.dispatchEvent(new Event('change')); }})()"
     )
     rows = browser.run("[...document.querySelectorAll('#matrix tbody th')].map(e => e.textContent)")
-    heads = browser.run("[...document.querySelectorAll('#matrix thead th')].map(e => e.textContent)")
+    heads = browser.run(
+        "[...document.querySelectorAll('#matrix thead th:not(.total)')].map(e => e.textContent)"
+    )
     counts = browser.run(
         "[...document.querySelectorAll('#matrix tbody tr')].map(r => "
         "[...r.cells].slice(1).map(c => Number(c.textContent)))"
@@ -137,7 +139,10 @@ def test_reordering_the_matrix_keeps_its_counts(browser, large, order: str) -> N
     np.add.at(expected, (large.result.fused.labels, large.result.fused.scores.argmax(1)), 1)
     labels = [CLASSES.index(name) for name in rows]
     assert rows == heads and len(set(rows)) == 101
-    assert (np.array(counts) == expected[np.ix_(labels, labels)]).all()
+    assert (np.array(counts)[:, :-1] == expected[np.ix_(labels, labels)]).all()
+    assert (np.array(counts)[:, -1] == expected[labels].sum(1)).all()
+    sums = browser.run("[...document.querySelectorAll('#matrix tfoot td')].map(e => Number(e.textContent))")
+    assert sums == [*expected[:, labels].sum(0), expected.sum()]
     shares = np.diag(expected)[labels] / 2
     assert {
         "list": rows == CLASSES,
@@ -153,10 +158,11 @@ def test_without_scripts_all_is_there_to_read(browser, large) -> None:
         assert browser.run("document.querySelectorAll('#classes button').length") == 0
         assert browser.run("document.getElementById('class-tools').checkVisibility()") is False
         text = browser.run("document.body.innerText")
+        closed = browser.run("document.body.textContent")  # stills lie folded under their clip
     finally:
         browser.call("Emulation.setScriptExecutionDisabled", value=False)
     assert all(name in text for name in CLASSES)
-    assert "Full colour of flow" in text and "How the fusion weights were chosen" in text
+    assert "Full colour of flow" in closed and "How the fusion weights were chosen" in text
 
 
 def test_every_text_is_legible(browser, large) -> None:
@@ -197,7 +203,38 @@ def test_a_screen_reader_finds_names(browser, large) -> None:
     regions = [name for role, name in named if role == "region"]
     assert len(regions) == len(set(regions)) > 10
     buttons = [name for role, name in named if role == "button"]
-    assert buttons[:5] == ["class", "videos", "spatial", "temporal", "fused"]
+    buttons = buttons[buttons.index("class") :]  # after those of the clips
+    assert buttons[:5] == ["class", "videos", "recall", "precision", "F1"]
     assert [name for role, name in named if role == "grid"] == [
         "Confusion matrix: rows are true classes, columns are predictions"
     ]
+
+
+def test_a_cell_opens_its_videos_and_clips_play(browser, large) -> None:
+    browser.open(large.path)
+    truth = int(large.result.fused.labels[0])
+    guess = int(large.result.fused.scores[0].argmax())
+    place = f"cell-{truth}-{guess}"
+    seen = f"document.getElementById('{place}').checkVisibility()"
+    assert browser.run(seen) is False
+    browser.run(f"document.querySelector('a[href=\"#{place}\"]').click()")
+    browser.run("new Promise(done => setTimeout(done, 200))")
+    assert browser.run(seen) is True
+    ids = browser.run(f"[...document.querySelectorAll('#{place} li')].map(e => e.textContent.trim())")
+    assert large.result.fused.ids[0] in ids
+    state = "[...document.querySelectorAll('video')].map(v => [v.error, v.videoWidth > 0, v.loop, v.muted])"
+    clips = browser.run(state)
+    assert len(clips) >= 6 and clips == [[None, True, True, True]] * len(clips)
+    require_quiet(browser, large.path)
+
+
+def test_a_table_that_is_cut_off_says_so_on_a_phone_and_shows_the_fusion_first(browser, large) -> None:
+    browser.open(large.path, width=390, height=844)
+    browser.run("new Promise(done => setTimeout(done, 200))")
+    wide = browser.run(
+        "[...document.querySelectorAll('.scroll')].filter(e => e.checkVisibility())"
+        ".map(e => [e.scrollWidth > e.clientWidth + 1, e.previousElementSibling.checkVisibility()])"
+    )
+    assert any(cut for cut, _ in wide) and all(cut == told for cut, told in wide)
+    first = "document.querySelector('#classes tbody td:nth-child(3)').getBoundingClientRect().right"
+    assert browser.run(first) <= 390

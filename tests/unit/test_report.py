@@ -15,6 +15,7 @@ import pytest
 
 from stin_pipe.stin.results.examples import choose_rows
 from stin_pipe.stin.results.numbers import p_value, percent, points
+from stin_pipe.stin.results.trained import read_training
 from stin_pipe.workflows.report.charts import HEIGHT, WIDTH, line_chart, reliability_chart, training_charts
 from stin_pipe.workflows.report.pictures import (
     NUM_TILES,
@@ -82,6 +83,7 @@ def test_the_policy_allows_the_one_style_and_script_and_no_fetch(hostile) -> Non
     )
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
     assert (rules["default-src"], rules["img-src"]) == ("'none'", "data:")
+    assert rules["media-src"] == "data:"
     for tag in ("style", "script"):
         content = re.search(f"<{tag}>(.*?)</{tag}>", hostile.html, re.DOTALL)
         assert content is not None
@@ -224,18 +226,23 @@ def test_the_largest_pictures_leave_the_page_under_its_limit() -> None:
 
 
 def test_training_charts_stay_in_their_box_and_keep_the_last_value(tmp_path: Path) -> None:
-    lines = [{"kind": "train", "step": step, "loss": 3.0 - step / 500} for step in range(1, 1001)]
+    lines = [{"kind": "train", "step": step, "main_loss": 3.0 - step / 500} for step in range(1, 1001)]
     lines.append({"kind": "val", "step": 500, "top1": 0.25, "loss": 9.0})
     lines.append({"kind": "val", "step": 1000, "top1": 0.5, "loss": float("nan")})
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    loss, top1 = training_charts(tmp_path, "spatial")
+    training = read_training(tmp_path, stream="spatial", run_path=tmp_path)
+    loss, top1 = training_charts(training)
     places = [tuple(map(float, pair.split(","))) for pair in loss.lines[0].points.split()]
     assert len(places) == 200 and places[-1][0] == WIDTH
     assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in places)
     assert places[0][1] < places[-1][1]  # a falling loss goes down the page
-    assert "to 1 at step 1000; best 1" in loss.text
-    assert [label for _, label in top1.y_ticks] == ["0", "50", "100"] and "to 0.5 at step 1000" in top1.text
-    assert training_charts(tmp_path / "none", "spatial") == []
+    assert "to 1 at step 1000, best 1" in loss.text
+    assert [label for _, label in top1.y_ticks] == [
+        "0",
+        "50",
+        "100",
+    ] and "to 50.0 % at step 1000" in top1.text
+    assert training_charts(read_training(tmp_path / "none", stream="spatial", run_path=tmp_path)) == []
 
 
 def test_reliability_and_weight_charts_by_hand() -> None:
@@ -247,13 +254,15 @@ def test_reliability_and_weight_charts_by_hand() -> None:
     marks = sorted(chart.lines[0].marks)
     assert [mark[:2] for mark in marks] == [(0.6 * WIDTH, 0.0), (0.9 * WIDTH, HEIGHT / 2)]
     assert marks[1][2] > marks[0][2]  # two videos, one video
+    low, high = sorted(y for x, *ends in chart.lines[0].whiskers if x == 0.9 * WIDTH for y in ends)
+    assert 0 < low < HEIGHT / 2 < high < HEIGHT  # one of two is right: Wilson's interval around a half
     chart = line_chart(
-        "t", {"fused": [(0.0, 0.5), (0.5, 0.9), (1.0, 0.7)]}, x_label="x", text="", chosen_x=0.5
+        "t", {"fused": [(0.0, 0.5), (0.5, 0.9), (1.0, 0.7)]}, x_label="x", y_label="y", text="", chosen_x=0.5
     )
     assert chart.lines[0].marks[0][:2] == (WIDTH / 2, 0.0)
     assert [label for _, label in chart.y_ticks] == ["50", "70", "90"]
     with pytest.raises(ValueError, match="at least 2 points"):
-        line_chart("t", {"fused": [(0.0, 0.5)]}, x_label="x", text="")
+        line_chart("t", {"fused": [(0.0, 0.5)]}, x_label="x", y_label="y", text="")
 
 
 def test_numbers_as_people_write_them() -> None:

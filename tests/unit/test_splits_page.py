@@ -35,10 +35,10 @@ def test_the_page_lies_beside_its_numbers_and_links_to_each_split(value, browser
         "[...document.querySelectorAll('tbody')].map(b => [...b.rows].map(r => "
         "[...r.cells].map(c => c.firstChild.textContent)))"
     )
-    for row, stream in zip(rows[0], ("spatial", "temporal", "fused"), strict=True):
+    for row, stream in zip(rows[0], ("fused", "spatial", "temporal"), strict=True):
         assert row[:2] == [stream, f"{100 * mean[stream]['top1']:.1f}"]
     fused = [f"{100 * item['fused']['top1']:.1f}" for item in mean["splits"]]
-    assert [row[4] for row in rows[1]] == fused
+    assert [row[2] for row in rows[1]] == fused
     spread = f"± {100 * mean['spread']['fused']['top1']:.1f}"
     assert spread in browser.run("document.querySelector('tr.fused').textContent")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from stin_pipe.stin.results.stored import read_lines, read_metrics, read_result
+from stin_pipe.stin.results.trained import read_training
 from stin_pipe.stin.shards.run_dir import RunDir
 from stin_pipe.workflows.prediction.fusion_choice import better_stream, choose_fusion
 from stin_pipe.workflows.report.charts import training_charts
@@ -114,8 +115,8 @@ def test_lines_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
     run, folder = trained(tmp_path)
     (folder / "metrics.jsonl").write_text("\n".join(lines), encoding="latin-1")
     assert len(read_lines(folder / "metrics.jsonl")) == 5
-    (chart,) = training_charts(folder, "spatial")
+    (chart,) = training_charts(read_training(folder, stream="spatial", run_path=tmp_path))
     assert "from 1 at step 1 to 0.333 at step 3" in chart.text
     state = training_state(run, "train-spatial", "1")
     assert (state.progress, state.steps, state.loss) == ("unfinished", 4, 1.0 / 3)
-    assert training_charts(tmp_path / "none", "spatial") == []
+    assert training_charts(read_training(tmp_path / "none", stream="spatial", run_path=tmp_path)) == []

@@ -143,6 +143,8 @@ def test_the_majority_class_is_to_be_beaten_where_classes_are_unequal() -> None:
     names = ("walk", "run")
     even = find_baseline([0, 1, 0, 1], names)
     assert (even.best, even.text) == (0.5, "chance (50.0 %)")
+    nearly = find_baseline([0, 1] * 5 + [0], names)  # six and five: chance is what to beat
+    assert (nearly.best, nearly.are_classes_unequal) == (0.5, False)
     uneven = find_baseline([0, 0, 0, 1], names, train_labels=[0, 0, 1])
     assert (uneven.majority_class, uneven.best) == ("walk", 0.75)
     assert uneven.text == "always answering the most frequent class (75.0 %)"

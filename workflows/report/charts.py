@@ -3,10 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from stin_pipe.stin.results.calibration import Calibration
-from stin_pipe.stin.results.stored import is_number, read_lines
+from stin_pipe.stin.results.numbers import percent
+from stin_pipe.stin.results.trained import DEFAULT_NAME, Curve, Training
 
 WIDTH, HEIGHT = 320.0, 150.0
 MAX_POINTS = 200
@@ -21,6 +21,10 @@ class Line:
     name: str
     points: str
     marks: tuple[tuple[float, float, float], ...] = ()
+    whiskers: tuple[tuple[float, float, float], ...] = ()
+    """Vertical intervals: x, and y of both ends."""
+    is_faint: bool = False
+    """Whether another line of the same style is the one to look at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,7 @@ class Chart:
         text: what it shows, in words, for screen readers.
         lines: drawn in this order.
         x_ticks, y_ticks: positions in the units of the box, y pointing down.
-        x_label: meaning of the horizontal axis.
+        x_label, y_label: meaning of the axes.
         diagonal: whether to draw the line on which both axes are equal.
     """
 
@@ -42,24 +46,20 @@ class Chart:
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
     x_label: str
+    y_label: str
     diagonal: bool = False
 
 
 Series = Sequence[tuple[float, float]]
 
 
-def training_charts(folder: Path, stream: str) -> list[Chart]:
-    """Return the loss and the held-out top-1 of a training; nothing where its folder has no log."""
-    records = read_lines(folder / "metrics.jsonl")
+def training_charts(training: Training) -> list[Chart]:
+    """Return the losses and the accuracies of a training, on the training and the held-out part."""
     charts = []
-    for kind, key, title in (("train", "loss", "training loss"), ("val", "top1", "held-out top-1")):
-        series = [
-            (float(record["step"]), float(record[key]))
-            for record in records
-            if record.get("kind") == kind and is_number(record.get("step")) and is_number(record.get(key))
-        ]
-        if len(series) >= 2:
-            charts.append(_training_chart(series, stream, title, share=kind == "val"))
+    for metric, title in (("loss", "loss"), ("top1", "top-1")):
+        curves = [curve for curve in training.curves if curve.metric == metric and len(curve.steps) >= 2]
+        if curves:
+            charts.append(_training_chart(curves, training, title, share=metric == "top1"))
     return charts
 
 
@@ -76,23 +76,42 @@ def reliability_chart(name: str, calibration: Calibration) -> Chart:
         (*scale.place(*point), round(radius, 1)) for point, radius in zip(series, radii, strict=True)
     )
 
+    whiskers = tuple(
+        (
+            scale.place(item.confidence, 0)[0],
+            scale.place(0, item.interval.low)[1],
+            scale.place(0, item.interval.high)[1],
+        )
+        for item in bins
+    )
+
     words = "; ".join(
-        f"confidence {item.confidence:.2f}, accuracy {item.accuracy:.2f} ({item.count} videos)"
+        f"confidence {percent(item.confidence)} %, accuracy {percent(item.accuracy)} % (95 % interval "
+        f"{percent(item.interval.low)} to {percent(item.interval.high)} %, {item.count} videos)"
         for item in bins
     )
     return Chart(
         title=name,
         text=f"Reliability of {name}: {words}",
-        lines=(Line(style=name, name=name, points="", marks=marks),),
+        lines=(
+            Line(style=name, name=f"n = {calibration.num_videos}", points="", marks=marks, whiskers=whiskers),
+        ),
         x_ticks=scale.x_ticks((0.0, 0.5, 1.0), percent=True),
         y_ticks=scale.y_ticks((0.0, 0.5, 1.0), percent=True),
-        x_label="x: confidence, y: accuracy, per cent",
+        x_label="confidence, %",
+        y_label="accuracy, %",
         diagonal=True,
     )
 
 
 def line_chart(
-    title: str, lines: Mapping[str, Series], *, x_label: str, text: str, chosen_x: float | None = None
+    title: str,
+    lines: Mapping[str, Series],
+    *,
+    x_label: str,
+    y_label: str,
+    text: str,
+    chosen_x: float | None = None,
 ) -> Chart:
     """Return lines of shares (0..1) by name, which is also their style; a dot marks the chosen x.
 
@@ -122,26 +141,54 @@ def line_chart(
         x_ticks=scale.x_ticks((min(xs), (min(xs) + max(xs)) / 2, max(xs))),
         y_ticks=scale.y_ticks((low, (low + high) / 2, high), percent=True),
         x_label=x_label,
+        y_label=y_label,
     )
 
 
-def _training_chart(series: Series, stream: str, title: str, *, share: bool) -> Chart:
-    first, last = series[0], series[-1]
-    best = max(value for _, value in series) if share else min(value for _, value in series)
+_PARTS = {"train": "training batches", "val": "held out"}
 
-    # The text gives the numbers before thinning; the line's range is that of what is drawn.
-    series = _thinned(series)
-    values = [value for _, value in series]
+
+def _training_chart(curves: Sequence[Curve], training: Training, title: str, *, share: bool) -> Chart:
+    # The texts give the numbers before thinning; the range is that of what is drawn.
+    series = {curve: _thinned([*zip(curve.steps, curve.values, strict=True)]) for curve in curves}
+    values = [value for points in series.values() for _, value in points]
     low, high = (0.0, 1.0) if share else _round_range(min(values), max(values))
-    scale = _Scale(x=(first[0], last[0]), y=(low, high))
+    first, last = min(curve.steps[0] for curve in curves), max(curve.steps[-1] for curve in curves)
+    scale = _Scale(x=(float(first), float(last)), y=(low, high))
+
+    name = training.stream if training.name == DEFAULT_NAME else f"{training.stream} {training.name}"
     return Chart(
-        title=f"{stream}: {title}",
-        text=f"{stream}: {title} from {first[1]:.3g} at step {first[0]:.0f} to {last[1]:.3g} at step "
-        f"{last[0]:.0f}; best {best:.3g}",
-        lines=(Line(style=stream, name=stream, points=scale.points(series)),),
-        x_ticks=scale.x_ticks((first[0], last[0])),
+        title=f"{name}: {title}",
+        text=f"{name}: {title}; " + "; ".join(_curve_text(curve, share=share) for curve in curves),
+        lines=tuple(
+            Line(
+                style=training.stream,
+                name=_part_text(curve),
+                points=scale.points(points),
+                is_faint=curve.part == "train",
+            )
+            for curve, points in series.items()
+        ),
+        x_ticks=scale.x_ticks((first, last)),
         y_ticks=scale.y_ticks((low, (low + high) / 2, high), percent=share),
         x_label="step",
+        y_label="top-1, %" if share else "loss",
+    )
+
+
+def _part_text(curve: Curve) -> str:
+    number = "" if curve.num_videos is None else f" (n = {curve.num_videos})"
+    return f"{_PARTS[curve.part]}{number}"
+
+
+def _curve_text(curve: Curve, *, share: bool) -> str:
+    numbers = [
+        f"{100 * value:.1f} %" if share else f"{value:.3g}"
+        for value in (curve.values[0], curve.values[-1], curve.best)
+    ]
+    return (
+        f"{_part_text(curve)} from {numbers[0]} at step {curve.steps[0]} to {numbers[1]} at step "
+        f"{curve.steps[-1]}, best {numbers[2]}"
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from stin_pipe.stin.results.comparison import Difference
 from stin_pipe.stin.results.side_by_side import StreamTable
 from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.workflows.report.comparison_text import shows_top5
 from stin_pipe.workflows.report.page import render_page
 from stin_pipe.workflows.run.compared import RunComparison
 
@@ -81,6 +82,7 @@ def render_comparison(result: RunComparison) -> str:
         split=result.split,
         num_common=side_by_side.num_common,
         num_classes=len(side_by_side.tables[0].classes),
+        shows_top5=shows_top5(side_by_side.num_classes),
         tables=[(table, class_differences(table)) for table in side_by_side.tables],
         differences=result.protocol_differences,
         made=made,

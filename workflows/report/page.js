@@ -1,5 +1,6 @@
 "use strict";
-// The page is complete without this script, which adds sorting, searching and the read-out of the matrix.
+// The page is complete without this script, which adds sorting, searching, the read-out of the matrix, and clips
+// that play by themselves where they are in sight.
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 const plain = (text) => text.trim().toLowerCase();
 
@@ -62,11 +63,12 @@ if (matrix) {
   const total = (row) => row.dataset.count;
   let marked = [], current = null;
   // Cells know their column by its class, so that columns can change places.
+  const cellsOf = (row) => [...row.cells].slice(1).filter((cell) => !cell.classList.contains("total"));
   for (const row of matrix.tBodies[0].rows) {
-    [...row.cells].slice(1).forEach((cell, column) => { cell.column = column; cell.rowName = row; });
+    cellsOf(row).forEach((cell, column) => { cell.column = column; cell.rowName = row; });
   }
-  const heads = [...matrix.tHead.rows[0].cells].slice(1);
-  heads.forEach((head, column) => { head.column = column; });
+  const heads = cellsOf(matrix.tHead.rows[0]), sums = cellsOf(matrix.tFoot.rows[0]);
+  for (const group of [heads, sums]) group.forEach((cell, column) => { cell.column = column; });
 
   function unmark() {
     for (const element of marked) element.classList.remove("on", "oncol", "at");
@@ -99,18 +101,19 @@ if (matrix) {
     cell.tabIndex = 0;
     if (focus) cell.focus();
   }
-  const cellOf = (event) => event.target.closest("#matrix tbody td");
+  const cellOf = (event) => event.target.closest("#matrix tbody td:not(.total)");
   matrix.addEventListener("pointerover", (event) => { const cell = cellOf(event); if (cell) show(cell); });
   matrix.addEventListener("focusin", (event) => { const cell = cellOf(event); if (cell) show(cell); });
   matrix.addEventListener("click", (event) => { const cell = cellOf(event); if (cell) take(cell, true); });
   matrix.addEventListener("keydown", (event) => {
     const cell = cellOf(event);
+    if (cell && event.key === "Enter") cell.querySelector("a")?.click();
     const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
     if (!cell || !step) return;
     event.preventDefault();
     const rows = matrix.tBodies[0].rows;
     const down = Math.min(size - 1, Math.max(0, cell.parentNode.sectionRowIndex + step[0]));
-    const across = Math.min(rows[0].cells.length - 1, Math.max(1, cell.cellIndex + step[1]));
+    const across = Math.min(rows[0].cells.length - 2, Math.max(1, cell.cellIndex + step[1]));
     take(rows[down].cells[across], true);
   });
   take(matrix.tBodies[0].rows[0].cells[1], false);
@@ -127,10 +130,12 @@ if (matrix) {
     }[order.value]);
     const columns = rows.map(number);
     for (const row of rows) {
-      const cells = new Map([...row.cells].slice(1).map((cell) => [cell.column, cell]));
-      row.append(...columns.map((column) => cells.get(column)));
+      const cells = new Map(cellsOf(row).map((cell) => [cell.column, cell]));
+      row.append(...columns.map((column) => cells.get(column)), row.querySelector(".total"));
     }
-    matrix.tHead.rows[0].append(...columns.map((column) => heads[column]));
+    for (const [row, cells] of [[matrix.tHead.rows[0], heads], [matrix.tFoot.rows[0], sums]]) {
+      row.append(...columns.map((column) => cells[column]), row.querySelector(".total"));
+    }
     matrix.tBodies[0].append(...rows);
   });
 
@@ -156,3 +161,33 @@ if (matrix) {
     } else readout.textContent = `${found.length} classes match`;
   });
 }
+
+for (const box of all(".scroll")) {
+  const hint = document.createElement("p");
+  hint.className = "hint";
+  hint.setAttribute("aria-hidden", "true");
+  hint.textContent = "scroll sideways \u2192";
+  hint.hidden = true;
+  box.before(hint);
+  const show = () => { hint.hidden = box.scrollWidth <= box.clientWidth + 1; };
+  new ResizeObserver(show).observe(box);
+}
+
+if (!matchMedia("(prefers-reduced-motion: reduce)").matches) {
+  const inSight = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) {
+      if (isIntersecting) target.play().catch(() => {});
+      else target.pause();
+    }
+  }, { threshold: .4 });
+  for (const video of all("video")) inSight.observe(video);
+}
+
+// Browsers open what encloses the target of a link; older ones leave it closed.
+function openTarget() {
+  const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  for (let e = target && target.closest("details"); e; e = e.parentElement.closest("details")) e.open = true;
+  if (target && target.closest("details")) target.scrollIntoView({ block: "center", behavior: "instant" });
+}
+addEventListener("hashchange", openTarget);
+openTarget();

@@ -17,7 +17,7 @@ KNOWN_STYLES = ("spatial", "temporal", "fused")
 @dataclass(frozen=True, kw_only=True)
 class Page:
     """The page's own style and script, and the policy that allows nothing else: no other script, no fetch, no
-    form, and pictures only from the page itself."""
+    form, and pictures and clips only from the page itself."""
 
     css: Markup
     js: Markup
@@ -49,7 +49,8 @@ def _page() -> Page:
     folder = resources.files("stin_pipe.workflows.report")
     css, js = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     policy = (
-        f"default-src 'none'; img-src data:; style-src {_hash(css)}; script-src {_hash(js)}; "
+        f"default-src 'none'; img-src data:; media-src data:; style-src {_hash(css)}; "
+        f"script-src {_hash(js)}; "
         "base-uri 'none'; form-action 'none'"
     )
     return Page(css=Markup(css), js=Markup(js), policy=policy)  # noqa: S704 - our own files

@@ -16,7 +16,7 @@ from stin_pipe.stin.network.model_file import TrainedModel
 from stin_pipe.stin.scoring.maps import StreamMaps, stream_maps
 from stin_pipe.stin.shards.codec import dequantise_flow
 from stin_pipe.stin.shards.reader import ShardReader
-from stin_pipe.stin.shards.schema import ManifestVideo
+from stin_pipe.stin.shards.schema import STORED_OF, ManifestVideo
 
 NUM_TILES = 6
 TILE_PX = 208
@@ -74,14 +74,18 @@ def draw_strip(reader: ShardReader, video: ManifestVideo, models: Mapping[str, T
     frames = [int(index) for index in ((2 * np.arange(count) + 1) * (video.num_frames - 1)) // (2 * count)]
 
     width, height = _tile_size(video)
-    rgb_NHWC = [_resized(frame, width, height) for frame in reader.read_rgb(video.id, frames)]
-    flow = dequantise_flow(reader.read_flow(video.id, frames), reader.flow_coding(video.id))
-    flow_NHW2 = flow.transpose(0, 2, 3, 1)
-    full_px = full_length(flow_NHW2)
+    rgb_NHWC, flow_NHW2, full_px = [], [], 0.0
+    if video.has("rgb"):
+        rgb_NHWC = [_resized(frame, width, height) for frame in reader.read_rgb(video.id, frames)]
+    if video.has("flow"):
+        flow = dequantise_flow(reader.read_flow(video.id, frames), reader.flow_coding(video.id))
+        flow_NHW2 = flow.transpose(0, 2, 3, 1)
+        full_px = full_length(flow_NHW2)
 
     maps = {
         stream: stream_maps(model, reader, ClipShape.of(video), num_segments=max(2, count))
         for stream, model in models.items()
+        if video.has("rgb") and video.has(STORED_OF[stream])  # a map is drawn over frames
     }
     differences, attention = maps.get("spatial"), maps.get("temporal")
 

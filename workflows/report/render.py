@@ -1,21 +1,27 @@
 """The report of one split: one HTML file that opens offline; every name in it is escaped."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from stin_pipe.stin.network.model_file import TrainedModel
-from stin_pipe.stin.results.analysis import Agreement
+from stin_pipe.stin.results.analysis import Agreement, Analysis
 from stin_pipe.stin.results.split_result import DataPath, SplitResult
 from stin_pipe.stin.results.tuning import Tuning
+from stin_pipe.stin.scoring.scores import Scores
 from stin_pipe.stin.shards.run_dir import RunDir
 from stin_pipe.stin.shards.schema import Manifest
 from stin_pipe.workflows.report.charts import Chart, line_chart, reliability_chart, training_charts
+from stin_pipe.workflows.report.comparison_text import shows_top5
 from stin_pipe.workflows.report.page import render_page
+from stin_pipe.workflows.report.sources import source_links
 from stin_pipe.workflows.report.splits import render_splits
+from stin_pipe.workflows.report.training_table import training_table
 from stin_pipe.workflows.report.video_cards import video_cards
 from stin_pipe.workflows.run.evaluation import Pages
 
@@ -41,10 +47,11 @@ SECTIONS: tuple[tuple[str, str], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One cell of the matrix: its count, and the style that shades it."""
+    """One cell of the matrix: its count, the style that shades it, and the id of the list of its videos."""
 
     count: int
     style: str
+    place: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +63,16 @@ class MatrixRow:
     hits: int
     share: float
     cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellVideos:
+    """The videos of one cell of the matrix."""
+
+    place: str
+    truth: str
+    guess: str
+    ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +100,11 @@ def evaluation_pages() -> Pages:
 
 
 def render_report(
-    run: RunDir, manifest: Manifest, result: SplitResult, models: Mapping[str, TrainedModel]
+    run: RunDir,
+    manifest: Manifest,
+    result: SplitResult,
+    models: Mapping[str, TrainedModel],
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> str:
     """Return the report of one split as HTML.
 
@@ -92,23 +113,18 @@ def render_report(
         manifest: of the run.
         result: of fuse-eval.
         models: stream -> the model that made its scores; a stream without one gets no maps.
+        on_progress: called with how many of the telling videos are drawn, and how many there are.
     """
-    analysis = result.analysis
-    examples = video_cards(run, manifest, result, models)
-    guesses = result.answer.scores.argmax(1)
-    matrix = matrix_rows(manifest.classes, result.answer.labels, guesses)
-    agreement = analysis.agreement
+    analysis, answer, agreement = result.analysis, result.answer, result.analysis.agreement
+    examples = video_cards(run, manifest, result, models, on_progress)
+    left_out = {"tuning": result.tuning is None, "agreement": agreement is None}
 
     return render_page(
         "report.html.jinja",
         run_name=run.path.name,
         split=result.split,
         version=metadata.version("stin-pipe"),
-        sections=[
-            item
-            for item in SECTIONS
-            if (item[0] != "tuning" or result.tuning) and (item[0] != "agreement" or analysis.agreement)
-        ],
+        sections=[item for item in SECTIONS if not left_out.get(item[0])],
         metrics=result.metrics,
         manifest=manifest,
         data=result.data,
@@ -116,20 +132,21 @@ def render_report(
         literature=result.literature,
         how_made=result.how_made,
         num_classes=len(manifest.classes),
-        num_frames=sum(video.num_frames for video in manifest.videos.values()),
-        names=list(analysis.accuracies),
+        names=answers_first(analysis),
         verdict=result.verdict,
         answer=analysis.answer,
+        shows_top5=shows_top5(len(manifest.classes)),
         stages=data_stages(result.data),
-        classes=sorted(analysis.classes, key=lambda row: (row.recall, row.name)),
-        matrix=matrix,
-        matrix_left_out=len(np.union1d(result.answer.labels, guesses)) - len(matrix),
-        matrix_size=_matrix_size(len(matrix)),
+        training=training_table(result.metrics["trainings"]),
         curves=[
             chart
-            for stream in ("spatial", "temporal")
-            for chart in training_charts(run.training(stream, result.split), stream)
+            for members in result.trainings.values()
+            for training in members
+            for chart in training_charts(training)
         ],
+        classes=sorted(analysis.classes, key=lambda row: (row.recall, row.name)),
+        **_matrix_values(answer),
+        links=source_links(run, Path(result.metrics["report"]).parent, answer.ids),
         agreement=[] if agreement is None else agreement_parts(agreement, result.data.test_scored),
         agreement_lists=[] if agreement is None else _agreement_lists(agreement),
         max_ids=MAX_IDS_SHOWN,
@@ -141,6 +158,24 @@ def render_report(
         no_pictures=examples.missing,
         failures=manifest.failed[:MAX_FAILURES_SHOWN],
     )
+
+
+def _matrix_values(answer: Scores) -> dict[str, Any]:
+    """Return what the template draws of the confusion matrix."""
+    guesses = answer.scores.argmax(1)
+    rows = matrix_rows(answer.class_names, answer.labels, guesses)
+    return {
+        "matrix": rows,
+        "matrix_totals": np.array([[cell.count for cell in row.cells] for row in rows]).sum(0).tolist(),
+        "matrix_left_out": len(np.union1d(answer.labels, guesses)) - len(rows),
+        "matrix_size": _matrix_size(len(rows)),
+        "cell_videos": cell_videos(answer),
+    }
+
+
+def answers_first(analysis: Analysis) -> list[str]:
+    """Return what answered, with that first which decides: on a phone the last columns are out of sight."""
+    return [analysis.answer, *(name for name in analysis.accuracies if name != analysis.answer)]
 
 
 def matrix_rows(classes: tuple[str, ...], labels: np.ndarray, guesses: np.ndarray) -> list[MatrixRow]:
@@ -172,13 +207,33 @@ def matrix_rows(classes: tuple[str, ...], labels: np.ndarray, guesses: np.ndarra
             kind = "r" if guess == truth else "w"
             # Ten steps of shade, since the page's policy forbids a style of its own for each cell.
             style = f"{kind} s{math.ceil(10 * count / total)}" if count else ""
-            cells.append(Cell(count=count, style=style))
+            cells.append(Cell(count=count, style=style, place=_place(truth, guess)))
         rows.append(
             MatrixRow(
                 name=classes[truth], count=total, hits=hits, share=hits / max(1, total), cells=tuple(cells)
             )
         )
     return rows
+
+
+def cell_videos(answer: Scores) -> list[CellVideos]:
+    """Return the videos of every cell of the matrix that has some, errors first."""
+    ids: dict[tuple[int, int], list[str]] = {}
+    for video_id, truth, guess in zip(answer.ids, answer.labels, answer.scores.argmax(1), strict=True):
+        ids.setdefault((int(truth), int(guess)), []).append(video_id)
+    return [
+        CellVideos(
+            place=_place(truth, guess),
+            truth=answer.class_names[truth],
+            guess=answer.class_names[guess],
+            ids=tuple(found),
+        )
+        for (truth, guess), found in sorted(ids.items(), key=lambda item: (item[0][0] == item[0][1], item[0]))
+    ]
+
+
+def _place(truth: int, guess: int) -> str:
+    return f"cell-{truth}-{guess}"
 
 
 def data_stages(data: DataPath) -> list[Stage]:
@@ -232,9 +287,10 @@ def tuning_chart(tuning: Tuning) -> Chart:
     """Return held-out top-1 over the share of the temporal stream, with the chosen share marked."""
     series = [(point.temporal_share, point.top1) for point in tuning.curve]
     return line_chart(
-        "held-out top-1, per cent",
+        "held-out top-1",
         {"fused": series},
         x_label="share of the temporal stream",
+        y_label="held-out top-1, %",
         text="Held-out top-1 by the share of the temporal stream: "
         + "; ".join(f"{share:g}: {100 * top1:.1f} %" for share, top1 in series),
         chosen_x=tuning.temporal_share,

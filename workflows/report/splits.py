@@ -6,6 +6,7 @@ from importlib import metadata
 from typing import Any
 
 from stin_pipe.stin.results.intervals import Interval
+from stin_pipe.workflows.report.comparison_text import shows_top5
 from stin_pipe.workflows.report.page import render_page
 
 
@@ -27,7 +28,7 @@ def render_splits(run_name: str, value: Mapping[str, Any]) -> str:
         run_name: of the run.
         value: the JSON object of all splits, as fuse-eval/all.json holds it.
     """
-    streams = list(dict.fromkeys((*value["streams"], value["answer"])))
+    streams = list(dict.fromkeys((value["answer"], *value["streams"])))
 
     rows = []
     for item in value["splits"]:
@@ -49,6 +50,8 @@ def render_splits(run_name: str, value: Mapping[str, Any]) -> str:
         run_name=run_name,
         value=value,
         streams=streams,
+        answer=streams[0],
+        shows_top5=shows_top5(value["splits"][0]["num_classes"]),
         rows=rows,
         differences=list(dict.fromkeys(differences)),
         version=metadata.version("stin-pipe"),

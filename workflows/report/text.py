@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from stin_pipe.stin.evaluation import EvalEvent, EvalNotice
+from stin_pipe.stin.evaluation import EvalEvent, EvalNotice, PageProgress
 from stin_pipe.stin.results.numbers import percent
 from stin_pipe.stin.results.split_mean import METRICS
 from stin_pipe.stin.results.split_result import SplitResult
@@ -23,9 +23,12 @@ def shown_events(output: Output) -> Iterator[Callable[[EvalEvent], None]]:
             if isinstance(event, EvalNotice):
                 (output.warn if event.level == "warning" else output.say)(event.message)
                 return
-            key = event.stream, event.videos
-            if key not in meters:
+            if isinstance(event, PageProgress):
+                key, label = ("page", ""), "draw the report"
+            else:
+                key = event.stream, event.videos
                 label = f"score {event.stream}" + (" (held out)" if event.videos == "held out" else "")
+            if key not in meters:
                 meters[key] = bars.enter_context(output.progress(label, event.total, unit="videos"))
             meters[key].update(event.done)
             if event.done == event.total:

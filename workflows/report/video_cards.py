@@ -1,6 +1,6 @@
 """The last part of the report: a few example videos, what each stream predicts, and their pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from stin_pipe.pipeline.flow.colour import colour_key
@@ -11,6 +11,7 @@ from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.reader import ShardReader
 from stin_pipe.stin.shards.run_dir import RunDir
 from stin_pipe.stin.shards.schema import Manifest
+from stin_pipe.workflows.report.clips import draw_clip
 from stin_pipe.workflows.report.pictures import Strip, data_uri, draw_strip
 
 KEY_PX = 192
@@ -38,6 +39,8 @@ class VideoCard:
 
     example: Example
     strip: Strip | None
+    clip: str
+    """A data URI of the looping clip; "" where there is none."""
     rows: tuple[PictureRow, ...]
     missing: str = ""
 
@@ -52,7 +55,11 @@ class VideoCards:
 
 
 def video_cards(
-    run: RunDir, manifest: Manifest, result: SplitResult, models: Mapping[str, TrainedModel]
+    run: RunDir,
+    manifest: Manifest,
+    result: SplitResult,
+    models: Mapping[str, TrainedModel],
+    on_progress: Callable[[int, int], None],
 ) -> VideoCards:
     """Choose the videos and draw them; what cannot be read is noted in its place and never stops the page."""
     if not run.extract.is_dir():
@@ -60,7 +67,11 @@ def video_cards(
 
     reader = ShardReader(run.extract, manifest)
     try:
-        cards = [_card(item, reader, manifest, models) for item in result.examples]
+        cards = []
+        on_progress(0, len(result.examples))
+        for item in result.examples:
+            cards.append(_card(item, reader, manifest, models))
+            on_progress(len(cards), len(result.examples))
     finally:
         reader.close()
 
@@ -79,17 +90,20 @@ def _card(
     example: Example, reader: ShardReader, manifest: Manifest, models: Mapping[str, TrainedModel]
 ) -> VideoCard:
     # The run may have changed since these scores were made: a video may be gone, a shard damaged.
-    strip, missing = None, ""
+    strip, clip, missing = None, "", ""
     try:
         if example.id not in manifest.videos:
             raise StinPipeError("the video is no longer in the run")
-        strip = draw_strip(reader, manifest.videos[example.id], models)
+        video = manifest.videos[example.id]
+        strip = draw_strip(reader, video, models)
+        clip = draw_clip(reader, video, full_px=strip.full_px)
     except StinPipeError as error:
         missing = str(error)
 
     return VideoCard(
         example=example,
         strip=strip,
+        clip=clip,
         rows=() if strip is None else _rows(strip),
         missing=missing,
     )

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from stin_pipe.stin.device import choose_device, resolve_amp
-from stin_pipe.stin.evaluation import EvalNotice, OnEvent, evaluate_split, load_models, model_path
+from stin_pipe.stin.evaluation import (
+    EvalNotice,
+    OnEvent,
+    PageProgress,
+    evaluate_split,
+    load_models,
+    model_path,
+)
 from stin_pipe.stin.network.config import StreamConfig
 from stin_pipe.stin.network.model_file import TrainedModel, read_model_info
 from stin_pipe.stin.results.how_made import missing_videos
@@ -33,6 +40,8 @@ from stin_pipe.workflows.run.members import (
 )
 from stin_pipe.workflows.run.run_dir import open_run, recorded
 
+OnDrawn = Callable[[int, int], None]
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions(EvalSettings):
@@ -51,8 +60,8 @@ class EvalOptions(EvalSettings):
 class Pages:
     """How an evaluation's pages are drawn: functions that return HTML."""
 
-    split: Callable[[RunDir, Manifest, SplitResult, Mapping[str, TrainedModel]], str]
-    """Of one split, by the models that scored it."""
+    split: Callable[[RunDir, Manifest, SplitResult, Mapping[str, TrainedModel], OnDrawn], str]
+    """Of one split, by the models that scored it; calls its last argument as it draws."""
     mean: Callable[[str, Mapping[str, Any]], str]
     """Of all splits, by the run's name and the content of all.json."""
 
@@ -160,7 +169,9 @@ def evaluate_locked(
         models = load_models(run, split, members, settings.device)
         result = evaluate_split(run, manifest, split, settings, models, name=name, on_event=on_event)
         drawn = {stream: next(iter(own.values())) for stream, own in models.items()}
-        page = pages.split(run, manifest, result, drawn)
+        page = pages.split(
+            run, manifest, result, drawn, lambda done, total: on_event(PageProgress(done=done, total=total))
+        )
         publish_bytes(out_dir / "report.html", page.encode())
     return result
 
