@@ -111,6 +111,9 @@ def main() -> None:
         code = EXIT_FAILED
         _report(arguments, error.format_message(), code)
     except Exception as error:  # the last stop: people get a line, never a traceback
+        if stop := _stop_behind(error):
+            code = EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
+            sys.exit(_ended(_say_stopped(arguments, code)))
         if invocation.debug or "--debug" in arguments:
             raise
         code = EXIT_FAILED
@@ -118,6 +121,13 @@ def main() -> None:
 
     # What is still buffered may fail to be written, and then the command has failed.
     sys.exit(_ended(code))
+
+
+def _stop_behind(error: BaseException | None) -> BaseException | None:
+    """Return the interruption that an error follows from, as when numba is stopped while it compiles."""
+    while error is not None and not isinstance(error, KeyboardInterrupt | Terminated):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _dash_hint(error: click.UsageError, arguments: list[str]) -> str:

@@ -1,13 +1,14 @@
 """Files that change, move, vanish or are relabelled after they were extracted: the last listing counts."""
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from stin_pipe.pipeline.listing.find_videos import list_videos
-from stin_pipe.pipeline.listing.source_files import file_sha256
+from stin_pipe.pipeline.listing.source_files import TooLateError, file_sha256
 from stin_pipe.pipeline.planning.ledger import find_ledger, manifest_of, read_ledger, shard_digest
 from stin_pipe.pipeline.planning.plan import ExtractParams
 from stin_pipe.pipeline.planning.sources import check_sources, looks_changed
@@ -339,3 +340,14 @@ def test_parts_of_one_file_are_twins_only_where_they_overlap(run: Run) -> None:
         ("x/A/1.mp4#0-2.0", "x/A/1.mp4#1.5-3.0"),
         ("y/A/1.mp4#3-4.0", "y/A/1.mp4#3.5-"),
     ]
+
+
+def test_hashing_has_a_time_limit(tmp_path: Path) -> None:
+    """A sparse file of 200 GB takes minutes to read, and no disk."""
+    path = tmp_path / "sparse.mp4"
+    with path.open("wb") as file:
+        file.truncate(200 << 30)
+    started = time.monotonic()
+    with pytest.raises(TooLateError):
+        file_sha256(path, deadline=started + 0.05)
+    assert time.monotonic() - started < 5

@@ -14,6 +14,7 @@ import pytest
 
 from stin_pipe.workflows import cli as cli_module
 from stin_pipe.workflows.cli import cli, describe_error, main
+from stin_pipe.workflows.terminal.exits import Terminated
 from stin_pipe.workflows.terminal.output import Output, invocation, plain
 
 
@@ -51,6 +52,33 @@ def test_what_ray_makes_of_sigterm_while_it_starts_is_an_orderly_end(
         signal.signal(signal.SIGTERM, before)
     assert left.value.code == code
     assert ("the same command resumes" in capsys.readouterr().err) == (code == 143)
+
+
+@pytest.mark.parametrize(("stop", "code"), [(Terminated, 143), (KeyboardInterrupt, 130)])
+def test_a_stop_in_the_middle_of_compiling_is_no_unexpected_error(
+    stop: type[BaseException],
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What numba makes of it: an error of its own, while it cleans up."""
+
+    def compile_kernel(**_: object) -> None:
+        try:
+            raise stop
+        finally:
+            raise RuntimeError("no compiled object yet for <library>")
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(invocation, "command", "")
+    monkeypatch.setattr(cli_module.cli, "main", compile_kernel)
+    monkeypatch.setattr(sys, "argv", ["stin-pipe", "predict"])
+    try:
+        with pytest.raises(SystemExit) as left:
+            main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert left.value.code == code and "unexpected" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,19 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from stin_pipe.stin.device import Runtime
+from stin_pipe.stin.network.config import SpatialConfig
 from stin_pipe.stin.network.streams import build_stream
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.schema import Manifest
 from stin_pipe.stin.train import train_stream
 from stin_pipe.stin.training import learner as learner_module
 from stin_pipe.stin.training.config import override
-from stin_pipe.stin.training.learner import build_learner, flops_per_sample, require_enough_values
+from stin_pipe.stin.training.learner import (
+    _is_narrow,
+    build_learner,
+    flops_per_sample,
+    require_enough_values,
+)
 from stin_pipe.stin.training.ranks import Ranks
 from stin_pipe.stin.training.recipes import resolve_recipe
 
@@ -85,3 +91,11 @@ def test_a_batch_norm_needs_more_than_one_value():
     with pytest.raises(StinPipeError, match="2 segments of 16 px of a single video are too little"):
         require_enough_values(learner, num_samples=1)
     assert digest(learner.network) == before
+
+
+@pytest.mark.parametrize(("backbone", "narrow"), [("resnet18-w8", True), ("resnet18-w16", False)])
+def test_narrow_networks_keep_the_plain_layout_on_a_cpu(backbone: str, narrow: bool) -> None:
+    """With AVX-512, oneDNN writes past its memory in their strided shortcuts if channels come last."""
+    network = build_stream(SpatialConfig(backbone=backbone), num_classes=2)
+    assert _is_narrow(network, torch.device("cpu")) == narrow
+    assert not _is_narrow(network, torch.device("cuda"))

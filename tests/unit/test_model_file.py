@@ -92,6 +92,12 @@ def test_a_description_larger_than_its_weights_takes_no_memory(tmp_path):
         ({"bogus": 1}, "bogus"),
         ({"flow": {"bogus": 1}}, "bogus"),
         ({"flow": 3}, "flow"),
+        ({"size": [4096, 4096]}, "sides must be at most 2048 px to predict, got 4096"),
+        ({"fps": 1000.0}, "fps must be at most 240 to predict, got 1000"),
+        (
+            {"flow": {"max_iterations": 10_000, "num_warps": 20}},
+            "at most 200,000, got 5 x 20 x 10000",
+        ),
     ],
 )
 def test_how_frames_were_made_is_checked_before_any_video(changes, message):

@@ -25,6 +25,10 @@ from stin_pipe.stin.shards.run_dir import RunDir
 StreamChoice = Literal["spatial", "temporal", "fused"]
 """Who decides: one of the streams, or both together."""
 
+MAX_SIDE_PX, MAX_FPS = 2048, 240
+MAX_ITERATIONS = 200_000
+"""Of TV-L1 a pair, 27 times the default's most."""
+
 
 def chosen_streams(choice: StreamChoice | None) -> tuple[StreamName, ...]:
     """Return the streams that a choice needs, or may use where nothing was chosen."""
@@ -117,6 +121,15 @@ def _stored_params(stream: str, value: Mapping[str, Any]) -> ExtractParams:
         ) from error
 
 
+def _require_bounded(params: ExtractParams) -> None:
+    """Refuse what would hold a machine for hours; a model file may come from anybody."""
+    longest = max(params.size or (params.short_side or 0,))
+    if longest > MAX_SIDE_PX:
+        raise ValueError(f"sides must be at most {MAX_SIDE_PX} px to predict, got {longest}")
+    if params.fps is not None and params.fps > MAX_FPS:
+        raise ValueError(f"fps must be at most {MAX_FPS} to predict, got {params.fps:g}")
+
+
 def _checked_params(value: Mapping[str, Any]) -> ExtractParams:
     """Return the parameters that a model file holds, with a flow back end of this machine.
 
@@ -133,6 +146,7 @@ def _checked_params(value: Mapping[str, Any]) -> ExtractParams:
 
     # A damaged video is worth a prediction, whatever the training thought of such videos.
     params = ExtractParams(**{**value, "size": size, "partial": "keep"})
+    _require_bounded(params)
     if params.codec not in ("jpeg", "png"):
         raise ValueError(f"codec must be jpeg or png, got {params.codec!r}")
 
@@ -141,7 +155,12 @@ def _checked_params(value: Mapping[str, Any]) -> ExtractParams:
     if not params.stores("flow"):
         return replace(params, flow_backend=NO_FLOW, flow={}, bound_px=NO_BOUND_PX)
 
-    TVL1Params.from_record(params.flow)
+    flow = TVL1Params.from_record(params.flow)
+    if flow.num_scales * flow.num_warps * flow.max_iterations > MAX_ITERATIONS:
+        raise ValueError(
+            f"num_scales x num_warps x max_iterations must be at most {MAX_ITERATIONS:,}, got "
+            f"{flow.num_scales} x {flow.num_warps} x {flow.max_iterations}"
+        )
     # Trained where there was a GPU, or by another tool: all back ends compute the same flow.
     backend = "auto" if params.flow_backend in ("cuda", MIXED, IMPORTED) else params.flow_backend
     return replace(params, flow_backend=resolve_backend(backend))
