@@ -1,5 +1,6 @@
 """One stream alone, and the other added later: what is stored is that of an extraction of both."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -248,3 +249,32 @@ def test_a_dry_run_says_what_flow_would_cost(place: Path, rgb_run: Path, call) -
     both, rgb = (call("extract", "--run", run, *options, cwd=place).json for run in ("new", "run"))
     assert (both["streams"], both["to_do"], rgb["streams"], rgb["to_do"]) == ("both", 6, "flow", 6)
     assert 0 < rgb["estimated_bytes"] < both["estimated_bytes"]
+
+
+@pytest.mark.slow
+def test_the_whole_way_with_frames_alone_and_then_with_flow(place: Path, made_videos, call) -> None:
+    chain = ("run", "--config", "run.toml", "--json")
+    first = call(*chain, cwd=place)
+    assert first.code == 0, first.stderr
+    assert [stage["stage"] for stage in first.json["stages"]] == ["extract", "train-spatial", "fuse-eval"]
+    alone = json.loads((place / "run" / "fuse-eval" / "split1" / "metrics.json").read_text())
+    assert alone["streams"] == ["spatial"] and "fused" not in alone and alone["num_videos"] == 9
+    model = place / "run" / "train-spatial" / "split1" / "model.safetensors"
+    trained, video = model.read_bytes(), next(made_videos.videos.rglob("*.avi"))
+    options = ("--segments", "2", "--crops", "1", "--json")
+    (before,) = call("predict", "--run", place / "run", *options, video).json["predictions"]
+    assert "spatial" in before and not {"temporal", "motion"} & set(before)
+
+    (place / "run.toml").write_text(CONFIG.replace('"rgb"', '"both"'))
+    second = call(*chain, cwd=place)
+    assert second.code == 0, second.stderr
+    names = [stage["stage"] for stage in second.json["stages"]]
+    assert names == ["extract", "train-spatial", "train-temporal", "fuse-eval"]
+    assert model.read_bytes() == trained, "adding flow does not age the spatial training"
+    fused = json.loads((place / "run" / "fuse-eval" / "split1" / "metrics.json").read_text())
+    assert fused["streams"] == ["spatial", "temporal"] and fused["spatial"] == alone["spatial"]
+    (after,) = call("predict", "--run", place / "run", *options, video).json["predictions"]
+    assert set(after) > {"spatial", "temporal", "fused"} and after["spatial"] == before["spatial"]
+
+    status = call("status", "--run", place / "run", "--json").json
+    assert {stage["progress"] for stage in status["chain"]} == {"done"}
