@@ -278,3 +278,36 @@ def test_the_whole_way_with_frames_alone_and_then_with_flow(place: Path, made_vi
 
     status = call("status", "--run", place / "run", "--json").json
     assert {stage["progress"] for stage in status["chain"]} == {"done"}
+
+
+@pytest.mark.slow
+def test_folders_of_one_stream_are_exported_and_imported(
+    extract: Extract, rgb_run: Path, tmp_path: Path, call
+) -> None:
+    """Frames out and in, then both out and the flow in: the images are those of the shards."""
+    out, run = tmp_path / "frames", tmp_path / "run"
+    exported = call("export", "--run", rgb_run, "--out", out, "--json")
+    assert exported.code == 0 and exported.json["streams"] == "rgb", exported.stderr
+    assert {path.name.split("_")[0] for path in (out / "rawframes").rglob("*.jpg")} == {"img"}
+    lists = {"classInd.txt", "rgb_train_split_1.txt", "rgb_test_split_1.txt"}
+    assert {path.name for path in (out / "lists").iterdir()} == lists
+
+    options = ("import", "--run", run, "--frames", out / "rawframes", "--workers", 1, "--json")
+    refused = call(*options)
+    assert refused.code == 1 and "for folders without them give --streams rgb" in refused.stderr
+    assert call(*options, "--streams", "rgb").json["frames"] == 42
+    ids = {name: name.removesuffix(".avi") for name in contents(rgb_run, "rgb")}
+    frames = {ids[name]: digest for name, digest in contents(rgb_run, "rgb").items()}
+    assert contents(run, "rgb") == frames
+
+    # As many fields as frames, as some tools write them: the last is left out, as in an import of both.
+    for folder in (out / "rawframes").glob("*/*"):
+        for image in list(folder.glob("img_*.jpg")):
+            for axis in "xy":
+                shutil.copy(image, folder / image.name.replace("img", f"flow_{axis}"))
+    added = call(*options, "--bound", 20)
+    assert added.code == 0 and (added.json["flow_pairs"], added.json["failed"]) == (36, 0), added.stderr
+    assert contents(run, "rgb") == frames and len(contents(run, "flow")) == 6
+
+    flow = call(*options[:2], tmp_path / "flow", *options[3:], "--streams", "flow", "--bound", 20)
+    assert flow.code == 0 and (flow.json["frames"], flow.json["flow_pairs"]) == (0, 42), flow.stderr
