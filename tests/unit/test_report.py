@@ -116,7 +116,7 @@ def test_the_numbers_are_those_of_the_scores(hostile) -> None:
     right = hostile.result.fused.scores.argmax(1) == hostile.result.fused.labels
     share, listed = right.mean(), len(right) + 1
     assert f"<strong>{100 * share:.1f}<small>" in hostile.html
-    assert f"counting them as errors, top-1 is {100 * right.sum() / listed:.1f}" in hostile.html
+    assert f"counting it as an error, top-1 is {100 * right.sum() / listed:.1f}" in hostile.html
     for name, found in hostile.result.analysis.calibration.items():
         assert f">{100 * found.ece:.1f}</td><td>{found.nll:.3f}</td>" in hostile.html, name
 

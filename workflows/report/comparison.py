@@ -84,7 +84,10 @@ def render_comparison(result: RunComparison) -> str:
         num_classes=len(side_by_side.tables[0].classes),
         shows_top5=shows_top5(side_by_side.num_classes),
         tables=[(table, class_differences(table)) for table in side_by_side.tables],
-        differences=result.protocol_differences,
+        differences=[
+            ("They were evaluated differently", result.protocol_differences),
+            ("Their models were trained differently", result.training_differences),
+        ],
         made=made,
         reach=min(1.0, widest + WHISKER_MARGIN),
         version=metadata.version("stin-pipe"),
