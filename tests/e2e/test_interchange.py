@@ -189,7 +189,7 @@ def test_bad_folders_are_failures_and_new_ones_join(exported: Path, tmp_path: Pa
     }
     shutil.copytree(exported / "rawframes" / "red-up" / "v_red-up_00", frames / "red-up" / "later")
     called = call(*arguments, "--max-failure-rate", 0.9)
-    assert called.code == 0 and called.json["done"] == 5 and "1 videos are new" in called.stderr
+    assert called.code == 0 and called.json["done"] == 5 and "new to the run: 1 video" in called.stderr
 
 
 def test_the_wrong_folder_and_the_wrong_command_are_said(
