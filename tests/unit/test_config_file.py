@@ -21,7 +21,7 @@ def compare(file: Path, line: str) -> None:
 def test_a_list_serves_as_the_arguments_of_a_command(tmp_path: Path) -> None:
     with pytest.raises(StinPipeError, match="first: no such run or score file"):
         compare(tmp_path / "c.toml", 'results = ["first", "second"]')
-    with pytest.raises(click.UsageError, match="give two or more run directories"):
+    with pytest.raises(click.UsageError, match="give two or more results"):
         compare(tmp_path / "c.toml", 'results = ["first"]')
 
 

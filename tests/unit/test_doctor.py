@@ -8,7 +8,7 @@ import pytest
 from stin_pipe.workflows.commands import doctor
 
 NAMES = ["python", "ffmpeg", "torch", "gpu", "opencv", "flow", "h5py", "cores", "disk", "shared memory"]
-NAMES += ["run folder", "file locks", "extra cluster", "extra report", "extra cuda"]
+NAMES += ["run folder", "file locks", "ray access", "extra cluster", "extra report", "extra cuda"]
 
 
 def test_this_machine_is_ready_and_each_check_has_a_line(tmp_path: Path, call) -> None:
