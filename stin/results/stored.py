@@ -14,6 +14,8 @@ from stin_pipe.stin.shards.bounded import (
     read_json,
     read_json_lines,
 )
+from stin_pipe.stin.shards.from_json import from_json
+from stin_pipe.stin.shards.names import require_name
 from stin_pipe.stin.shards.run_dir import DEFAULT, SCORES_FILE
 
 LOG = FileKind(name="log", max_bytes=1 << 30)
@@ -42,7 +44,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     is_whole = (
         isinstance(aux, dict)
         and all(is_number(share) for share in aux.values())
-        and isinstance(streams, list)
+        and _are_names(streams)
         and (_is_fused(value) if "fused" in value else _is_one_stream(value))
     )
     return value if is_whole else {}
@@ -66,7 +68,7 @@ def _is_fused(value: Mapping[str, Any]) -> bool:
 
 def _is_one_stream(value: Mapping[str, Any]) -> bool:
     streams = value["streams"]
-    return len(streams) == 1 and isinstance(streams[0], str) and _has_top1(value.get(streams[0]))
+    return len(streams) == 1 and _has_top1(value.get(streams[0]))
 
 
 def _has_top1(value: Any) -> bool:
@@ -110,6 +112,15 @@ def read_test_top1(folder: Path, result: Mapping[str, Any]) -> float | None:
     scored = read_record((folder / SCORES_FILE).with_suffix(".json"))
     digest, top1 = scored.get("model_sha256"), scored.get("top1")
     return top1 if digest and digest == result.get("model_sha256") and is_number(top1) else None
+
+
+def _are_names(value: Any) -> bool:
+    """Tell whether a value is a list of names, which are those of score files, too."""
+    try:
+        names = from_json(tuple[str, ...], value)
+        return bool([require_name(name, "a stream") for name in names])
+    except ValueError:
+        return False
 
 
 def is_number(value: Any) -> bool:

@@ -68,16 +68,34 @@ def require_relative(text: str, what: str) -> str:
     return text
 
 
-def require_inside(path: Path, root: Path, what: str) -> Path:
-    """Return `path` unless links lead it out of `root`; for folders that are about to be written to.
+def make_inside(folder: Path, root: Path) -> Path:
+    """Make a folder below `root` if it is missing, and return it; for one that is about to be written to.
 
     Raises:
-        StinPipeError: names the folder that it leads to.
+        StinPipeError: a link on the way, or one inside it that would be written through, leads out of `root`.
+        OSError: it cannot be made.
     """
+    _require_inside(folder, root)
+    folder.mkdir(parents=True, exist_ok=True)
+    _require_links_inside(folder, root)
+    return folder
+
+
+def _require_links_inside(folder: Path, root: Path) -> None:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_symlink():
+                # Shards and marks are replaced as a whole; other files are appended to.
+                if folder.name != "shards":
+                    _require_inside(Path(entry.path), root)
+            elif entry.is_dir():
+                _require_links_inside(Path(entry.path), root)
+
+
+def _require_inside(path: Path, root: Path) -> None:
     real, real_root = os.path.realpath(path), os.path.realpath(root)
     if os.path.commonpath([real, real_root]) != real_root:
         raise StinPipeError(
-            f"{path}: {what} is a link that leads out of {root}, to {real}; nothing is written there: "
-            "put the real folder in its place"
+            f"{path}: a link leads out of {root}, to {real}, and nothing is written there; "
+            "put the real file or folder in its place"
         )
-    return path

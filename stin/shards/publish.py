@@ -8,9 +8,12 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from stin_pipe.stin.shards.errors import StinPipeError
 
 NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 """How file systems say that they have no hard links."""
@@ -78,6 +81,25 @@ def publish_new(temporary: Path, path: Path) -> None:
         except OSError:
             path.unlink()
             raise
+
+
+def open_for_append(path: Path) -> BinaryIO:
+    """Open a log or a lock file at its end; no link is followed, and no named pipe waited for.
+
+    Raises:
+        StinPipeError: something else than a file lies there, or it cannot be written.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o666)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "it is not a regular file")
+    except OSError as error:
+        raise StinPipeError(
+            f"{path}: cannot be written ({error.strerror})", next_step="remove it, or mend its permissions"
+        ) from error
+    return os.fdopen(descriptor, "ab")
 
 
 def publish_json(path: Path, value: Any) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from stin_pipe.stin.shards.publish import open_for_append
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -23,7 +25,7 @@ class MetricsLog:
     def __init__(self, folder: Path, *, num_bytes: int, step: int, tensorboard: bool) -> None:
         """Open the logs, and cut them back to ``num_bytes`` of metrics and to the events of ``step``."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / METRICS_FILE).open("ab")
+        self._file = open_for_append(folder / METRICS_FILE)
         self.notices: tuple[str, ...] = ()
         length = self._file.seek(0, os.SEEK_END)
         if length < num_bytes:

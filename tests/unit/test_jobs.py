@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from stin_pipe.stin.shards.errors import ArgumentError
-from stin_pipe.workflows.jobs.kubernetes import KubernetesJob, KubernetesOptions, render_manifest
+from stin_pipe.workflows.jobs.kubernetes import KubernetesJob, KubernetesOptions, quoted, render_manifest
+from stin_pipe.workflows.jobs.ray_cluster import RayJobOptions, ray_command
 from stin_pipe.workflows.jobs.slurm import SlurmJob, SlurmOptions, render_scripts
 
 ODD = "a b'c $(touch hacked) %j é"
@@ -264,3 +265,18 @@ def test_paths_that_pods_cannot_use_are_refused(pods: KubernetesJob, changes: di
     with pytest.raises(ValueError) as raised:
         render_manifest(replace(pods, **changes))
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["😀 𝒳 über\n", "a = 'x'\r\n\tb\n", '"\\ud800"', "\x7f\x85\u2028\ufeff"])
+def test_texts_reach_a_manifest_letter_for_letter(text: str) -> None:
+    """YAML reads the halves of a letter that ASCII JSON writes as two broken ones."""
+    written = quoted(text)
+    assert yaml.safe_load(f"a: {written}\n") == {"a": text} and json.loads(written) == text
+    assert "\\ud83d" not in written and all(char.isprintable() for char in written)
+
+
+@pytest.mark.parametrize("char", ["\n", "\x1b", "\x7f", "\x9b", "\0"])
+def test_control_characters_are_refused_by_one_rule(char: str) -> None:
+    for config, run in ((f"a{char}.toml", "run"), ("a.toml", f"r{char}n")):
+        with pytest.raises(ArgumentError, match="contains control characters"):
+            ray_command(Path(config), Path(run), ["1"], RayJobOptions(address="http://head:8265"))

@@ -6,8 +6,8 @@ import pytest
 
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.names import (
+    make_inside,
     require_group_name,
-    require_inside,
     require_name,
     require_relative,
     require_shard_name,
@@ -43,15 +43,34 @@ def test_names_pass() -> None:
             require_shard_name(other)
 
 
-def test_a_link_that_leads_out_is_refused_and_one_inside_is_not(tmp_path: Path) -> None:
-    root, outside = tmp_path / "run", tmp_path / "victim"
-    (root / "real").mkdir(parents=True)
-    outside.mkdir()
-    (root / "in").symlink_to("real")
-    (root / "out").symlink_to(outside)
-    assert require_inside(root / "in" / "x", root, "it") == root / "in" / "x"
-    with pytest.raises(StinPipeError, match="leads out of"):
-        require_inside(root / "out" / "x", root, "it")
-    # A run that is itself reached by a link is the user's own choice.
+@pytest.mark.parametrize("way", ["above", "itself", "folder in it", "file in it", "dangling", "absolute"])
+def test_a_link_that_leads_out_is_refused_before_anything_is_made(tmp_path: Path, way: str) -> None:
+    root, victim = tmp_path / "run", tmp_path / "victim"
+    victim.mkdir()
+    folder = root / "train-spatial" / "split1"
+    link, target = {
+        "above": (folder.parent, victim),
+        "itself": (folder, Path("../../victim")),
+        "folder in it": (folder / "checkpoints", victim),
+        "file in it": (folder / "metrics.jsonl", victim / "x"),
+        "dangling": (folder / "spatial.journal", tmp_path / "nowhere"),
+        "absolute": (folder, Path("/")),
+    }[way]
+    link.parent.mkdir(parents=True)
+    link.symlink_to(target)
+    with pytest.raises(StinPipeError, match=r"a link leads out of .*put the real file or folder"):
+        make_inside(folder, root)
+    assert not list(victim.iterdir())
+
+
+def test_links_that_stay_inside_and_a_run_behind_a_link_are_fine(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    (root / "other").mkdir(parents=True)
+    (root / "train-spatial").symlink_to("other")
     (tmp_path / "link").symlink_to(root)
-    require_inside(tmp_path / "link" / "real", tmp_path / "link", "it")
+    for run in (root, tmp_path / "link"):
+        assert make_inside(run / "train-spatial" / "split1", run) == run / "train-spatial" / "split1"
+    # What another tool keeps beside a run, and links into it, is replaced as a whole.
+    shards = make_inside(root / "extract" / "shards", root)
+    (shards / "00000.h5").symlink_to(tmp_path / "store")
+    make_inside(root / "extract", root)

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from stin_pipe.workflows.terminal.config_file import config_path
+from stin_pipe.stin.shards.bounded import read_bytes
+from stin_pipe.workflows.terminal.config_file import CONFIGURATION, config_path
 from stin_pipe.workflows.terminal.options import common_options, run_option, usage_errors
 from stin_pipe.workflows.terminal.output import Output
 from stin_pipe.workflows.terminal.types import DIRECTORY, Names, Pair, WholeNumber
@@ -202,7 +203,7 @@ def kubernetes(output: Output, run_path: Path | None, splits: tuple[str, ...], *
         manifest = render_manifest(
             KubernetesJob(
                 options=options,
-                config_text=config.read_text(encoding="utf-8"),
+                config_text=read_bytes(config, CONFIGURATION).decode(),
                 run=str(run_path),
                 videos=str(chain.videos),
                 splits=",".join(splits),

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from stin_pipe.stin.shards.errors import ArgumentError
+from stin_pipe.workflows.jobs.programs import require_printable
 from stin_pipe.workflows.run.lock import BATCH_JOB
 
 CONFIG_PATH = "/etc/stin-pipe/run.toml"
@@ -19,6 +20,7 @@ USER = 10001
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
 _QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
+_UNPRINTABLE = re.compile(r"[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 _SPLITS = re.compile(r"[A-Za-z0-9_.,-]+")
 
 
@@ -119,8 +121,16 @@ def render_manifest(job: KubernetesJob) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["q"] = lambda text: json.dumps(str(text))
+    environment.filters["q"] = lambda text: quoted(str(text))
     return environment.get_template("kubernetes.yaml.jinja").render(job=job, options=job.options).lstrip()
+
+
+def quoted(text: str) -> str:
+    """Return a text as a double-quoted scalar that YAML and JSON read alike.
+
+    JSON writes an emoji as two halves when it writes ASCII only, and YAML reads those as two broken letters.
+    """
+    return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(text, ensure_ascii=False))
 
 
 def _check(job: KubernetesJob) -> None:
@@ -144,6 +154,9 @@ def _check(job: KubernetesJob) -> None:
         if not pattern.fullmatch(value):
             flag = "--" + name.replace("_", "-")
             raise ArgumentError(f"{flag}: {value!r} is not {rule}", {"split": "splits"}.get(name, name))
+
+    for name, value in (("run", job.run), ("mount", options.mount)):
+        require_printable(name, value)
 
     # A path outside the volume would exist in one pod only and be lost with it.
     mount = PurePosixPath(options.mount)

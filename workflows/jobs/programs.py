@@ -1,6 +1,7 @@
 """The programs of a cluster that submit jobs."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -8,7 +9,20 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
-from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.errors import ArgumentError, StinPipeError
+
+
+def require_printable(name: str, value: str) -> None:
+    """Refuse a value of a job that holds control characters, which no script or command should show or run.
+
+    Raises:
+        ArgumentError: names the option.
+    """
+    if re.search(r"[\x00-\x1f\x7f-\x9f]", value):
+        raise ArgumentError(
+            f"--{name}: {value!r} contains control characters, which are not safe in a job; use another one",
+            {"run": "run_path"}.get(name, name),
+        )
 
 
 def call_program(command: list[str], *, needs: str, stdout: TextIO | int = subprocess.PIPE) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stin_pipe.workflows.jobs.programs import call_program
+from stin_pipe.workflows.jobs.programs import call_program, require_printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,8 @@ class RayJobOptions:
 
 def ray_command(config: Path, run: Path, splits: Sequence[str], options: RayJobOptions) -> list[str]:
     """Return the `ray job submit` command; extraction uses the cluster in which the job runs."""
+    for name, value in (("config", config), ("run", run), ("address", options.address)):
+        require_printable(name, str(value))
     return [
         *("ray", "job", "submit", "--address", options.address, *(["--no-wait"] if options.no_wait else [])),
         *("--", "env", "STIN_PIPE_EXTRACT_RUNNER=ray", "STIN_PIPE_EXTRACT_ADDRESS=auto"),

@@ -11,13 +11,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from stin_pipe.stin.scoring.settings import STREAMS
 from stin_pipe.stin.shards.errors import ArgumentError
-from stin_pipe.workflows.jobs.programs import call_program
+from stin_pipe.workflows.jobs.programs import call_program, require_printable
 
 SCRIPTS = ("extract.sh", "train.sh", "fuse-eval.sh", "chain.sh", "submit.sh")
 
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,:@+*/=&|()\[\]-]*")
 _TIME = re.compile(r"\d+(:\d\d){0,2}|\d+-\d{1,2}(:\d\d){0,2}|UNLIMITED|INFINITE", re.IGNORECASE)
-_UNSAFE_IN_PATH = re.compile(r'["\\\x00-\x1f\x7f]')
+_UNSAFE_IN_PATH = re.compile(r'["\\]')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,9 +166,10 @@ def _check(job: SlurmJob) -> None:
         )
 
     for name, path in (("out", job.out), ("config", job.config), ("folder", job.folder), ("run", job.run)):
+        require_printable(name, str(path))
         if _UNSAFE_IN_PATH.search(str(path)):
             raise ArgumentError(
-                f"--{name}: {str(path)!r} contains quotes, backslashes or control characters, which are not "
+                f"--{name}: {str(path)!r} contains quotes or backslashes, which are not "
                 "safe in a job script; use another path",
                 {"run": "run_path"}.get(name, name),
             )

@@ -18,6 +18,7 @@ from stin_pipe.stin.network.config import StreamName
 from stin_pipe.stin.results.ablation_table import AblationTable, Judge
 from stin_pipe.stin.shards.bounded import FileKind, UnreadableFileError, read_toml
 from stin_pipe.stin.shards.errors import ArgumentError
+from stin_pipe.stin.shards.names import make_inside
 from stin_pipe.stin.shards.publish import publish_json
 from stin_pipe.stin.shards.schema import Manifest
 from stin_pipe.stin.training.config import TrainConfig, override
@@ -101,7 +102,7 @@ def ablate_run(
     name = table_name(options, variants)
 
     out_dir = run.path / "ablate"
-    out_dir.mkdir(exist_ok=True)
+    make_inside(out_dir, run.path)
     lock = out_dir / "lock.json"
     path = out_dir / f"{name}.json"
     settings = {**asdict(options), "variants": {item.name: asdict(item.config) for item in variants}}

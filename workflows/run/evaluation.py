@@ -24,6 +24,7 @@ from stin_pipe.stin.results.split_result import SplitResult
 from stin_pipe.stin.scoring.fusion import check_weights
 from stin_pipe.stin.scoring.settings import STREAMS, EvalSettings
 from stin_pipe.stin.shards.errors import ArgumentError
+from stin_pipe.stin.shards.names import make_inside
 from stin_pipe.stin.shards.publish import publish_bytes, publish_json
 from stin_pipe.stin.shards.run_dir import DEFAULT, RunDir
 from stin_pipe.stin.shards.schema import Manifest
@@ -154,7 +155,7 @@ def evaluate_locked(
     if members is None:
         members = dict.fromkeys(settings.scored_streams, (DEFAULT,))
     out_dir = run.fusion(split, name)
-    out_dir.mkdir(parents=True, exist_ok=True)
+    make_inside(out_dir, run.path)
     locks = [out_dir / "lock.json"]
     # The scores of a training lie with it, and two evaluations may want them at the same time.
     locks += sorted(

@@ -34,6 +34,7 @@ from stin_pipe.pipeline.shard.make_shard import ShardReport
 from stin_pipe.stin.processes.cpus import usable_cpus
 from stin_pipe.stin.processes.ray_session import cluster_address, ray_installed
 from stin_pipe.stin.shards.errors import ArgumentError
+from stin_pipe.stin.shards.names import make_inside
 from stin_pipe.stin.shards.schema import ImageCodec, Streams
 from stin_pipe.workflows.run.lock import run_lock
 from stin_pipe.workflows.run.run_dir import create_run, recorded
@@ -221,8 +222,8 @@ def make_in_run(
     """
     # Not before the options have proved right: a mistake should leave no empty run behind.
     run = create_run(run_path)
-    run.extract.mkdir(exist_ok=True)
-    (run.extract / "shards").mkdir(exist_ok=True)
+    make_inside(run.extract / "shards", run.path)
+    make_inside(run.extract, run.path)
     config = {"params": asdict(params), **asdict(options), **source}
     with (
         run_lock(run.extract / "lock.json", activity=command, break_lock=options.break_lock),

@@ -19,7 +19,7 @@ from pathlib import Path
 from stin_pipe.stin.shards.bounded import FileKind, UnreadableFileError, read_json
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.from_json import from_json
-from stin_pipe.stin.shards.publish import publish_new, temporary_name
+from stin_pipe.stin.shards.publish import open_for_append, publish_new, temporary_name
 
 BATCH_JOB = "STIN_PIPE_BATCH_JOB"
 """Environment variable that names the batch job; jobs of Slurm name themselves."""
@@ -116,7 +116,7 @@ def short_turn(path: Path) -> Iterator[None]:
     Waiting ends after half a minute, and file systems without `flock` are passed over: what it guards is a
     record, and a lost line of that is better than a command that hangs.
     """
-    with path.open("ab") as file:
+    with open_for_append(path) as file:
         for _ in range(_TURN_TRIES):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -470,7 +470,7 @@ def _list_change(path: Path, result: Mapping[str, Any], manifest: Manifest) -> s
         share, trained_on = stored["config"]["val_share"], stored["training_list"]
         stream = STORED_OF[stored["config"]["stream"]["name"]]
         videos = divide_training_list(manifest, split=stored["split"], share=share, stream=stream).train
-    except (OSError, ValueError, KeyError, TypeError, StinPipeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, StinPipeError):
         return ""  # unknown: a damaged or older config.json must not keep status from answering
     return (
         ""

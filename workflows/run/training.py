@@ -15,6 +15,7 @@ from stin_pipe.stin.device import Amp, Runtime
 from stin_pipe.stin.network.backbones import check_backbone_name
 from stin_pipe.stin.network.config import StreamName
 from stin_pipe.stin.shards.errors import ArgumentError, counted
+from stin_pipe.stin.shards.names import make_inside
 from stin_pipe.stin.shards.run_dir import DEFAULT, RunDir, check_name, check_training_name
 from stin_pipe.stin.shards.schema import STORED_OF, Manifest
 from stin_pipe.stin.train import train_stream
@@ -188,7 +189,7 @@ def train_locked(
         )
         on_event(TrainNotice(message=message))
 
-    out_dir.mkdir(parents=True, exist_ok=True)
+    make_inside(out_dir, run.path)
     lock = out_dir / "lock.json"
     with run_lock(lock, activity="training", to_break=f"delete {lock}") if is_first else nullcontext():
         if source is not None and is_first:

@@ -8,6 +8,7 @@ from stin_pipe.pipeline.planning.ledger import read_ledger
 from stin_pipe.pipeline.planning.plan import joined_params
 from stin_pipe.pipeline.planning.sources import SourceCheck, check_sources
 from stin_pipe.pipeline.planning.verify import VerifyProgress, VerifyResult, verify
+from stin_pipe.stin.shards.names import make_inside
 from stin_pipe.workflows.run.lock import run_lock
 from stin_pipe.workflows.run.run_dir import open_run
 
@@ -44,6 +45,7 @@ def verify_run(
             lambda done, total: on_event(VerifyProgress(unit="sources", done=done, total=total)),
         )
     if repair:
+        make_inside(run.extract / "shards", run.path)
         with run_lock(run.extract / "lock.json"):
             for shard in result.damaged_shards:
                 (run.extract / "shards" / f"{shard}.json").unlink(missing_ok=True)

@@ -19,7 +19,9 @@ LOG_INTERVAL_S = 10.0
 WIDE_COLUMNS = 120
 """A terminal at least this wide gets the long progress bar."""
 
-_NOT_FOR_A_TERMINAL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_BIDI = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+"""Marks that turn the order of what stands beside them, so that a name shows as another."""
+_NOT_FOR_A_TERMINAL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029" + _BIDI + "]")
 
 
 @dataclass
@@ -49,7 +51,7 @@ invocation = Invocation()
 
 
 def plain(text: str) -> str:
-    r"""Return a text with control characters (except line ends) and bytes that are not UTF-8 as `\xNN`.
+    r"""Return a text with control and direction marks (except line ends) and bytes not UTF-8 as `\xNN`.
 
     File names are data: on a terminal, an escape sequence in one could hide or fake lines.
     """
