@@ -71,14 +71,14 @@ def models(tmp_path_factory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def params(models) -> ExtractParams:
-    return common_params({"spatial": load_model(Path(models[1]))})
+    return common_params({"spatial": (load_model(Path(models[1])),)})
 
 
 def test_flow_is_made_with_the_parameters_that_the_model_was_trained_on(models):
     model = load_model(Path(models[3]))
     flow = {**model.info.extraction["flow"], "num_scales": 1, "median_filter": 3}
     info = replace(model.info, extraction={**model.info.extraction, "flow": flow})
-    params = common_params({"temporal": replace(model, info=info)})
+    params = common_params({"temporal": (replace(model, info=info),)})
     frames = np.random.default_rng(0).integers(0, 256, (3, 64, 80), dtype=np.uint8)
     levers = TVL1Params(num_scales=1, median_filter=3)
     expected = tvl1_clip(frames, bound_px=5.0, params=levers, backend="cpu")
@@ -378,3 +378,35 @@ def test_models_trained_before_and_after_flow_was_added_fit_together(tmp_path):
     _, other = save_models(tmp_path / "after", replace(EXTRACTION, short_side=48))
     with pytest.raises(StinPipeError, match="differently extracted videos"):
         load_streams([spatial, other])
+
+
+def test_an_ensemble_predicts_the_mean_of_its_trainings(tmp_path):
+    model = load_model(save_models(tmp_path, EXTRACTION)[0])
+    run = tmp_path / "run"
+    for name, scale in (("a", 1.0), ("b", 1.3)):
+        scaled = {
+            key: value * scale if value.is_floating_point() else value
+            for key, value in model.network.state_dict().items()
+        }
+        path = run / "train-spatial" / name / "split1" / "model.safetensors"
+        path.parent.mkdir(parents=True)
+        save_model(path, weights=scaled, info=model.info)
+    (run / "run.json").write_text('{"format_version": 1, "commands": []}')
+    frames = np.random.default_rng(0).integers(0, 256, (8, 64, 80, 3), dtype=np.uint8)
+
+    def predict(video, **options):
+        found = load_streams(run, segments=3, crops=1, device="cpu", **options).predict(video)
+        return found.answers["spatial"].scores
+
+    for video in (frames, frames[:1]):
+        first, second = (predict(video, spatial=(name,)) for name in ("a", "b"))
+        assert not np.allclose(first, second)
+        both = predict(video, spatial=("a", "b"))
+        np.testing.assert_allclose(both, (first + second) / 2, rtol=1e-4, atol=1e-5)
+
+    with pytest.raises(StinPipeError, match=r"training c of the spatial stream .* the trainings are: a, b"):
+        predict(frames, spatial=("c",))
+    with pytest.raises(ValueError, match="--temporal: and --streams spatial exclude each other"):
+        predict(frames, spatial=("a",), temporal=("b",), streams="spatial")
+    with pytest.raises(ValueError, match="--spatial: needs a run"):
+        load_streams(run / "train-spatial/a/split1/model.safetensors", spatial=("a",))

@@ -22,7 +22,8 @@ NOT_IN_PYTHON = {"run", "videos", "dry_run", "grace", "config", "json", "debug",
 """Positional arguments, and options that belong to a terminal."""
 
 SIGNATURES = {
-    "load": "(path, *, split='1', segments=25, crops=10, fusion_weights=None, device='auto')",
+    "load": "(path, *, split='1', streams=None, spatial=(), temporal=(), segments=25, crops=10, "
+    "fusion_weights=None, device='auto')",
     "open_run": "(path)",
 }
 """Names and defaults of what has no command; changing one breaks programs that use it."""

@@ -106,12 +106,12 @@ def test_how_frames_were_made_is_checked_before_any_video(changes, message):
         network=build_stream(SPATIAL, num_classes=3), info=about, digest="", device=torch.device("cpu")
     )
     if not changes:
-        assert common_params({"spatial": model}).size == (48, 32)
+        assert common_params({"spatial": (model,)}).size == (48, 32)
         return
     with pytest.raises(
         StinPipeError, match=f"extraction in the spatial model is damaged: .*{message}.*; give another"
     ):
-        common_params({"spatial": model})
+        common_params({"spatial": (model,)})
 
 
 def test_a_model_file_is_read_and_hashed_once_a_load(tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ Examples:
   stin-pipe predict --run runs/mine clip.mp4
   stin-pipe predict --run runs/mine --json folder_of_clips/
   stin-pipe predict --run runs/mine --streams spatial clip.mp4        # no flow is computed
+  stin-pipe predict --run runs/mine --spatial seed0 --spatial seed1 clip.mp4
   stin-pipe predict --model spatial.safetensors --model temporal.safetensors clip.mp4
   stin-pipe predict --run runs/mine clip.mp4 --overlay shown.mp4
 """
@@ -34,6 +35,8 @@ class PredictOptions:
     model_paths: tuple[Path, ...]
     split: str
     streams: "StreamChoice | None"
+    spatial: tuple[str, ...]
+    temporal: tuple[str, ...]
     segments: int
     crops: str
     fusion_weights: tuple[float, ...] | None
@@ -57,6 +60,15 @@ class PredictOptions:
     "--streams",
     type=click.Choice(["spatial", "temporal", "fused"]),
     help="Who decides: one stream alone, or both.  [default: fused where both are trained]",
+)
+@click.option(
+    "--spatial",
+    multiple=True,
+    metavar="NAME",
+    help="Training of the run's spatial stream; repeat it for an ensemble  [default: default]",
+)
+@click.option(
+    "--temporal", multiple=True, metavar="NAME", help="Training of the temporal stream; repeatable likewise."
 )
 @click.option("--segments", type=WholeNumber(min=1), default=25, help="Clips per video.")
 @click.option("--crops", type=click.Choice(["1", "5", "10"]), default="10", help="Views per clip.")
@@ -88,12 +100,14 @@ def predict(output: Output, run_path: Path | None, **values: Any) -> None:
     A video that cannot be used is reported, and the others go on; the exit code is then 3 (1 if none could be
     used). Where less than 0.2 % of the picture moves, or there are too few frames for a flow stack, the
     output says so: the temporal stream is then guessing. A video of a single frame is classified by the
-    spatial stream alone and gets no overlay.
+    spatial stream alone and gets no overlay. An ensemble (--spatial A --spatial B) decodes each video and
+    computes its flow once; fused like the evaluation of the same trainings, if there is one.
 
     An overlay (960x540, no sound) shows the video, its flow in colours, where the temporal stream attends to
     (or where the spatial stream sees a change), and the prediction for the last 4 seconds, five times a
     second (at most 240 times a video): as many clips as in training, centre crop, fused like the whole video.
-    The foot of the picture shows the prediction for the whole video. An older overlay of that name is
+    The foot of the picture shows the prediction for the whole video; of an ensemble, the rest is that of the
+    first training of each stream. An older overlay of that name is
     replaced; a video never is. Letters of most scripts are drawn; emoji are not, and right-to-left scripts
     are not joined.
     """
@@ -151,6 +165,8 @@ def _load(output: Output, run_path: Path | None, options: PredictOptions) -> "Mo
             run_path or options.model_paths,
             split=options.split,
             streams=options.streams,
+            spatial=options.spatial,
+            temporal=options.temporal,
             segments=options.segments,
             crops=int(options.crops),
             fusion_weights=options.fusion_weights,

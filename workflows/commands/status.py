@@ -71,24 +71,25 @@ def _show_extract(output: Output, state: "ExtractState") -> None:
 
 
 def _show_trainings(output: Output, trainings: Sequence["TrainingState"]) -> None:
-    rows = [
-        [
-            f"{item.stream} {item.training}",
-            item.split or "",
-            item.progress,
-            item.recipe or "-",
-            item.backbone or "-",
-            Path(item.init).name if item.init else "scratch",
-            "-" if item.epochs is None else str(item.epochs),
-            str(item.steps),
-            "-" if item.seed is None else str(item.seed),
-            _share(item.val_top1),
-            _share(item.test_top1),
-        ]
-        for item in trainings
-    ]
-    headers = ["training", "split", "state", "recipe", "backbone", "start", "epochs", "steps", "seed"]
-    output.table("trainings (top-1)", [*headers, "held-out", "test"], rows)
+    rows = [("trainings:", "recipe", "backbone", "start", "epochs", "seed", "held-out", "test top-1")]
+    for item in trainings:
+        place = item.training if item.split == "1" else f"{item.training}, split {item.split}"
+        rows.append(
+            (
+                f"  {item.stream} {place}" + ("" if item.progress == "done" else f" ({item.progress})"),
+                item.recipe or "-",
+                item.backbone or "-",
+                Path(item.init).name if item.init else "scratch",
+                "-" if item.epochs is None else str(item.epochs),
+                "-" if item.seed is None else str(item.seed),
+                _share(item.val_top1),
+                _share(item.test_top1),
+            )
+        )
+    # Aligned text, not a table with borders: all of it fits into 80 columns.
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        output.show("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
     for item in trainings:
         if item.progress == "damaged":

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from stin_pipe.stin.results.stored import read_metrics
+from stin_pipe.stin.network.config import StreamName
+from stin_pipe.stin.results.stored import members_in, read_metrics
 from stin_pipe.stin.scoring.fusion import FUSED, TSN_WEIGHTS, FusionPoint, check_weights
 from stin_pipe.stin.scoring.settings import STREAMS
-from stin_pipe.stin.shards.run_dir import RunDir
+from stin_pipe.stin.shards.run_dir import DEFAULT, RunDir
 
 FusionSource = Literal["caller", "tsn", "fuse-eval"]
 _SOURCE_TEXT: dict[FusionSource, str] = {
@@ -25,12 +26,14 @@ class FusionChoice:
         weights: of the spatial and the temporal stream.
         when: where the mean is taken.
         aux: stream -> share of its auxiliary scores, where it is not the model's own.
+        shares: the same for each model of a stream, in the order of its names.
         source: who chose this.
     """
 
     weights: tuple[float, float]
     when: FusionPoint = "before_softmax"
     aux: Mapping[str, float] = field(default_factory=dict[str, float])
+    shares: Mapping[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
     source: FusionSource
 
     def to_json(self) -> dict[str, Any]:
@@ -65,9 +68,20 @@ class BetterStream:
         )
 
 
-def better_stream(run: RunDir, split: str) -> BetterStream | None:
-    """Return the stream that the run's evaluation found better alone than fused; None if there is none."""
-    metrics = read_metrics(run.fusion(split))
+def evaluation_of(run: RunDir, split: str, members: Mapping[StreamName, tuple[str, ...]]) -> str | None:
+    """Return the name of the evaluation of just these trainings; that of the default ones has the default
+    name, whether it exists or not."""
+    if all(names == (DEFAULT,) for names in members.values()):
+        return DEFAULT
+    for name in run.evaluation_names(split):
+        if members_in(read_metrics(run.fusion(split, name))) == members:
+            return name
+    return None
+
+
+def better_stream(run: RunDir, split: str, evaluation: str | None) -> BetterStream | None:
+    """Return the stream that an evaluation found better alone than fused; None if there is none."""
+    metrics = {} if evaluation is None else read_metrics(run.fusion(split, evaluation))
     fused = metrics.get(FUSED)
     alone = {stream: metrics[stream]["top1"] for stream in STREAMS if stream in metrics}
     if not fused or not alone:
@@ -79,9 +93,13 @@ def better_stream(run: RunDir, split: str) -> BetterStream | None:
 
 
 def choose_fusion(
-    weights: Sequence[float] | None, *, run: RunDir | None = None, split: str = "1"
+    weights: Sequence[float] | None,
+    *,
+    run: RunDir | None = None,
+    split: str = "1",
+    evaluation: str | None = DEFAULT,
 ) -> FusionChoice:
-    """Return the weights that are given, else what fuse-eval of the run used last, else those of TSN.
+    """Return the weights that are given, else what this evaluation of the run used last, else those of TSN.
 
     Raises:
         ValueError: for weights that are not two numbers >= 0.
@@ -91,13 +109,19 @@ def choose_fusion(
         return FusionChoice(weights=(weights[0], weights[1]), source="caller")
 
     # An evaluation with score files of other programs fused something else than our two streams.
-    metrics = {} if run is None else read_metrics(run.fusion(split))
+    metrics = {} if run is None or evaluation is None else read_metrics(run.fusion(split, evaluation))
     if metrics.get("streams") != list(STREAMS) or metrics["protocol"].get("files"):
         return FusionChoice(weights=TSN_WEIGHTS, source="tsn")
     first, second = metrics["fusion_weights"]
+    aux = metrics["protocol"]["aux"]
+    members = metrics["protocol"].get("members")
+    shares = {stream: (share,) for stream, share in aux.items()}
+    if isinstance(members, dict):
+        shares = {stream: tuple(float(item["aux"]) for item in own) for stream, own in members.items()}
     return FusionChoice(
         weights=(first, second),
         when=metrics["fusion"],
-        aux=metrics["protocol"]["aux"],
+        aux=aux,
+        shares=shares,
         source="fuse-eval",
     )

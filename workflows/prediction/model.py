@@ -7,7 +7,7 @@ scoring of fuse-eval, so that it gets the scores that fuse-eval would give it.
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -18,22 +18,25 @@ from stin_pipe.pipeline.listing.listing import display_name
 from stin_pipe.pipeline.planning.plan import ExtractParams
 from stin_pipe.stin.clips.read_clips import ClipShape
 from stin_pipe.stin.device import choose_device
-from stin_pipe.stin.network.config import TemporalConfig
+from stin_pipe.stin.evaluation import load_models
+from stin_pipe.stin.network.config import StreamName, TemporalConfig
 from stin_pipe.stin.network.model_file import TrainedModel
 from stin_pipe.stin.results.analysis import Answers, answers_of
-from stin_pipe.stin.scoring.fusion import FUSED, fuse
+from stin_pipe.stin.scoring.fusion import FUSED, fuse, mean_of_members, weighted_mean
 from stin_pipe.stin.scoring.motion import Motion, measure_motion
 from stin_pipe.stin.scoring.score_split import score_clip, score_split
 from stin_pipe.stin.scoring.scorer import TestProtocol
 from stin_pipe.stin.scoring.scores import Scores, log_softmax
 from stin_pipe.stin.scoring.settings import STREAMS, EvalSettings
 from stin_pipe.stin.shards.errors import ArgumentError
+from stin_pipe.stin.shards.run_dir import DEFAULT, RunDir
 from stin_pipe.stin.shards.schema import STORED_OF, Streams, join_streams
 from stin_pipe.workflows.prediction.fusion_choice import (
     BetterStream,
     FusionChoice,
     better_stream,
     choose_fusion,
+    evaluation_of,
 )
 from stin_pipe.workflows.prediction.one_video import (
     SPLIT,
@@ -49,10 +52,12 @@ from stin_pipe.workflows.prediction.overlay import write_overlay
 from stin_pipe.workflows.prediction.prediction import Prediction
 from stin_pipe.workflows.prediction.stream_models import (
     StreamChoice,
+    chosen_streams,
     common_params,
     load_streams,
-    model_files_of,
+    members_of_run,
 )
+from stin_pipe.workflows.run.members import check_member_names
 from stin_pipe.workflows.run.run_dir import open_run
 
 AnyPath = str | os.PathLike[str]
@@ -82,6 +87,8 @@ def load_model(
     *,
     split: str = "1",
     streams: StreamChoice | None = None,
+    spatial: Sequence[str] = (),
+    temporal: Sequence[str] = (),
     segments: int = 25,
     crops: int = 10,
     fusion_weights: Sequence[float] | None = None,
@@ -93,6 +100,9 @@ def load_model(
         path: a run directory, the .safetensors of one stream, or those of both.
         split: split whose models are taken, for a run.
         streams: who decides: ``spatial``, ``temporal``, or both as ``fused``; None is whatever is trained.
+        spatial: names of the run's trainings of the spatial stream; the mean of several is taken. None named
+            is the default one, if it is trained.
+        temporal: likewise of the temporal stream.
         segments: clips of a video.
         crops: views of a clip: 1, 5 or 10.
         fusion_weights: of the spatial and the temporal stream; by default as fuse-eval fused them in the run,
@@ -110,6 +120,56 @@ def load_model(
     is_run = len(paths) == 1 and (paths[0].is_dir() or paths[0].suffix != ".safetensors")
     run = open_run(paths[0]) if is_run and not paths[0].is_file() else None
 
+    settings = EvalSettings(segments=segments, crops=crops, device=device)
+    settings = replace(settings, spatial=tuple(spatial), temporal=tuple(temporal))
+    _check_choice(settings, streams, fusion_weights, has_run=run is not None)
+
+    # Arguments are checked before any weights are read: a large model takes seconds to load.
+    names: Mapping[StreamName, tuple[str, ...]] = {}
+    evaluation: str | None = DEFAULT
+    if run is not None:
+        names = members_of_run(run, split, named=settings.named, choice=streams)
+        evaluation = evaluation_of(run, split, names)
+    fusion = choose_fusion(fusion_weights, run=run, split=split, evaluation=evaluation)
+    protocol = settings.protocol
+
+    members = _load(paths, device, streams) if run is None else _load_of_run(run, split, names, device)
+    fuses_as_run = run is not None and len(members) == len(STREAMS) and fusion_weights is None
+    return Model(
+        members=members,
+        params=common_params(members),
+        protocol=protocol,
+        fusion=fusion,
+        better=better_stream(run, split, evaluation) if run and fuses_as_run else None,
+    )
+
+
+def _load(
+    files: Sequence[Path], device: str, streams: StreamChoice | None
+) -> dict[str, tuple[TrainedModel, ...]]:
+    alone = load_streams(files, device=choose_device(device), choice=streams)
+    return {stream: (model,) for stream, model in alone.items()}
+
+
+def _load_of_run(
+    run: RunDir, split: str, names: Mapping[StreamName, tuple[str, ...]], device: str
+) -> dict[str, tuple[TrainedModel, ...]]:
+    loaded = load_models(run, split, names, device)
+    return {stream: tuple(own.values()) for stream, own in loaded.items()}
+
+
+def _check_choice(
+    settings: EvalSettings,
+    streams: StreamChoice | None,
+    fusion_weights: Sequence[float] | None,
+    *,
+    has_run: bool,
+) -> None:
+    """Refuse weights where nothing is fused, and names of trainings without a run or of a stream not chosen.
+
+    Raises:
+        ValueError: names the option.
+    """
     if streams not in (None, *get_args(StreamChoice)):
         raise ValueError(f"streams must be spatial, temporal or fused, got {streams!r}")
     if streams in STREAMS and fusion_weights is not None:
@@ -117,21 +177,11 @@ def load_model(
             f"--streams {streams} fuses nothing; leave --fusion-weights out", "streams", "fusion_weights"
         )
 
-    # Arguments are checked before any weights are read: a large model takes seconds to load.
-    fusion = choose_fusion(fusion_weights, run=run, split=split)
-    chosen = choose_device(device)
-    protocol = EvalSettings(segments=segments, crops=crops, device=device).protocol
-
-    files = paths if run is None else model_files_of(run, split, streams)
-    models = load_streams(files, device=chosen, choice=streams)
-    fuses_as_run = run is not None and len(models) == len(STREAMS) and fusion_weights is None
-    return Model(
-        streams=models,
-        params=common_params(models),
-        protocol=protocol,
-        fusion=fusion,
-        better=better_stream(run, split) if run and fuses_as_run else None,
-    )
+    check_member_names(settings)
+    for stream in settings.named:
+        if not has_run or stream not in chosen_streams(streams):
+            why = "needs a run" if not has_run else f"and --streams {streams} exclude each other"
+            raise ArgumentError(f"--{stream}: {why}", stream)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -139,14 +189,14 @@ class Model:
     """One or both trained streams, and what they need to classify a video.
 
     Attributes:
-        streams: ``spatial`` and ``temporal``, as far as they are trained.
+        members: models of ``spatial`` and ``temporal``, as far as they are trained; several are an ensemble.
         params: how frames and flow of a video are made.
         protocol: segments and crops.
         fusion: how the streams are fused.
         better: the stream that would do better alone, by the evaluation of the run that the models are from.
     """
 
-    streams: Mapping[str, TrainedModel]
+    members: Mapping[str, tuple[TrainedModel, ...]]
     params: ExtractParams
     protocol: TestProtocol
     fusion: FusionChoice
@@ -154,6 +204,11 @@ class Model:
 
     def __repr__(self) -> str:
         return f"<Model: {' + '.join(self.streams)}, {len(self.classes)} classes>"
+
+    @property
+    def streams(self) -> dict[str, TrainedModel]:
+        """The first model of each stream, which an overlay shows."""
+        return {stream: own[0] for stream, own in self.members.items()}
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -235,25 +290,29 @@ class Model:
     ) -> Prediction:
         """Score a video that is extracted, and fuse."""
         scores: dict[str, Scores] = {}
-        for stream, model in self.streams.items():
+        for stream, models in self.members.items():
             on_progress(PredictProgress(step="scoring", stream=stream))
-            part = score_split(
-                model,
-                manifest=run.manifest,
-                extract_dir=run.folder,
-                split=SPLIT,
-                protocol=self.protocol,
-                loader_workers=0,  # starting processes takes longer than reading one video
-            )
-
-            # An evaluation of the run may have chosen another share (--aux) than the training.
-            share = self.fusion.aux.get(stream)
-            scores[stream] = part if share is None else part.with_aux(share)
+            parts = [
+                score_split(
+                    model,
+                    manifest=run.manifest,
+                    extract_dir=run.folder,
+                    split=SPLIT,
+                    protocol=self.protocol,
+                    loader_workers=0,  # starting processes takes longer than reading one video
+                )
+                for model in models
+            ]
+            # An evaluation of the run may have chosen another share (--aux) than the trainings.
+            shares = self.fusion.shares.get(stream)
+            if shares is not None:
+                parts = [part.with_aux(share) for part, share in zip(parts, shares, strict=True)]
+            scores[stream] = mean_of_members(parts, when=self.fusion.when)
 
         both = len(scores) == len(STREAMS)
         if both:
-            parts = (scores[stream] for stream in STREAMS)
-            scores[FUSED] = fuse(*parts, weights=self.fusion.weights, when=self.fusion.when)
+            both_scores = (scores[stream] for stream in STREAMS)
+            scores[FUSED] = fuse(*both_scores, weights=self.fusion.weights, when=self.fusion.when)
 
         return Prediction(
             source=display_name(name),
@@ -269,13 +328,17 @@ class Model:
 
     def _predict_frame(self, source: VideoSource) -> Prediction:
         """Classify a video of one frame, which has no flow, by the spatial stream alone."""
-        clip = score_clip(
-            self.streams["spatial"],
-            rgb=single_frame(source, self.params),
-            protocol=self.protocol,
-            aux_share=self.fusion.aux.get("spatial"),
-        )
-        logits = clip.logits[None]
+        models, when = self.members["spatial"], self.fusion.when
+        frame = single_frame(source, self.params)
+        shares = self.fusion.shares.get("spatial", (None,) * len(models))
+        clips = [
+            score_clip(model, rgb=frame, protocol=self.protocol, aux_share=share)
+            for model, share in zip(models, shares, strict=True)
+        ]
+        logits = clips[0].logits[None]
+        if len(clips) > 1:
+            mean = weighted_mean([clip.logits[None] for clip in clips], [1.0] * len(clips), when=when)
+            logits = mean if when == "before_softmax" else np.log(mean)
         return Prediction(
             source=display_name(source.name),
             num_frames=1,

@@ -20,7 +20,7 @@ from stin_pipe.stin.network.config import StreamName
 from stin_pipe.stin.network.model_file import MODEL_FILE, TrainedModel, load_model
 from stin_pipe.stin.scoring.settings import STREAMS
 from stin_pipe.stin.shards.errors import StinPipeError
-from stin_pipe.stin.shards.run_dir import RunDir
+from stin_pipe.stin.shards.run_dir import DEFAULT, RunDir
 
 StreamChoice = Literal["spatial", "temporal", "fused"]
 """Who decides: one of the streams, or both together."""
@@ -35,26 +35,44 @@ def chosen_streams(choice: StreamChoice | None) -> tuple[StreamName, ...]:
     return STREAMS if choice in (None, "fused") else (choice,)
 
 
-def model_files_of(run: RunDir, split: str, choice: StreamChoice | None = None) -> list[Path]:
-    """Return the model files of a run's split.
+def members_of_run(
+    run: RunDir,
+    split: str,
+    *,
+    named: Mapping[StreamName, Sequence[str]],
+    choice: StreamChoice | None = None,
+) -> dict[StreamName, tuple[str, ...]]:
+    """Return the names of the trainings that predict, by stream; the default one of a stream without names.
 
     Raises:
-        StinPipeError: no stream is trained, or not all of those that are chosen.
+        StinPipeError: no stream is trained, or not all of those that are chosen or named.
     """
-    files = {stream: run.training(stream, split) / MODEL_FILE for stream in chosen_streams(choice)}
-    trained = {stream: file for stream, file in files.items() if file.exists()}
-    if not trained and choice is None:
+    wanted: dict[StreamName, tuple[str, ...]] = {
+        stream: tuple(named.get(stream) or (DEFAULT,)) for stream in chosen_streams(choice)
+    }
+    missing: dict[StreamName, list[str]] = {
+        stream: [name for name in names if not (run.training(stream, split, name) / MODEL_FILE).exists()]
+        for stream, names in wanted.items()
+    }
+    for stream, names in missing.items():
+        if names and named.get(stream):
+            known = ", ".join(run.training_names(stream, split)) or "none"
+            raise StinPipeError(
+                f"{run.path}: training {names[0]} of the {stream} stream of split {split} has no model; the "
+                f"trainings are: {known}"
+            )
+    untrained = [stream for stream, names in missing.items() if names]
+    if len(untrained) == len(wanted) and choice is None:
         raise StinPipeError(
             f"{run.path}: no stream of split {split} is trained yet; run `stin-pipe train-spatial --run "
             f"{run.path}` or train-temporal first"
         )
-    missing = [stream for stream in files if stream not in trained]
-    if choice is not None and missing:
+    if choice is not None and untrained:
         raise StinPipeError(
-            f"{run.path}: --streams {choice} needs the {missing[0]} stream of split {split}, which is not "
-            f"trained; run `stin-pipe train-{missing[0]} --run {run.path} --split {split}` first"
+            f"{run.path}: --streams {choice} needs the {untrained[0]} stream of split {split}, which is not "
+            f"trained; run `stin-pipe train-{untrained[0]} --run {run.path} --split {split}` first"
         )
-    return list(trained.values())
+    return {stream: names for stream, names in wanted.items() if stream not in untrained}
 
 
 def load_streams(
@@ -82,18 +100,19 @@ def load_streams(
     return {stream: models[stream] for stream in chosen_streams(choice) if stream in models}
 
 
-def common_params(models: Mapping[str, TrainedModel]) -> ExtractParams:
-    """Return how frames and flow are to be made, on which the models must agree.
+def common_params(models: Mapping[str, Sequence[TrainedModel]]) -> ExtractParams:
+    """Return how frames and flow are to be made, on which the models of all streams must agree.
 
     A model of a run without flow says nothing of flow: the other model does, or flow is made as usual.
 
     Raises:
         StinPipeError: they do not agree, or their description is damaged.
     """
-    if len({model.info.classes for model in models.values()}) > 1:
+    infos = [(stream, model.info) for stream, own in models.items() for model in own]
+    if len({info.classes for _, info in infos}) > 1:
         raise StinPipeError("the two models know different classes; train both on one run")
 
-    stored = [_stored_params(stream, model.info.extraction) for stream, model in models.items()]
+    stored = [_stored_params(stream, info.extraction) for stream, info in infos]
     with_flow = [replace(params, streams="both") for params in stored if params.stores("flow")]
     frames, flows = [params.only("rgb") for params in stored], with_flow or [_with_usual_flow(stored[0])]
     if any(other != frames[0] for other in frames) or any(other != flows[0] for other in flows):
