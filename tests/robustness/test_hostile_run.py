@@ -155,7 +155,7 @@ def run(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "a" / "run"))
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(120, func_only=True)
 @pytest.mark.parametrize("name", FILES)
 def test_no_text_of_any_file_becomes_a_path_that_leaves_the_run(
     run: Path, victim: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
@@ -199,7 +199,7 @@ def test_no_value_of_any_kind_ends_in_words_of_python(run: Path, name: str) -> N
             look(run)
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(30, func_only=True)
 @pytest.mark.parametrize("kind", ["pipe", "zero", "deep", "long", "folder"])
 @pytest.mark.parametrize("name", [*FILES, "extract/shards/00000.h5"])
 def test_no_file_of_a_run_makes_anybody_wait(run: Path, name: str, kind: str) -> None:
