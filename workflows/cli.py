@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
@@ -15,6 +16,7 @@ from typing import Any, TextIO
 import click
 
 from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.names import plain
 from stin_pipe.workflows.terminal.commands import COMMANDS, PACKAGE, PROGRAM, RESUMABLE
 from stin_pipe.workflows.terminal.config_file import place_of_mistake
 from stin_pipe.workflows.terminal.environment import name_environment
@@ -25,7 +27,7 @@ from stin_pipe.workflows.terminal.exits import (
     EXIT_USAGE,
     Terminated,
 )
-from stin_pipe.workflows.terminal.output import invocation, plain
+from stin_pipe.workflows.terminal.output import invocation
 
 
 class LazyGroup(click.Group):
@@ -105,7 +107,7 @@ def main() -> None:
     except click.UsageError as error:
         code = EXIT_USAGE
         where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
-        message = error.format_message() + _dash_hint(error, arguments)
+        message = error.format_message().replace("\n\t", " ") + _dash_hint(error, arguments)
         _report(arguments, message + place_of_mistake(error) + where, code)
     except click.ClickException as error:
         code = EXIT_FAILED
@@ -117,7 +119,8 @@ def main() -> None:
         if invocation.debug or "--debug" in arguments:
             raise
         code = EXIT_FAILED
-        _report(arguments, describe_error(error), code)
+        details = error.details if isinstance(error, StinPipeError) else ()
+        _report(arguments, describe_error(error), code, details)
 
     # What is still buffered may fail to be written, and then the command has failed.
     sys.exit(_ended(code))
@@ -149,7 +152,7 @@ def _say_stopped(arguments: list[str], code: int) -> int:
 def describe_error(error: Exception) -> str:
     """Return the one line that says what went wrong and what to do next."""
     if isinstance(error, StinPipeError):
-        return str(error)
+        return error.message
 
     if isinstance(error, OSError):
         # A temporary or progress file means nothing to a person; its folder does.
@@ -175,13 +178,14 @@ def describe_error(error: Exception) -> str:
     return f"unexpected {type(error).__name__}: {error}; --debug shows where"
 
 
-def _report(arguments: list[str], message: str, code: int) -> None:
+def _report(arguments: list[str], message: str, code: int, details: Sequence[str] = ()) -> None:
     """Write the error for people, and as JSON if that was asked for."""
-    _print(plain(f"{PROGRAM}: {message}"), sys.stderr)
+    for line in (f"{PROGRAM}: {message}", *details):
+        _print(plain(line), sys.stderr)
     if invocation.as_json or "--json" in arguments:
         value: dict[str, Any] = {
             "command": _called_command(arguments),
-            "error": message,
+            "error": "\n".join((message, *details)),
             "exit_code": code,
         }
         _print(json.dumps(value), sys.stdout)

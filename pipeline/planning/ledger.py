@@ -14,6 +14,7 @@ from stin_pipe.pipeline.listing.listing import ListedVideo
 from stin_pipe.pipeline.planning.listed import ListingRecord
 from stin_pipe.pipeline.planning.plan import IMPORTED, Plan, PlannedShard, joined_params
 from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.names import plain
 from stin_pipe.stin.shards.publish import json_text, publish_bytes
 from stin_pipe.stin.shards.schema import (
     FORMAT_VERSION,
@@ -257,7 +258,7 @@ def write_absent(extract_dir: Path, absent: Sequence[str]) -> None:
     """Replace `absent.txt`, the listed videos that the folder lacks, one a line; without any, remove it."""
     path = extract_dir / "absent.txt"
     if absent:
-        publish_bytes(path, "".join(f"{name}\n" for name in absent).encode())
+        publish_bytes(path, "".join(f"{plain(name)}\n" for name in absent).encode())
     else:
         path.unlink(missing_ok=True)
 

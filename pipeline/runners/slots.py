@@ -210,7 +210,7 @@ class Slots:
         if not self.num_alive:
             raise error
         if not any(self._failed_starts.values()):
-            self._warn(f"{error}\ncontinuing with the workers that did start")
+            self._warn(f"{error.message}; continuing with the workers that did start")
         self._failed_starts[kind] += 1
 
 

@@ -38,9 +38,11 @@ def worker_path() -> list[str]:
 def cannot_start(traceback: str) -> StinPipeError:
     """Return the error for workers that fail while they import their code; it ends with their traceback."""
     lines = [line.rstrip() for line in _COLOUR.sub("", traceback).splitlines() if line.strip(" ^~")]
-    shown = "\n".join(f"  {line}" for line in lines[-MAX_TRACEBACK_LINES:])
     return StinPipeError(
-        f"a worker process cannot start: {lines[-1].strip() if lines else 'no reason is known'}; "
-        f"`stin-pipe doctor` checks the installation, which must be the same on all nodes\n"
-        f"the worker's traceback ends with:\n{shown}"
+        f"a worker process cannot start: {lines[-1].strip() if lines else 'no reason is known'}",
+        next_step="`stin-pipe doctor` checks the installation, which must be the same on all nodes",
+        details=(
+            "the worker's traceback ends with:",
+            *(f"  {line}" for line in lines[-MAX_TRACEBACK_LINES:]),
+        ),
     )

@@ -66,7 +66,7 @@ def read_score_table(path: Path) -> ScoreTable:
     """
     require_score_file(path)
     if path.suffix.lower() in PICKLES:
-        raise StinPipeError(_pickled(path))
+        raise _pickled(path)
     readers = {".npz": _read_npz, ".json": _read_json, ".csv": _read_csv}
 
     reader = readers.get(path.suffix.lower())
@@ -91,16 +91,18 @@ def read_score_table(path: Path) -> ScoreTable:
     return table
 
 
-def _pickled(path: Path) -> str:
-    """Return why a pickle is refused, and how its owner converts it into a plain file."""
+def _pickled(path: Path) -> StinPipeError:
+    """Return the error that says why a pickle is refused, and how its owner converts it into a plain file."""
     name = f"{path.stem}-plain.npz" if path.suffix.lower() == ".npz" else f"{path.stem}.npz"
-    return (
+    return StinPipeError(
         f"{path}: pickled files run code when they are opened, so they are not read. If you trust this one, "
-        "convert it, here from a dict of id -> scores of the classes:\n"
-        "  import numpy, pickle\n"
-        f"  table = pickle.load(open({path.name!r}, 'rb'))\n"
-        f"  ids, scores = list(table), numpy.stack(list(table.values()))\n"
-        f"  numpy.savez({name!r}, ids=ids, scores=scores)"
+        "convert it, here from a dict of id -> scores of the classes:",
+        details=(
+            "  import numpy, pickle",
+            f"  table = pickle.load(open({path.name!r}, 'rb'))",
+            "  ids, scores = list(table), numpy.stack(list(table.values()))",
+            f"  numpy.savez({name!r}, ids=ids, scores=scores)",
+        ),
     )
 
 
@@ -108,7 +110,7 @@ def _read_npz(path: Path) -> ScoreTable:
     if not zipfile.is_zipfile(path):
         with open_regular(path, SCORES) as file:
             if file.read(1) == b"\x80":  # the first byte of every pickle since protocol 2
-                raise StinPipeError(_pickled(path))
+                raise _pickled(path)
         raise ValueError("it is not an .npz file, a zip of arrays as numpy.savez writes it")
 
     arrays = read_arrays(path)

@@ -8,11 +8,17 @@ class StinPipeError(Exception):
 
     Attributes:
         problem: the message without the next step, for a caller that has a better one.
+        message: the line that says it all.
+        details: lines that follow it, such as a traceback or a program to copy. Names in a message may hold
+            line ends, so only these begin lines on a terminal.
     """
 
-    def __init__(self, problem: str, *, next_step: str = "") -> None:
-        super().__init__(f"{problem}; {next_step}" if next_step else problem)
+    def __init__(self, problem: str, *, next_step: str = "", details: Sequence[str] = ()) -> None:
+        message = f"{problem}; {next_step}" if next_step else problem
+        super().__init__("\n".join((message, *details)))
         self.problem = problem
+        self.message = message
+        self.details = tuple(details)
 
 
 class ShardError(StinPipeError):

@@ -1,6 +1,7 @@
-"""Names that come out of a file and become part of a path: checked here, before anything is opened or made.
+"""Names that come out of a file: checked before they become part of a path, escaped before they are shown.
 
-A run, a list or a model may have been written by a stranger. What it names must lie where such things lie.
+A run, a list or a model may have been written by a stranger. What it names must lie where such things lie,
+and must not speak to a terminal.
 """
 
 import os
@@ -15,6 +16,25 @@ MAX_NAME_BYTES = 255
 _SHARD = re.compile(r"[0-9]{5,9}")
 _GROUP = re.compile(r"[0-9]{6,9}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+_BIDI = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+"""Marks that turn the order of what stands beside them, so that a name shows as another."""
+NOT_PRINTED = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029" + _BIDI + "]")
+
+
+def plain(text: str) -> str:
+    r"""Return a text as one line: line ends, control and direction marks and bytes not UTF-8 as `\xNN`.
+
+    Names are data: a line end or an escape sequence in one could fake or hide lines of a terminal or a log.
+    A text of ours that has several lines is passed line by line.
+    """
+    return NOT_PRINTED.sub(lambda match: _escaped(ord(match[0])), text)
+
+
+def _escaped(code: int) -> str:
+    if 0xDC80 <= code <= 0xDCFF:  # how Python carries a byte that is not UTF-8
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def require_name(text: str, what: str) -> str:

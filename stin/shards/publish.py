@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.names import NOT_PRINTED
 
 NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 """How file systems say that they have no hard links."""
@@ -108,13 +109,12 @@ def publish_json(path: Path, value: Any) -> None:
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
-    """Return JSON that keeps names readable and can be encoded as UTF-8, whatever they are."""
+    """Return JSON that keeps names readable and escapes what `plain` would, so that it is safe to show."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # a file name that is not UTF-8 carries surrogates, which JSON can only escape
-        return json.dumps(value, indent=indent)
-    return text
+    # JSON has escaped the line ends of names; those that are left indent it.
+    return "\n".join(
+        NOT_PRINTED.sub(lambda match: f"\\u{ord(match[0]):04x}", line) for line in text.split("\n")
+    )
 
 
 def publish_checked_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -179,6 +179,27 @@ def test_parameters_of_the_flow_are_set_kept_and_part_of_the_runs_identity(
     assert call(*extract_arguments(run, made_videos, *limits, *levers)).code == 0
 
 
+def test_names_forge_no_line_and_come_back_exact(made_videos, tmp_path: Path, call) -> None:
+    odd = "x\nwarning: all is well\x1b[31m\u2028\u202e"
+    good = next(made_videos.videos.rglob("*.avi"))
+    for label in (f"a{odd}", os.fsdecode(b"b\xff")):
+        folder = tmp_path / "videos" / label
+        folder.mkdir(parents=True)
+        shutil.copy(good, folder / f"good{odd}.avi")
+    (folder / f"bad{odd}.avi").write_bytes(b"no video")
+
+    run, size = tmp_path / "run", ("--size", "48x32", "--streams", "rgb", "--runner", "local", "--workers", 1)
+    called = call("extract", "--run", run, "--videos", tmp_path / "videos", *size, "--max-failure-rate", 1)
+    assert called.code == 0, called.stderr
+    assert "badx\\x0awarning: all is well\\x1b[31m\\u2028\\u202e.avi" in called.stdout
+    lines = (called.stdout + called.stderr).splitlines()
+    assert not [line for line in lines if line.startswith("warning: all is well")]
+    assert not set(called.stdout + called.stderr) & set("\x1b\u2028\u202e")
+
+    (failure,) = (run / "extract" / "failures.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(failure)["id"].endswith(f"/bad{odd}.avi")
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

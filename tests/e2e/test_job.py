@@ -86,6 +86,17 @@ def test_kubernetes_needs_paths_as_pods_see_them(place: Path, call) -> None:
     assert [part["kind"] for part in yaml.safe_load_all(called.stdout)] == ["ConfigMap", "RayJob"]
 
 
+def test_a_configuration_file_with_a_control_character_in_its_name_is_refused(place: Path, call) -> None:
+    (place / "a\nb.toml").write_text('run = "/data/runs/one"\n[extract]\nvideos = "/data/videos"\n')
+    for words in (
+        ("kubernetes", "--image", "i", "--claim", "c"),
+        ("ray", "--address", "http://h:1"),
+        ("slurm",),
+    ):
+        called = call("job", *words, "--config", "a\nb.toml", "--json", cwd=place)
+        assert called.code == 2 and "contains control characters" in called.json["error"], called.stderr
+
+
 def test_tables_are_checked_before_pods_read_them(place: Path, call) -> None:
     """Paths in them are those of the pods; everything else is checked here."""
     arguments = ("job", "kubernetes", "--config", "run.toml", "--image", "stin-pipe:cpu", "--claim", "videos")

@@ -12,10 +12,13 @@ from pathlib import Path
 import click
 import pytest
 
+from stin_pipe.stin.shards.errors import StinPipeError
+from stin_pipe.stin.shards.names import plain
+from stin_pipe.stin.shards.publish import json_text
 from stin_pipe.workflows import cli as cli_module
 from stin_pipe.workflows.cli import cli, describe_error, main
 from stin_pipe.workflows.terminal.exits import Terminated
-from stin_pipe.workflows.terminal.output import Output, invocation, plain
+from stin_pipe.workflows.terminal.output import Output, invocation
 
 
 def test_a_missing_library_of_the_system_is_named_with_its_package() -> None:
@@ -122,9 +125,13 @@ def test_a_standard_output_that_cannot_be_written_is_no_traceback(
     assert done.returncode == (0 if to != ">/dev/full" and "none" not in words else 1), done.stderr
 
 
+ODD = "b\nwarning: all is well\r\x85\u2028\u2029\v\f\x1b[31m\u202e\u200f"
+ODD_SHOWN = "b\\x0awarning: all is well\\x0d\\x85\\u2028\\u2029\\x0b\\x0c\\x1b[31m\\u202e\\u200f"
+
+
 def test_names_of_files_cannot_speak_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    odd = "a\x1b[31m\x07\tb\x9b\udcffé\nc"
-    said = "a\\x1b[31m\\x07\\x09b\\x9b\\xffé\nc"
+    odd = f"a\x1b[31m\x07\tb\x9b\udcffé{ODD}"
+    said = f"a\\x1b[31m\\x07\\x09b\\x9b\\xffé{ODD_SHOWN}"
     assert plain(odd) == said and plain("\ud800") == "\\ud800"
     output = Output(as_json=False, command="x")
     output.say(odd)
@@ -135,7 +142,48 @@ def test_names_of_files_cannot_speak_to_the_terminal(capsys: pytest.CaptureFixtu
         meter.update(1, odd)
     shown = capsys.readouterr()
     assert f"{said}\nwarning: {said}\n" in shown.err and shown.out.startswith(f"{said}\n")
-    assert not set(shown.out + shown.err) & set("\x1b\x07\t\x9b\udcff")
+    lines = (shown.out + shown.err).split("\n")
+    assert all(plain(line) == line for line in lines)
+    assert [line for line in lines if line.startswith("warning")] == [f"warning: {said}"]
+
+
+def test_a_name_forges_no_line_of_progress(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr("stin_pipe.workflows.terminal.output.LOG_INTERVAL_S", 0.0)
+    with Output(as_json=False, command="x").progress(ODD, 2, unit="videos") as meter:
+        meter.update(1, ODD)
+    assert capsys.readouterr().err.splitlines() == [f"{ODD_SHOWN}: 1/2 videos, {ODD_SHOWN}"]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_name_forges_no_line_of_an_error(
+    as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only the details of an error begin lines of their own, and names in them do not."""
+
+    def fail(**_: object) -> None:
+        raise StinPipeError(ODD, next_step="look", details=("first:", f"  {ODD}"))
+
+    monkeypatch.setattr(cli_module.cli, "main", fail)
+    monkeypatch.setattr(sys, "argv", ["stin-pipe", "status", *(["--json"] if as_json else [])])
+    with pytest.raises(SystemExit):
+        main()
+    shown = capsys.readouterr()
+    assert shown.err.splitlines() == [f"stin-pipe: {ODD_SHOWN}; look", "first:", f"  {ODD_SHOWN}"]
+    if as_json:
+        assert json.loads(shown.out)["error"] == f"{ODD}; look\nfirst:\n  {ODD}"
+
+
+def test_the_names_of_a_run_that_does_not_exist_forge_no_line(tmp_path: Path, call) -> None:
+    called = call("status", "--run", tmp_path / ODD)
+    assert called.code == 1 and len(called.stderr.splitlines()) == 1 and ODD_SHOWN in called.stderr
+
+
+def test_json_files_keep_names_exact_and_show_no_control_character() -> None:
+    for indent in (None, 1):
+        text = json_text({ODD: [ODD, "é\udcff\x7f"]}, indent=indent)
+        assert json.loads(text) == {ODD: [ODD, "é\udcff\x7f"]} and "é" in text
+        assert all(plain(line) == line for line in text.split("\n"))
+        assert text.count("\n") == (5 if indent else 0)
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])

@@ -12,7 +12,14 @@ from stin_pipe.pipeline.listing.hash_split import hash_share, hash_side
 from stin_pipe.pipeline.listing.listing import ListedVideo, Listing
 from stin_pipe.pipeline.listing.source_files import file_sha256
 from stin_pipe.pipeline.planning import plan as plan_module
-from stin_pipe.pipeline.planning.ledger import find_ledger, plan_paths, read_ledger, shard_digest, write_views
+from stin_pipe.pipeline.planning.ledger import (
+    find_ledger,
+    plan_paths,
+    read_ledger,
+    shard_digest,
+    write_absent,
+    write_views,
+)
 from stin_pipe.pipeline.planning.plan import ExtractParams, Plan, make_plan
 from stin_pipe.pipeline.planning.todo import count_deleted, decide, prepare_work
 from stin_pipe.stin.shards.errors import StinPipeError
@@ -349,3 +356,13 @@ def test_failures_and_manifest_are_derived(tmp_path: Path) -> None:
     assert sum(sides) == 4
     with pytest.raises(StinPipeError, match="split '9' is not in this run; its splits are: 1"):
         manifest.subset("9", "test")
+
+
+def test_absent_names_take_one_line_each_whatever_they_are(tmp_path: Path) -> None:
+    write_absent(tmp_path, ["a\nb.avi", "\u2028\x1b[31m.avi", "é\udcff.avi"])
+    assert (tmp_path / "absent.txt").read_text(encoding="utf-8").split("\n") == [
+        "a\\x0ab.avi",
+        "\\u2028\\x1b[31m.avi",
+        "é\\xff.avi",
+        "",
+    ]

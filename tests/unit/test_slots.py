@@ -161,3 +161,4 @@ def test_one_node_that_cannot_import_is_left_out_with_one_warning() -> None:
         slots.wait(0.001)
     assert len(slots.idle) == 1 and not slots.starting and len(ray.actors) == 3
     assert len(warnings) == 1 and "continuing with the workers that did start" in warnings[0]
+    assert "no h5py" in warnings[0] and "\n" not in warnings[0]

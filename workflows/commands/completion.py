@@ -41,5 +41,6 @@ def completion(output: Output, shell: str | None) -> None:
     assert completion_class is not None, shell
     root = click.get_current_context().find_root().command
     script = completion_class(root, {}, PROGRAM, _VARIABLE).source()
-    output.show(script.rstrip())
+    for line in script.rstrip().split("\n"):
+        output.show(line)
     output.result({"shell": shell, "script": script})

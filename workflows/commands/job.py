@@ -194,10 +194,10 @@ def kubernetes(output: Output, run_path: Path | None, splits: tuple[str, ...], *
 
     _require(values, "image", "claim")
     options = KubernetesOptions(**values)
-    config = _config()
 
     # Paths stay as they are written: they are those of the pods, not of this machine.
     with usage_errors():
+        config = _config()
         chain = read_chain(click.get_current_context(), config, run_path, files_are_here=False)
         check_for_pods(chain, splits)
         manifest = render_manifest(
@@ -215,7 +215,8 @@ def kubernetes(output: Output, run_path: Path | None, splits: tuple[str, ...], *
         options.out.write_text(manifest, encoding="utf-8")
         output.show(f"wrote {options.out}; to apply it: kubectl apply -f {shlex.quote(str(options.out))}")
     else:
-        output.show(manifest.rstrip("\n"))
+        for line in manifest.rstrip("\n").split("\n"):
+            output.show(line)
     output.result({"run": str(run_path), "manifest": manifest})
 
 
@@ -228,7 +229,10 @@ def _require(values: dict[str, Any], *names: str) -> None:
 
 
 def _config() -> Path:
+    from stin_pipe.workflows.jobs.programs import require_printable
+
     path = config_path(click.get_current_context())
     if path is None:
         raise click.UsageError("--config is missing: a job is made from the file that `stin-pipe run` reads")
+    require_printable("config", str(path))
     return path.absolute()

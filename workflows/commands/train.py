@@ -78,6 +78,7 @@ def _silent_json() -> Iterator[None]:
     torchrun joins the outputs of its processes, and a program reads one JSON object of them.
     """
     from stin_pipe.stin.shards.errors import StinPipeError
+    from stin_pipe.stin.shards.names import plain
     from stin_pipe.stin.training.ranks import raised_in_every_rank
 
     try:
@@ -88,7 +89,12 @@ def _silent_json() -> Iterator[None]:
     except (StinPipeError, click.ClickException) as error:
         cause = error.__cause__ if isinstance(error, click.UsageError) else error
         if not raised_in_every_rank(cause):
-            message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-            click.echo(f"process {os.environ.get('RANK')}: {message}", err=True)
+            shown = (
+                (error.format_message(),)
+                if isinstance(error, click.ClickException)
+                else (error.message, *error.details)
+            )
+            for line in shown:
+                click.echo(plain(f"process {os.environ.get('RANK')}: {line}"), err=True)
         code = EXIT_USAGE if isinstance(error, click.UsageError) else EXIT_FAILED
         raise click.exceptions.Exit(code) from error

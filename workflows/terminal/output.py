@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,13 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextCol
 from rich.table import Column, Table
 from rich.text import Text
 
+from stin_pipe.stin.shards.names import plain
+
 LOG_INTERVAL_S = 10.0
 WIDE_COLUMNS = 120
 """A terminal at least this wide gets the long progress bar."""
-
-_BIDI = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
-"""Marks that turn the order of what stands beside them, so that a name shows as another."""
-_NOT_FOR_A_TERMINAL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029" + _BIDI + "]")
 
 
 @dataclass
@@ -50,22 +47,8 @@ invocation = Invocation()
 """That of this process: a failure may come before the command has an `Output`."""
 
 
-def plain(text: str) -> str:
-    r"""Return a text with control and direction marks (except line ends) and bytes not UTF-8 as `\xNN`.
-
-    File names are data: on a terminal, an escape sequence in one could hide or fake lines.
-    """
-    return _NOT_FOR_A_TERMINAL.sub(lambda match: _escaped(ord(match[0])), text)
-
-
-def _escaped(code: int) -> str:
-    if 0xDC80 <= code <= 0xDCFF:  # how Python carries a byte that is not UTF-8
-        code -= 0xDC00
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-
-
 class Output:
-    """Prints what one command says; everything passes through `plain`.
+    """Prints what one command says; each text is one line, whatever names it holds (see `plain`).
 
     Args:
         as_json: print one JSON object as the last line of standard output, and tables on standard error.
