@@ -20,6 +20,7 @@ from stin_pipe.stin.network.model_file import ModelInfo, load_model, save_model
 from stin_pipe.stin.network.streams import build_stream
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import publish_json
+from stin_pipe.stin.shards.schema import Manifest
 from stin_pipe.stin.training.config import override
 from stin_pipe.stin.training.recipes import resolve_recipe
 from stin_pipe.workflows.cli import cli
@@ -214,6 +215,39 @@ def test_a_run_with_one_stream_says_which_is_not_trained(models, moving, tmp_pat
     found = cli.main(["predict", "--run", str(tmp_path / "run"), *QUICK, str(moving)], standalone_mode=False)
     assert not found
     assert "warning: the temporal stream of split 1 is not trained" in capsys.readouterr().err
+
+
+def test_a_run_without_flow_says_how_it_is_added(models, moving, tmp_path, capsys):
+    """Nobody can train the other stream of it, so "not trained" would send people the wrong way."""
+    run = create_run(tmp_path / "run")
+    run.training("spatial", "1").mkdir(parents=True)
+    shutil.copy(models[1], run.training("spatial", "1") / "model.safetensors")
+    publish_json(run.path / "run.json", read_run_json(run.path))
+    run.extract.mkdir(exist_ok=True)
+    manifest = Manifest(
+        dataset="folder",
+        classes=CLASSES,
+        split_names=("1",),
+        split_from="hash",
+        split_source="",
+        videos={},
+        failed=(),
+        num_skipped=0,
+        num_absent=0,
+        num_pending=0,
+        bound_px=10.0,
+        flow_backend="none",
+        fingerprint="",
+        streams="rgb",
+    )
+    manifest.save(run.manifest)
+    words = ["predict", "--run", str(run.path), *QUICK, str(moving)]
+    assert not cli.main(words, standalone_mode=False)
+    told = capsys.readouterr().err
+    assert "warning: the run stores no flow (the same extract or import command with --streams both" in told
+    assert "predictions are those of the spatial stream alone" in told and "not trained" not in told
+    with pytest.raises(StinPipeError, match="this run holds no flow"):
+        cli.main([*words, "--streams", "fused"], standalone_mode=False)
 
 
 def test_weights_that_are_none_are_refused(models, moving):

@@ -11,6 +11,7 @@ from stin_pipe.workflows.cli import cli
 from stin_pipe.workflows.terminal.config_file import place_of_mistake
 from stin_pipe.workflows.terminal.options import common_options, usage_errors
 from stin_pipe.workflows.terminal.output import Output
+from stin_pipe.workflows.terminal.stage_values import read_stage
 
 
 def compare(file: Path, line: str) -> None:
@@ -93,3 +94,49 @@ def test_options_of_an_evaluation_that_do_not_fit_are_named(changes: dict, argum
     with pytest.raises(ArgumentError) as raised:
         check_options(EvalOptions(**changes), files_are_here=False)
     assert raised.value.arguments == arguments
+
+
+def read_for_chain(file: Path, command: str) -> dict:
+    root = click.Context(cli, info_name="stin-pipe", auto_envvar_prefix="STIN_PIPE")
+    chain = cli.get_command(root, "run")
+    assert chain is not None
+    return read_stage(
+        click.Context(chain, info_name="run", parent=root), file, command, file.parent / "my run"
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "table", "line", "by_hand"),
+    [
+        ("train-spatial", "train", 'name = "s1"', "train by hand: stin-pipe train-spatial"),
+        ("train-temporal", "train-temporal", "more-epochs = 2", "train by hand: stin-pipe train-temporal"),
+        ("train-spatial", "train-spatial", 'continue_from = "s1"', "train by hand: stin-pipe train-spatial"),
+        ("fuse-eval", "fuse-eval", 'spatial = ["s1"]', "evaluate by hand: stin-pipe fuse-eval"),
+        ("fuse-eval", "fuse-eval", 'name = "seeds"', "evaluate by hand: stin-pipe fuse-eval"),
+    ],
+)
+def test_the_chain_refuses_named_trainings(
+    command: str, table: str, line: str, by_hand: str, tmp_path: Path
+) -> None:
+    """They would be trained, while the chain goes by the default ones."""
+    file = tmp_path / "c.toml"
+    file.write_text(f"[{table}]\n{line}\n")
+    with pytest.raises(click.UsageError) as refused:
+        read_for_chain(file, command)
+    key = line.split(" ")[0].replace("-", "_")
+    assert refused.value.message.startswith(f"{file}: [{table}] has {key}, but the chain trains")
+    option = f"--{key}" if command == "fuse-eval" else "--name"
+    assert refused.value.message.endswith(f"{by_hand} --run '{tmp_path / 'my run'}' {option} NAME")
+
+    file.write_text(f"[{table}]\n")
+    assert "name" in read_for_chain(file, command)
+
+
+def test_the_chain_refuses_a_named_training_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STIN_PIPE_TRAIN_SPATIAL_NAME", "s1")
+    (tmp_path / "c.toml").write_text("[train]\nseed = 1\n")
+    assert read_for_chain(tmp_path / "c.toml", "train-temporal")["seed"] == 1
+    with pytest.raises(click.UsageError, match=r"STIN_PIPE_TRAIN_SPATIAL_NAME is set, .* unset it,"):
+        read_for_chain(tmp_path / "c.toml", "train-spatial")

@@ -156,7 +156,10 @@ def predict(output: Output, run_path: Path | None, **values: Any) -> None:
 
 def _load(output: Output, run_path: Path | None, options: PredictOptions) -> "Model":
     """Load the streams of the run or of the model files; warn of a stream that the run has not trained."""
+    from stin_pipe.stin.shards.run_dir import RunDir
     from stin_pipe.workflows.prediction.model import load_model
+    from stin_pipe.workflows.run.members import why_untrained
+    from stin_pipe.workflows.run.stages import manifest_or_none
 
     if bool(run_path) == bool(options.model_paths):
         raise click.UsageError("give either --run or --model")
@@ -177,10 +180,8 @@ def _load(output: Output, run_path: Path | None, options: PredictOptions) -> "Mo
     if run_path and len(model.streams) == 1 and options.streams is None:
         (stream,) = model.streams
         missing = "temporal" if stream == "spatial" else "spatial"
-        output.warn(
-            f"the {missing} stream of split {options.split} is not trained: predictions are those of the "
-            f"{stream} stream alone"
-        )
+        why = why_untrained(manifest_or_none(RunDir(path=run_path)), options.split, missing)
+        output.warn(f"{why}: predictions are those of the {stream} stream alone")
     return model
 
 

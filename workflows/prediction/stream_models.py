@@ -21,6 +21,8 @@ from stin_pipe.stin.network.model_file import MODEL_FILE, TrainedModel, load_mod
 from stin_pipe.stin.scoring.settings import STREAMS
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.run_dir import DEFAULT, RunDir
+from stin_pipe.stin.shards.schema import STORED_OF
+from stin_pipe.workflows.run.stages import manifest_or_none
 
 StreamChoice = Literal["spatial", "temporal", "fused"]
 """Who decides: one of the streams, or both together."""
@@ -45,7 +47,8 @@ def members_of_run(
     """Return the names of the trainings that predict, by stream; the default one of a stream without names.
 
     Raises:
-        StinPipeError: no stream is trained, or not all of those that are chosen or named.
+        StinPipeError: no stream is trained, or not all of those that are chosen or named; the run stores
+            nothing that a chosen one could be trained on.
     """
     wanted: dict[StreamName, tuple[str, ...]] = {
         stream: tuple(named.get(stream) or (DEFAULT,)) for stream in chosen_streams(choice)
@@ -68,6 +71,8 @@ def members_of_run(
             f"{run.path}` or train-temporal first"
         )
     if choice is not None and untrained:
+        if (manifest := manifest_or_none(run)) is not None:
+            manifest.require(STORED_OF[untrained[0]])
         raise StinPipeError(
             f"{run.path}: --streams {choice} needs the {untrained[0]} stream of split {split}, which is not "
             f"trained; run `stin-pipe train-{untrained[0]} --run {run.path} --split {split}` first"

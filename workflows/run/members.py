@@ -160,13 +160,23 @@ def require_own_folder(run: RunDir, split: str, name: str, members: Members) -> 
         )
 
 
+def why_untrained(manifest: Manifest | None, split: str, stream: StreamName) -> str:
+    """Say why a stream has no model: the run stores nothing to train it on, or it is not trained.
+
+    A run whose manifest cannot be read (None) is taken to store both streams.
+    """
+    stored = STORED_OF[stream]
+    if manifest is None or stored in streams_in(manifest.streams):
+        return f"the {stream} stream of split {split} is not trained"
+    name = "frames" if stored == "rgb" else "flow"
+    return f"the run stores no {name} (the same extract or import command with --streams both adds it)"
+
+
 def why_alone(manifest: Manifest, split: str, settings: EvalSettings, members: Members) -> str:
     """Say which stream is evaluated alone, and why; empty where two or more are fused."""
     if len(members) + len(settings.files) > 1:
         return ""
     (stream,) = members
     other = "temporal" if stream == "spatial" else "spatial"
-    why = f"the {other} stream of split {split} is not trained"
-    if (stored := STORED_OF[other]) not in streams_in(manifest.streams):
-        why = f"the run stores no {'frames' if stored == 'rgb' else 'flow'}"
+    why = why_untrained(manifest, split, other)
     return f"{why}: the {stream} stream is evaluated alone, and nothing is fused"

@@ -264,7 +264,7 @@ def read_status(path: Path) -> RunStatus:
     """
     run = open_run(path)
     recorded = recorded_splits(run)
-    manifest = _manifest_or_none(run)
+    manifest = manifest_or_none(run)
     splits = splits_with_files(run)
     return RunStatus(
         run=run,
@@ -309,7 +309,7 @@ def chain_stages(
     if extract.progress == "done" and any(STORED_OF[stream] not in stored for stream in streams):
         extract = replace(extract, progress="unfinished", detail=f"{extract.detail}, one stream to be added")
 
-    manifest = _manifest_or_none(run)
+    manifest = manifest_or_none(run)
     trainings = [(split, f"train-{stream}") for split in splits for stream in streams]
     return [
         extract,
@@ -528,7 +528,8 @@ def _working_holder(folder: Path) -> Holder | None:
     return holder if holder is not None and is_alive(holder) is not False else None
 
 
-def _manifest_or_none(run: RunDir) -> Manifest | None:
+def manifest_or_none(run: RunDir) -> Manifest | None:
+    """Return the manifest of a run; None where there is none, or it is damaged."""
     try:
         return Manifest.load(run.manifest) if run.manifest.exists() else None
     except StinPipeError:

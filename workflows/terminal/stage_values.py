@@ -1,12 +1,21 @@
 """The option values of one stage of the chain, as its own command would read them."""
 
+import shlex
 from copy import copy
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from stin_pipe.workflows.terminal.config_file import place_in_file
+
+_NAMED_TRAININGS = {
+    "train-spatial": ("name", "more-epochs", "continue-from"),
+    "train-temporal": ("name", "more-epochs", "continue-from"),
+    "fuse-eval": ("name", "spatial", "temporal"),
+}
+"""Options that make other trainings and evaluations than the default ones, which are those of the chain."""
 
 
 def read_stage(
@@ -25,7 +34,7 @@ def read_stage(
         values by the names of the command's parameters, without the run and the output.
 
     Raises:
-        click.UsageError: a value that the stage would refuse, or a split in its table.
+        click.UsageError: a value that the stage would refuse, or that makes no part of the chain.
     """
     root = ctx.find_root()
     assert isinstance(root.command, click.Group)
@@ -45,7 +54,27 @@ def read_stage(
         raise click.UsageError(
             f'{config}: {place} has split, which the chain ignores; write split = "..." above all tables'
         )
+    _refuse_names(stage, config, command, run_path)
     return {name: value for name, value in stage.params.items() if name not in ("output", "run_path")}
+
+
+def _refuse_names(stage: click.Context, config: Path, command: str, run_path: Path) -> None:
+    for option in _NAMED_TRAININGS.get(command, ()):
+        name = option.replace("-", "_")
+        variable = f"{stage.auto_envvar_prefix}_{name.upper()}"
+        if place := place_in_file(stage, option):
+            where, remedy = f"{config}: {place} has {name}", "leave it out of the file"
+        elif stage.get_parameter_source(name) == ParameterSource.ENVIRONMENT:
+            where, remedy = f"{config}: the variable {variable} is set", "unset it"
+        else:
+            continue
+
+        by_hand = f"stin-pipe {command} --run {shlex.quote(str(run_path))}"
+        by_hand += f" --{option} NAME" if command == "fuse-eval" else " --name NAME"
+        raise click.UsageError(
+            f"{where}, but the chain trains and evaluates the default training of each stream; {remedy}, and "
+            f"{'evaluate' if command == 'fuse-eval' else 'train'} by hand: {by_hand}"
+        )
 
 
 def _with_paths_unchecked(command: click.Command) -> click.Command:
