@@ -316,7 +316,7 @@ def _fusion_better(verdict: Verdict) -> str:
     return (
         f"Fusion helps: {percent(verdict.top1)} %, against {percent(verdict.best_top1)} % for the "
         f"{verdict.best_stream} stream alone; the gain of {percent(verdict.lead.top1.value)} points is more "
-        f"than noise ({_evidence(verdict.lead)}), and both are more than {verdict.baseline.text}"
+        f"than noise ({_evidence(verdict.lead)}){_above_baseline(verdict)}"
     )
 
 
@@ -328,7 +328,7 @@ def _fusion_level(verdict: Verdict) -> str:
     return (
         f"Fused {percent(verdict.top1)} %, the {verdict.best_stream} stream alone "
         f"{percent(verdict.best_top1)} %: {gain} ({_evidence(verdict.lead)}), so fusion is not shown to "
-        f"help; both are more than {verdict.baseline.text}"
+        f"help{_above_baseline(verdict)}"
     )
 
 
@@ -394,9 +394,13 @@ def _sentence_case(text: str) -> str:
 
 
 def _above_baseline(verdict: Verdict) -> str:
-    if verdict.beats_baseline[verdict.answer]:
-        return f"; both are more than {verdict.baseline.text}"
-    return f"; the fusion is no better than {verdict.baseline.text}"
+    match verdict.beats_baseline[verdict.answer], verdict.beats_baseline[verdict.best_stream]:
+        case True, True:
+            return f"; both are more than {verdict.baseline.text}"
+        case True, False:
+            return f"; only the fusion is shown to be more than {verdict.baseline.text}"
+        case _:
+            return f"; the fusion is no better than {verdict.baseline.text}"
 
 
 def _evidence(lead: Comparison) -> str:

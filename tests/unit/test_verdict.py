@@ -108,6 +108,12 @@ def test_a_good_fusion_and_one_at_chance_say_so() -> None:
     assert chance.sentence.endswith("chance gives 20.0 %; no stream alone does better than 23.3 %")
 
 
+def test_streams_at_chance_are_not_said_to_be_more() -> None:
+    sentence = verdict_of({"spatial": 12, "temporal": 14, "fused": 30}).sentence
+    assert sentence.startswith("Fusion helps: 50.0 %, against 23.3 % for the temporal stream alone")
+    assert sentence.endswith("; only the fusion is shown to be more than chance (20.0 %)")
+
+
 def test_a_fusion_at_chance_beside_a_good_stream_is_worse_not_at_chance() -> None:
     found = verdict_of({"spatial": 8, "temporal": 52, "fused": 14})
     assert found.finding == Finding.FUSION_WORSE
