@@ -20,6 +20,8 @@ import stin_pipe.stin.scoring.score_split
 import stin_pipe.workflows.report.render
 from stin_pipe.stin.evaluation import EvalEvent, ScoringProgress
 from stin_pipe.stin.scoring.scores import Scores
+from stin_pipe.stin.shards import bounded
+from stin_pipe.stin.shards.bounded import FileKind
 from stin_pipe.stin.shards.errors import StinPipeError
 from stin_pipe.stin.shards.publish import publish_json
 from stin_pipe.stin.shards.run_dir import RunDir
@@ -113,12 +115,11 @@ def test_each_model_file_is_read_once_an_evaluation_with_its_report(
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     opened: list[str] = []
 
-    def read_bytes(path: Path, original=Path.read_bytes) -> bytes:
-        if path.suffix == ".safetensors":
-            opened.append(path.parent.parent.name)
-        return original(path)
+    def read_bytes(path: Path, kind: FileKind) -> bytes:
+        opened.append(path.parent.parent.name)
+        return bounded.read_bytes(path, kind)
 
-    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    monkeypatch.setattr(stin_pipe.stin.network.model_file, "read_bytes", read_bytes)
     monkeypatch.setattr(stin_pipe.stin.network.model_file, "safe_open", None)
     evaluate(run, "--tune-fusion")
     assert sorted(opened) == ["train-spatial", "train-temporal"]
