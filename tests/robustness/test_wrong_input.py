@@ -94,7 +94,7 @@ def test_gpu_flow_without_a_gpu_is_refused(made_videos, tmp_path: Path, call) ->
         (["train-spatial", "--backbone", "timm:nope"], 2, ["timm"]),
         (["fuse-eval"], 1, ["spatial stream of split 1 is not trained yet", "train-spatial"]),
         (["fuse-eval", "--split", "2"], 2, ["'2' is not in this run; its splits are: 1"]),
-        (["fuse-eval", "--split", "all"], 1, ["no split has both streams trained"]),
+        (["fuse-eval", "--split", "all"], 1, ["no split has its streams trained"]),
         (["fuse-eval", "--fusion-weights", "1"], 2, ["--fusion-weights"]),
         (["predict", "x.mp4"], 1, ["no stream of split 1 is trained yet"]),
     ],

@@ -31,6 +31,14 @@ def test_sigterm_may_come_more_than_once() -> None:
 
 
 def test_a_second_sigint_acts_as_outside() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        _interrupt_twice()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupt_twice() -> None:
     with StopSignal() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.received == signal.SIGINT
