@@ -7,7 +7,7 @@ import pytest
 
 from stin_pipe.stin.results.stored import read_lines, read_metrics, read_result
 from stin_pipe.stin.results.trained import read_training
-from stin_pipe.stin.shards.run_dir import RunDir
+from stin_pipe.stin.shards.run_dir import DEFAULT, RunDir
 from stin_pipe.workflows.prediction.fusion_choice import better_stream, choose_fusion
 from stin_pipe.workflows.report.charts import training_charts
 from stin_pipe.workflows.run.stages import evaluation_state, training_state
@@ -89,7 +89,7 @@ def test_a_stream_that_does_better_alone_is_named_with_its_option(
 ) -> None:
     top1 = {"spatial": {"top1": spatial}, "temporal": {"top1": temporal}, "fused": {"top1": fused}}
     evaluated(tmp_path, json.dumps(METRICS | top1))
-    found = better_stream(RunDir(path=tmp_path), "1")
+    found = better_stream(RunDir(path=tmp_path), "1", DEFAULT)
     assert (found and found.stream) == better
     if found:
         assert f"--streams {better}" in found.text() and f"{100 * fused:.1f} %" in found.text()
