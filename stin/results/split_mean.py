@@ -1,11 +1,15 @@
 """The mean of several splits' metrics, which is what papers compare, and its spread."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
 from stin_pipe.stin.results.literature import published
+from stin_pipe.stin.results.numbers import percent
 from stin_pipe.stin.results.split_result import SplitResult
+from stin_pipe.stin.results.verdict import Finding
+from stin_pipe.stin.scoring.fusion import FUSED
+from stin_pipe.stin.shards.errors import counted
 
 METRICS = ("top1", "top5", "mean_class", "top1_of_listed")
 
@@ -31,6 +35,7 @@ def mean_of_splits(results: Sequence[SplitResult], *, dataset: str, report: str)
 
     return {
         "split": "all",
+        "verdict": _verdict_json(results, {name: fmean(item["top1"]) for name, item in values.items()}),
         "splits": metrics,
         "num_videos": sum(item["num_videos"] for item in metrics),
         "num_listed": sum(item["num_listed"] for item in metrics),
@@ -48,4 +53,35 @@ def mean_of_splits(results: Sequence[SplitResult], *, dataset: str, report: str)
         "answer": metrics[0]["answer"],
         "literature": [row.to_json() for row in rows],
         "report": report,
+    }
+
+
+def _verdict_json(results: Sequence[SplitResult], top1: Mapping[str, float]) -> dict[str, Any]:
+    """Return what the splits show together; what is noise is known within a split alone.
+
+    Splits share videos, so their differences are counted and not tested as one.
+    """
+    answer = results[0].verdict.answer
+    verdicts = [item.verdict for item in results]
+    best = max((name for name in top1 if name != FUSED), key=lambda name: top1[name])
+    num_above = sum(verdict.beats_baseline[answer] for verdict in verdicts)
+    above = f"more than guessing in {num_above} of {counted(len(results), 'split')}"
+    if answer != FUSED:
+        sentence = f"The {answer} stream alone reaches {percent(top1[answer])} % on average, {above}"
+        return {"answer": answer, "num_above_baseline": num_above, "sentence": sentence}
+
+    num_better = sum(verdict.finding is Finding.FUSION_BETTER for verdict in verdicts)
+    num_worse = sum(verdict.finding is Finding.FUSION_WORSE for verdict in verdicts)
+    sentence = (
+        f"Fused {percent(top1[FUSED])} % on average, the {best} stream alone {percent(top1[best])} %: "
+        f"by more than noise, fusing helps in {num_better} and hurts in {num_worse} of "
+        f"{counted(len(results), 'split')}; the fusion is {above}"
+    )
+    return {
+        "answer": answer,
+        "best_stream": best,
+        "num_above_baseline": num_above,
+        "num_fusion_better": num_better,
+        "num_fusion_worse": num_worse,
+        "sentence": sentence,
     }

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from stin_pipe.stin.results.split_mean import mean_of_splits
+from stin_pipe.stin.results.split_result import SplitResult
+from stin_pipe.stin.results.verdict import Finding
 from stin_pipe.workflows.report.splits import render_splits
 
 
@@ -41,6 +43,22 @@ def test_the_page_lies_beside_its_numbers_and_links_to_each_split(value, browser
     assert [row[2] for row in rows[1]] == fused
     spread = f"± {100 * mean['spread']['fused']['top1']:.1f}"
     assert spread in browser.run("document.querySelector('tr.fused').textContent")
+
+
+def test_the_sentence_counts_in_how_many_splits_fusing_helps(made_report, tmp_path: Path) -> None:
+    made = made_report.make_report(tmp_path, ("a", "b", "c"), models=False).result
+
+    def judged(finding: Finding, *, is_above: bool) -> SplitResult:
+        beats = made.verdict.beats_baseline | {"fused": is_above}
+        return replace(made, verdict=replace(made.verdict, finding=finding, beats_baseline=beats))
+
+    findings = [(Finding.FUSION_BETTER, True), (Finding.FUSION_WORSE, True), (Finding.AT_CHANCE, False)]
+    splits = [judged(finding, is_above=is_above) for finding, is_above in findings]
+    verdict = mean_of_splits(splits, dataset="folder", report="")["verdict"]
+    counts = ("num_fusion_better", "num_fusion_worse", "num_above_baseline")
+    assert [verdict[name] for name in counts] == [1, 1, 2]
+    assert "fusing helps in 1 and hurts in 1 of 3 splits" in verdict["sentence"]
+    assert verdict["sentence"].endswith("the fusion is more than guessing in 2 of 3 splits")
 
 
 def test_weights_that_differ_between_splits_are_given_by_split(made_report, tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ def show_result(output: Output, result: SplitResult) -> None:
 def show_mean(output: Output, mean: Mapping[str, Any]) -> None:
     """Print mean and spread over the splits, by the content of all.json."""
     spread = mean["spread"]
+    output.show(f"all splits: {mean['verdict']['sentence']}.")
     output.table(
         f"mean of {len(mean['splits'])} splits ± standard deviation between splits, in per cent",
         ["stream", *(METRIC_NAMES[name] for name in METRICS)],
