@@ -324,6 +324,7 @@ def write_lists(out: Path, manifest: Manifest) -> list[Path]:
                 for video in manifest.videos.values()
                 if video.splits.get(split) == side and (out / FRAMES / folders[video.id]).is_dir()
             ]
+
             for stream in streams_in(manifest.streams):
                 less = int(stream == "flow")
                 path = out / "lists" / f"{stream}_{side}_split_{_safe(split)}.txt"

@@ -204,6 +204,7 @@ def _result(
     # A failed video that was deleted is dealt with: it must not keep the exit code at 3 for ever.
     num_deleted = count_deleted(ledger, listing)
     num_counted = num_failed - num_deleted
+
     return ExtractResult(
         videos=num_done + num_failed,
         done=num_done,

@@ -124,6 +124,7 @@ def _with_left_out(listing: Listing, found: FoundFiles) -> Listing:
     kinds["videos in no list, or at another depth than CLASS/VIDEO"] = [
         file for file in found.videos if str(file) not in used
     ]
+
     for file in found.others:
         kinds[f"{file.suffix.lower()} files" if file.suffix else "files without an ending"].append(file)
     kinds["hidden videos"] = found.hidden
@@ -138,6 +139,7 @@ def _with_left_out(listing: Listing, found: FoundFiles) -> Listing:
         "is no class"
         for name, count in sorted(empty.items())
     ]
+
     left_out = [
         LeftOut(kind=display_name(kind), count=len(files), example=display_name(str(files[0])))
         for kind, files in kinds.items()

@@ -65,6 +65,7 @@ def check_sources(
         except OSError as error:
             problems.append(f"{path}: cannot be read: {error.strerror}; make it readable and verify again")
             problem = ""
+
         if problem:
             problems.append(f"{path}: {problem}; {ADVICE}")
             differing.append(entry.planned_id)

@@ -216,8 +216,10 @@ def _file_attributes(task: ShardTask) -> dict[str, str | float]:
         "codec": task.params.codec,
         "versions": json.dumps(versions, sort_keys=True),
     }
+
     if not task.params.stores("flow"):
         return about
+
     return about | {
         "flow_zero": coding.zero,
         "flow_scale": coding.scale,

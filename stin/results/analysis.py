@@ -245,6 +245,7 @@ def _classes(
         own, said = answer.labels == label, guesses == label
         hits = own & said
         wrong = np.bincount(guesses[own & ~said], minlength=len(answer.class_names))
+
         shares = {
             "recall": _share_of(hits[own], recordings_N[own]),
             # F1 is 2J / (1 + J) of the Jaccard share J, so the interval of the one gives that of the other.

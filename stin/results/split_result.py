@@ -150,6 +150,9 @@ def judge_split(
         score_files: stream -> sha256 of the file that its scores are kept in, where they are.
     """
     answer = streams[0] if fused is None else fused
+    parts = [*streams] if fused is None else [*streams, fused]
+    trainings = trainings or {}
+
     stored = [STORED_OF[scores.stream] for scores in streams if scores.stream in STORED_OF]
     data = _data_path(
         split,
@@ -159,10 +162,9 @@ def judge_split(
         trained=trained,
         held_out=held_out,
     )
+
     analysis = analyse(streams, fused, recordings=recordings_of(manifest), num_listed=data.test_listed)
-    trainings = trainings or {}
     verdict = _judge(split, streams, answer, analysis, manifest, is_tuned=tuning is not None)
-    parts = [*streams] if fused is None else [*streams, fused]
     examples = find_examples(
         answer.ids, answer.labels, answer.class_names, [answers_of(scores, answer.ids) for scores in parts]
     )

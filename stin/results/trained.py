@@ -198,6 +198,7 @@ def _curves(folder: Path, config: Mapping[str, Any], result: Mapping[str, Any]) 
             and is_number(record.get("step"))
             and (value := _first_number(record, keys)) is not None
         ]
+
         if points:
             steps, values = zip(*points, strict=True)
             number = num_videos[part]

@@ -14,6 +14,7 @@ from stin_pipe.stin.results.comparison import Comparison
 from stin_pipe.stin.results.intervals import Interval
 from stin_pipe.stin.results.numbers import p_text, percent, points
 from stin_pipe.stin.scoring.fusion import FUSED
+from stin_pipe.stin.shards.errors import counted
 
 SIGNIFICANT_P = 0.05
 UNEQUAL = 1.5
@@ -269,10 +270,10 @@ def _advice(finding: Finding, is_best_ours: bool, *, is_tuned: bool) -> Advice:
 def _too_few(verdict: Verdict) -> str:
     recordings = ""
     if verdict.num_recordings != verdict.num_videos:
-        recordings = f" from {_count(verdict.num_recordings, 'recording')}"
+        recordings = f" from {counted(verdict.num_recordings, 'recording')}"
     return (
         f"Too few test videos to tell: {_who(verdict)} gets {percent(verdict.top1)} % of "
-        f"{_count(verdict.num_videos, 'video')}{recordings} right, and the 95 % interval runs from "
+        f"{counted(verdict.num_videos, 'video')}{recordings} right, and the 95 % interval runs from "
         f"{_range(verdict.interval)} %"
     )
 
@@ -411,7 +412,3 @@ def _evidence(lead: Comparison) -> str:
 
 def _range(interval: Interval) -> str:
     return f"{percent(interval.low)} to {percent(interval.high)}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -194,24 +194,30 @@ WRONG = {
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("wrong", WRONG)
-@pytest.mark.parametrize("name", ["format_version", "flow_zero", "flow_scale"])
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        *(("format_version", wrong) for wrong in WRONG),
+        # Any finite number may be a zero.
+        *(("flow_zero", wrong) for wrong in WRONG if wrong not in ("negative", "above 64 bits")),
+        *(("flow_scale", wrong) for wrong in WRONG if wrong != "above 64 bits"),
+    ],
+)
 def test_attributes_of_the_file_are_checked(path: Path, name: str, wrong: str) -> None:
-    if (name, wrong) in {
-        ("flow_zero", "negative"),
-        ("flow_zero", "above 64 bits"),
-        ("flow_scale", "above 64 bits"),
-    }:
-        pytest.skip("a number like any other")
     check_attribute(path, "/", name, WRONG[wrong])
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("wrong", [*WRONG, "text"])
-@pytest.mark.parametrize("name", ["id", "label", "num_frames", "height", "fps", "digest", "notes"])
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        (name, wrong)
+        for name in ("id", "label", "num_frames", "height", "fps", "digest", "notes")
+        for wrong in (*WRONG, "text")
+        if (name, wrong) not in {("fps", "above 64 bits"), ("id", "text"), ("digest", "text")}
+    ],
+)
 def test_attributes_of_a_video_are_checked(path: Path, name: str, wrong: str) -> None:
-    if (name, wrong) in {("fps", "above 64 bits"), ("id", "text"), ("digest", "text")}:
-        pytest.skip("a value like any other")
     check_attribute(path, GROUP, name, "x" if wrong == "text" else WRONG[wrong])
 
 
